@@ -1,0 +1,93 @@
+"""Read params.yaml once into frozen sections; refuse what is unknown or impossible by its dotted path.
+
+A section's class is defined in the module that owns it and derives from `Section`. Pydantic does the checking; this
+module turns its first complaint into one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.errors import ParamsError
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, no unknown keys, no silent conversion (an int is accepted for a float)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The whole of params.yaml as plain data; raises ParamsError when it is not a YAML mapping."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: not found. Run from the folder that holds params.yaml") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path}: expected a mapping of sections, got {type(raw).__name__}")
+    return raw
+
+
+def section(path: Path, dotted: str, kind: type[S]) -> S:
+    """Decode the section at `dotted`, for example "teachers.mpnet-sci", as `kind`.
+
+    Raises ParamsError naming file, dotted path, what is wrong and the nearest valid key.
+    """
+    value: Any = load(path)
+    walked: list[str] = []
+    for key in dotted.split("."):
+        if not isinstance(value, dict) or key not in value:
+            where = ".".join(walked) or "top level"
+            raise ParamsError(f"{path}: {where}: no key '{key}'{nearest(key, value)}")
+        walked.append(key)
+        value = value[key]
+    return decode(value, kind, where=f"{path}: {dotted}")
+
+
+def decode(value: Any, kind: type[S], *, where: str) -> S:
+    """Check plain data against `kind`; `where` begins the message of the ParamsError."""
+    if not isinstance(value, dict):
+        raise ParamsError(f"{where}: expected a mapping, got {value!r}")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise ParamsError(_first_complaint(error, kind, where)) from None
+
+
+def nearest(key: str, options: Any) -> str:
+    """A hint " (did you mean 'x'?)" when an option is close to `key`."""
+    found = difflib.get_close_matches(key, [str(option) for option in options or ()], n=1)
+    return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def _first_complaint(error: ValidationError, kind: type[Section], where: str) -> str:
+    # Unknown keys first: a mistyped key shows up as unknown and as missing, and only the former helps.
+    complaints = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    first = complaints[0]
+    parts = [str(part) for part in first["loc"]]
+    dotted = ".".join([where, *parts])
+    if first["type"] == "extra_forbidden":
+        options = _keys_at(kind, parts[:-1])
+        return f"{'.'.join([where, *parts[:-1]])}: unknown key '{parts[-1]}'{nearest(parts[-1], options)}"
+    if first["type"] == "missing":
+        return f"{dotted}: missing"
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    return f"{dotted}: {message}{got}"
+
+
+def _keys_at(kind: Any, parts: list[str]) -> list[str]:
+    for part in parts:
+        fields = getattr(kind, "model_fields", {})
+        kind = fields[part].annotation if part in fields else kind
+    return list(getattr(kind, "model_fields", {}))

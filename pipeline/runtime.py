@@ -1,0 +1,46 @@
+"""What decides speed and not results: device, number format, threads, batch size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipeline.config import Section
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RuntimeParams(Section):
+    """The `runtime` section of params.yaml; no stage tracks it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    threads: int = Field(ge=0)
+    """CPU threads; 0 for all cores."""
+    batch_tokens: int = Field(ge=128)
+    """Tokens, padding included, of one pass through a model."""
+
+
+def apply(params: RuntimeParams) -> tuple[torch.device, torch.dtype]:
+    """Set the thread count and choose device and dtype; bfloat16 where the hardware computes in it.
+
+    On a CPU without bfloat16 instructions the emulation is slower than float32, so `auto` asks for them.
+    """
+    import torch
+
+    if params.threads:
+        torch.set_num_threads(params.threads)
+    device = params.device if params.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if params.dtype != "auto":
+        return torch.device(device), getattr(torch, params.dtype)
+    fast = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_has_bfloat16()
+    return torch.device(device), torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    import torch
+
+    capability = torch.cpu.get_capabilities()
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("arm_bf16"))

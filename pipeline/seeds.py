@@ -1,0 +1,22 @@
+"""Chance has one source: a generator named by what it is for.
+
+A result then depends on the seed and the item, not on order, batch or number of processes. Nothing seeds globally.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def generator(seed: int, *names: str | int) -> np.random.Generator:
+    """A NumPy generator (Philox) for `names` under `seed`, for example generator(0, "mask", document_id, window)."""
+    key = hashlib.sha256("\x1f".join([str(seed), *map(str, names)]).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
+
+
+def unit_hash(*names: str | int) -> float:
+    """A number in [0, 1), uniform over names, without a seed: the same document falls into the same split for ever."""
+    key = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
+    return int.from_bytes(key[:8], "little") / 2.0**64

@@ -1,0 +1,65 @@
+"""Every refusal a user can meet, one class per cause.
+
+A message says what is wrong, where, what was expected, what was found, and the command that mends it.
+Stages turn a `DistillError` into one line and exit code 2; any other exception is a bug and keeps its traceback.
+"""
+
+
+class DistillError(Exception):
+    """Base of all refusals: the user can act on the message, nothing was lost."""
+
+
+class ParamsError(DistillError):
+    """A value in params.yaml is unknown, mistyped or impossible; the message starts with its dotted path."""
+
+
+class SourceError(DistillError):
+    """A model, WordNet or a text could not be obtained, or is not what its checksum says."""
+
+
+class DataError(DistillError):
+    """The text that was given cannot be used: unreadable, empty, or more bad lines than the stated share."""
+
+
+class TeacherRefused(DistillError):
+    """The model is no usable masked language model."""
+
+
+class VocabularyError(DistillError):
+    """Two vocabularies that must agree do not."""
+
+
+class SecondModelError(DistillError):
+    """A model was to be loaded while another one is in memory."""
+
+
+class StoreError(DistillError):
+    """Base of everything that can be wrong with a store on disk."""
+
+
+class StoreMissing(StoreError):
+    """There is no sealed store at the path."""
+
+
+class WrongKind(StoreError):
+    """The store holds another kind of record than the reader asked for."""
+
+
+class SchemaMismatch(StoreError):
+    """The store was written with a schema this version does not read, or an array differs from the manifest."""
+
+
+class StaleParent(StoreError):
+    """The store was made from other inputs than the ones at hand."""
+
+
+class ShardCorrupt(StoreError):
+    """A file of the store is missing, truncated or changed since it was sealed."""
+
+
+class RecordInvalid(StoreError):
+    """Values of a shard break an invariant of its record: holes, order, range or mass."""
+
+
+class WorkBusy(StoreError):
+    """Another process is writing the same store."""

@@ -1,0 +1,87 @@
+"""Tables of text as Arrow IPC files with a manifest: documents, one file per split.
+
+A table is written in one go (minutes even for gigabytes, so it is not resumable) and sealed like every other store.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import ipc
+
+from storage.errors import ShardCorrupt, StoreMissing, WrongKind
+from storage.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.work import WORK_ROOT, WorkFolder
+
+DOCUMENTS = "documents"
+DOCUMENT_SCHEMA = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("text", pa.string())])
+
+
+def write_documents(
+    out: Path,
+    tables: dict[str, pa.Table],
+    *,
+    inputs: dict[str, Any],
+    facts: dict[str, Any],
+    work_root: Path = WORK_ROOT,
+) -> Manifest:
+    """Publish one table per split with columns doc_id, source, text (strings), in the order given."""
+    identity = identity_of(kind=DOCUMENTS, revision=1, inputs=inputs, parents={})
+    with WorkFolder(out, name=f"{DOCUMENTS}-{out.name}", identity=identity, root=work_root) as work:
+        shards = []
+        for split, table in tables.items():
+            assert table.schema == DOCUMENT_SCHEMA, table.schema
+            file = work.content / f"{split}.arrow"
+            partial = file.with_suffix(".new")
+            with ipc.new_file(str(partial), table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as sink:
+                sink.write_table(table, max_chunksize=8192)
+            partial.replace(file)
+            shards.append(ShardEntry(split=split, index=0, rows=len(table), files={file.name: FileEntry.of(file)}))
+        manifest = Manifest(
+            kind=DOCUMENTS,
+            revision=1,
+            identity=identity,
+            inputs=inputs,
+            parents={},
+            facts=facts,
+            splits={split: SplitPlan(rows=len(table), shard_rows=max(1, len(table))) for split, table in tables.items()},
+            arrays={},
+            shards=tuple(shards),
+        )
+        partial = work.content / f"{MANIFEST}.new"
+        partial.write_text(manifest.to_json(), encoding="utf-8")
+        partial.replace(work.content / MANIFEST)
+        work.publish()
+    return manifest
+
+
+class DocumentStore:
+    """A sealed store of documents.
+
+    Raises StoreMissing or WrongKind on opening.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.manifest = Manifest.read(path)
+        except StoreMissing as error:
+            raise StoreMissing(f"{error}. Run: dvc repro ingest") from error
+        if self.manifest.kind != DOCUMENTS:
+            raise WrongKind(f"{path}: expected a store of documents, got {self.manifest.kind}. Run: dvc repro ingest")
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what the store was made from."""
+        return self.manifest.identity
+
+    def read(self, split: str) -> pa.Table:
+        """The table of a split, memory-mapped; raises ShardCorrupt when the file is not what was sealed."""
+        (shard,) = [shard for shard in self.manifest.shards if shard.split == split]
+        ((name, expected),) = shard.files.items()
+        path = self.path / name
+        if not path.is_file() or FileEntry.of(path) != expected:
+            raise ShardCorrupt(f"{path}: missing or changed since it was sealed. Run: dvc repro ingest")
+        return ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -1,0 +1,188 @@
+"""Write a store shard by shard, resumably, and seal it once.
+
+A shard is written whole by one writer: all its arrays, then a journal line with every file's checksum. On a later run
+of the same identity the line is believed only if the files still match. `seal()` is an explicit last call and not part
+of `__exit__`: an exception must never publish a short store that looks complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from storage import arrays
+from storage.arrays import ArraySpec, sentinel
+from storage.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.records import Record
+from storage.work import WORK_ROOT, WorkFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """A shard to be made: rows [start, stop) of a split."""
+
+    split: str
+    index: int
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.split}/{self.index}"
+
+
+class StoreWriter:
+    """Writes one store of `record`s to `out` through a work folder.
+
+    inputs and parents enter the identity; splits is the shard plan. Raises WorkBusy when another process writes it.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        record: type[Record],
+        *,
+        specs: Mapping[str, ArraySpec],
+        splits: Mapping[str, SplitPlan],
+        inputs: dict[str, Any],
+        parents: dict[str, str],
+        work_root: Path = WORK_ROOT,
+    ) -> None:
+        self.record = record
+        self.specs = dict(specs)
+        self.splits = dict(splits)
+        self.inputs = inputs
+        self.parents = parents
+        self.identity = identity_of(kind=record.kind, revision=record.revision, inputs=inputs, parents=parents)
+        self.work = WorkFolder(out, name=f"{record.kind}-{out.name}", identity=self.identity, root=work_root)
+        self._done: dict[tuple[str, int], ShardEntry] = {}
+
+    def __enter__(self) -> Self:
+        self.work.__enter__()
+        for split, plan in self.splits.items():
+            for name, spec in self.specs.items():
+                path = self.work.content / split / name
+                if not (path / "zarr.json").exists():
+                    arrays.create_array(path, spec, rows=plan.rows, shard_rows=plan.shard_rows)
+        for line in self.work.entries():
+            entry = ShardEntry.from_json(line)
+            if self._intact(entry):
+                self._done[entry.split, entry.index] = entry
+            else:
+                log.warning("%s: shard %s/%d does not match its journal line; it is made again",
+                            self.work.path, entry.split, entry.index)
+        if self._done:
+            log.info("%s: continuing, %d of %d shards are done", self.work.out, len(self._done), len(self._plan()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.work.__exit__(kind, error, trace)
+
+    def _plan(self) -> list[Shard]:
+        return [
+            Shard(split=split, index=index, start=plan.bounds(index)[0], stop=plan.bounds(index)[1])
+            for split, plan in self.splits.items()
+            for index in range(plan.shards)
+        ]
+
+    def missing(self) -> Iterator[Shard]:
+        """Shards that are not yet on disk, in plan order."""
+        return (shard for shard in self._plan() if (shard.split, shard.index) not in self._done)
+
+    def write(self, shard: Shard, record: Record, *, sidecar: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Write one whole shard; `sidecar` arrays are kept with it until `seal`, unpublished.
+
+        Raises RecordInvalid when the record breaks its own rules: a store never holds what its reader would refuse.
+        """
+        assert isinstance(record, self.record) and len(record) == shard.stop - shard.start, shard
+        record.check()
+        files = {}
+        for name, values in record.arrays().items():
+            spec = self.specs[name]
+            assert values.dtype == np.dtype(spec.dtype) and values.shape[1:] == spec.row_shape, (name, values.dtype)
+            path = self.work.content / shard.split / name
+            shard_rows = self.splits[shard.split].shard_rows
+            arrays.write_shard(path, spec, index=shard.index, shard_rows=shard_rows, values=values)
+            file = arrays.shard_file(path, spec, shard.index)
+            files[file.relative_to(self.work.content).as_posix()] = FileEntry.of(file)
+        for name, values in (sidecar or {}).items():
+            file = self.work.path / "sidecar" / f"{name}-{shard.split}-{shard.index}.npy"
+            file.parent.mkdir(exist_ok=True)
+            np.save(file, values, allow_pickle=False)
+            files[os.path.relpath(file, self.work.content)] = FileEntry.of(file)
+        entry = ShardEntry(split=shard.split, index=shard.index, rows=len(record), files=files)
+        self.work.append(asdict(entry))
+        self._done[shard.split, shard.index] = entry
+
+    def sidecars(self, name: str, split: str) -> Iterator[NDArray[Any]]:
+        """The sidecar arrays `name` of a split, in shard order."""
+        for index in range(self.splits[split].shards):
+            yield np.load(self.work.path / "sidecar" / f"{name}-{split}-{index}.npy", allow_pickle=False)
+
+    def seal(self, *, facts: dict[str, Any], constants: Mapping[str, NDArray[Any]] | None = None) -> Manifest:
+        """Write constants and manifest and publish the store; every shard must be there."""
+        left = [str(shard) for shard in self.missing()]
+        assert not left, f"seal of {self.work.out} with shards missing: {left[:5]}"
+        content = self.work.content
+        for name, values in (constants or {}).items():
+            _write_constant(content / "constants" / name, values)
+        metadata = [path for path in content.rglob("zarr.json")]
+        constant_files = [path for path in (content / "constants").rglob("*") if path.is_file()]
+        files = {path.relative_to(content).as_posix(): FileEntry.of(path) for path in {*metadata, *constant_files}}
+        manifest = Manifest(
+            kind=self.record.kind,
+            revision=self.record.revision,
+            identity=self.identity,
+            inputs=self.inputs,
+            parents=self.parents,
+            facts=facts,
+            splits=self.splits,
+            arrays=self.specs,
+            shards=tuple(_published(self._done[shard.split, shard.index]) for shard in self._plan()),
+            files=files,
+        )
+        partial = content / f"{MANIFEST}.new"
+        partial.write_text(manifest.to_json(), encoding="utf-8")
+        partial.replace(content / MANIFEST)
+        self.work.publish()
+        return manifest
+
+    def _intact(self, entry: ShardEntry) -> bool:
+        for name, expected in entry.files.items():
+            path = self.work.content / name
+            if not path.is_file() or FileEntry.of(path) != expected:
+                return False
+        return True
+
+
+def _published(entry: ShardEntry) -> ShardEntry:
+    files = {name: file for name, file in entry.files.items() if not name.startswith("..")}
+    return ShardEntry(split=entry.split, index=entry.index, rows=entry.rows, files=files)
+
+
+def _write_constant(path: Path, values: NDArray[Any]) -> None:
+    """Write a whole array that belongs to the store as such; replaced, never edited, as its files may be linked."""
+    array = zarr.create_array(
+        store=str(path),
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=values.dtype,
+        compressors=ZstdCodec(level=arrays.ZSTD_LEVEL, checksum=True),
+        fill_value=sentinel(values.dtype),
+        overwrite=True,
+        config={"write_empty_chunks": True},
+    )
+    array[...] = values
