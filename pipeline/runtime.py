@@ -21,13 +21,12 @@ class RuntimeParams(Section):
     """CPU threads; 0 for all cores."""
     batch_tokens: int = Field(ge=128)
     """Tokens, padding included, of one pass through a model."""
+    checkpoint_seconds: float = Field(gt=0)
+    """Time between training checkpoints."""
 
 
 def apply(params: RuntimeParams) -> tuple[torch.device, torch.dtype]:
-    """Set the thread count and choose device and dtype; bfloat16 where the hardware computes in it.
-
-    On a CPU without bfloat16 instructions the emulation is slower than float32, so `auto` asks for them.
-    """
+    """Set the thread count and choose device and dtype; `auto` takes bfloat16 where it is faster than float32."""
     import torch
 
     if params.threads:
@@ -35,12 +34,13 @@ def apply(params: RuntimeParams) -> tuple[torch.device, torch.dtype]:
     device = params.device if params.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if params.dtype != "auto":
         return torch.device(device), getattr(torch, params.dtype)
-    fast = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_has_bfloat16()
+    fast = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_gains_from_bfloat16()
     return torch.device(device), torch.bfloat16 if fast else torch.float32
 
 
-def _cpu_has_bfloat16() -> bool:
+def _cpu_gains_from_bfloat16() -> bool:
+    """True on CPUs that compute in bfloat16: 1.6 times faster than float32 with AVX-512, 4 to 5 with matrix units."""
     import torch
 
     capability = torch.cpu.get_capabilities()
-    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("arm_bf16"))
+    return any(capability.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16"))

@@ -72,4 +72,6 @@ class RunRecord:
             record["torch"] = version("torch")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        log.info("%s: %.1f s, peak memory %.2f GB", self.path.stem, record["seconds"], record["peak_memory_bytes"] / 1e9)
+        log.info(
+            "%s: %.1f s, peak memory %.2f GB", self.path.stem, record["seconds"], record["peak_memory_bytes"] / 1e9
+        )

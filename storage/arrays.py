@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.buffer import Buffer
 from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
 
 CHUNK_BYTES = 512 * 1024
 """Smallest uncompressed inner chunk, bytes: below this, reading is bound by calls, not by the disk."""
@@ -51,18 +53,24 @@ class ArraySpec:
 
 
 def create_array(path: Path, spec: ArraySpec, *, rows: int, shard_rows: int) -> None:
-    """Write the metadata of an empty array of `rows` rows; nothing but `zarr.json` is created."""
+    """Write the metadata of an array of `rows` rows; nothing but `zarr.json` is created, shards that are there stay.
+
+    The file is replaced, never trusted: it may be linked to one that was edited.
+    """
+    held: dict[str, Buffer] = {}
     zarr.create_array(
-        store=str(path),
+        store=MemoryStore(held),
         shape=(rows, *spec.row_shape),
         chunks=(spec.chunk_rows(shard_rows), *spec.row_shape),
         shards=(shard_rows, *spec.row_shape),
         dtype=spec.dtype,
         compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
         fill_value=sentinel(spec.dtype),
-        overwrite=True,
-        config={"write_empty_chunks": True},
     )
+    path.mkdir(parents=True, exist_ok=True)
+    partial = path / "zarr.json.new"
+    partial.write_bytes(held["zarr.json"].to_bytes())
+    partial.replace(path / "zarr.json")
 
 
 def shard_file(path: Path, spec: ArraySpec, index: int) -> Path:
@@ -72,8 +80,10 @@ def shard_file(path: Path, spec: ArraySpec, index: int) -> Path:
 
 def write_shard(path: Path, spec: ArraySpec, *, index: int, shard_rows: int, values: NDArray[Any]) -> None:
     """Write one whole shard; a partial write would read, change and rewrite it, and lose data when two do so."""
+    # Zarr would read what lies there and merge, and stumble over a shard that is being replaced because it is broken.
+    shard_file(path, spec, index).unlink(missing_ok=True)
     # Without write_empty_chunks a shard of nothing but fill values would leave no file, and look lost.
-    array = zarr.open_array(store=str(path), mode="r+", config={"write_empty_chunks": True})
+    array = zarr.open_array(store=str(path), mode="r+").with_config({"write_empty_chunks": True})
     array[index * shard_rows : index * shard_rows + len(values)] = values
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.arrays import ArraySpec
-from storage.errors import SchemaMismatch, StoreMissing
+from storage.errors import SchemaMismatch, ShardCorrupt, StoreMissing
 
 FORMAT = "belief-store"
 SCHEMA = 1
@@ -25,7 +25,9 @@ MANIFEST_BYTES_LIMIT = 64 * 1024 * 1024
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: the form that is hashed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Once through JSON first: there keys are strings, and numbers sort otherwise than their digits.
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
@@ -78,6 +80,17 @@ class FileEntry:
         """Measure the file at `path`."""
         return FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path))
 
+    def require(self, path: Path, *, remedy: str) -> None:
+        """Raise ShardCorrupt, naming the file, when the one at `path` is missing or another."""
+        if not path.is_file():
+            raise ShardCorrupt(f"{path}: missing. {remedy}")
+        found = FileEntry.of(path)
+        if found != self:
+            raise ShardCorrupt(
+                f"{path}: expected {self.bytes} bytes, sha256 {self.sha256[:12]}; "
+                f"got {found.bytes} bytes, {found.sha256[:12]}. {remedy}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
@@ -115,8 +128,9 @@ class Manifest:
     """Array metadata and constants."""
 
     def to_json(self) -> str:
-        """Deterministic text of the manifest."""
+        """Deterministic text of the manifest, with a checksum over all the rest."""
         body = {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
+        body["checksum"] = digest(body)
         return json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @staticmethod
@@ -143,6 +157,9 @@ def _decode(body: dict[str, Any]) -> Manifest:
     found = (body["format"], body["schema"])
     if found != (FORMAT, SCHEMA):
         raise SchemaMismatch(f"expected format {FORMAT} schema {SCHEMA}, got {found[0]} schema {found[1]}")
+    checksum = body.pop("checksum")
+    if checksum != digest(body):
+        raise SchemaMismatch(f"changed since it was sealed: expected checksum {checksum}, got {digest(body)}")
     manifest = Manifest(
         kind=body["kind"],
         revision=body["revision"],

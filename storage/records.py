@@ -196,6 +196,8 @@ class SparseLogits(Record):
         """Refuse half-empty rows, unsorted or positive log-probabilities and masses above one."""
         Record.check(self)
         covered_P = self.covered_P()
+        kept_PK = self.ids_PK != sentinel(self.ids_PK.dtype)
+        _require(bool((kept_PK == covered_P[:, None]).all()), "logits: a row has fewer ids than are kept")
         finite_P = np.isfinite(self.gold_logprob_P) & np.isfinite(self.lse_PJ).all(axis=1)
         _require(bool((covered_P == finite_P).all()), "logits: a row has ids without statistics, or the reverse")
         logprob = self.logprob_PK[covered_P].astype(np.float32)
@@ -247,7 +249,9 @@ class FusedTargets(Record):
         """Refuse entries without a value, weights that do not sum to one and masses above one."""
         Record.check(self)
         kept_PM = self.ids_PM != sentinel(self.ids_PM.dtype)
-        _require(bool((kept_PM == np.isfinite(self.logprob_PM)).all()), "targets: an id without a value, or the reverse")
+        _require(
+            bool((kept_PM == np.isfinite(self.logprob_PM)).all()), "targets: an id without a value, or the reverse"
+        )
         covered_P = self.covered_P()
         weight = self.weight_PT[covered_P].sum(axis=1)
         _require(bool((np.abs(weight - 1) <= 1e-5).all()), "targets: teacher weights do not sum to 1")

@@ -11,11 +11,14 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import ipc
 
-from storage.errors import ShardCorrupt, StoreMissing, WrongKind
+from storage.errors import SchemaMismatch, StoreMissing, WrongKind
 from storage.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
 from storage.work import WORK_ROOT, WorkFolder
 
 DOCUMENTS = "documents"
+REVISION = 1
+"""Raised when the method changes, so that stores made by the old one are refused."""
+REMEDY = "Run: dvc repro corpus"
 DOCUMENT_SCHEMA = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("text", pa.string())])
 
 
@@ -28,7 +31,7 @@ def write_documents(
     work_root: Path = WORK_ROOT,
 ) -> Manifest:
     """Publish one table per split with columns doc_id, source, text (strings), in the order given."""
-    identity = identity_of(kind=DOCUMENTS, revision=1, inputs=inputs, parents={})
+    identity = identity_of(kind=DOCUMENTS, revision=REVISION, inputs=inputs, parents={})
     with WorkFolder(out, name=f"{DOCUMENTS}-{out.name}", identity=identity, root=work_root) as work:
         shards = []
         for split, table in tables.items():
@@ -41,12 +44,14 @@ def write_documents(
             shards.append(ShardEntry(split=split, index=0, rows=len(table), files={file.name: FileEntry.of(file)}))
         manifest = Manifest(
             kind=DOCUMENTS,
-            revision=1,
+            revision=REVISION,
             identity=identity,
             inputs=inputs,
             parents={},
             facts=facts,
-            splits={split: SplitPlan(rows=len(table), shard_rows=max(1, len(table))) for split, table in tables.items()},
+            splits={
+                split: SplitPlan(rows=len(table), shard_rows=max(1, len(table))) for split, table in tables.items()
+            },
             arrays={},
             shards=tuple(shards),
         )
@@ -60,17 +65,19 @@ def write_documents(
 class DocumentStore:
     """A sealed store of documents.
 
-    Raises StoreMissing or WrongKind on opening.
+    Raises StoreMissing, WrongKind or SchemaMismatch on opening; the message names the command that makes the store.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.manifest = Manifest.read(path)
-        except StoreMissing as error:
-            raise StoreMissing(f"{error}. Run: dvc repro ingest") from error
+        except (StoreMissing, SchemaMismatch) as error:
+            raise type(error)(f"{error}. {REMEDY}") from error
         if self.manifest.kind != DOCUMENTS:
-            raise WrongKind(f"{path}: expected a store of documents, got {self.manifest.kind}. Run: dvc repro ingest")
+            raise WrongKind(f"{path}: expected a store of {DOCUMENTS}, got {self.manifest.kind}. {REMEDY}")
+        if self.manifest.revision != REVISION:
+            raise SchemaMismatch(f"{path}: expected method revision {REVISION}, got {self.manifest.revision}. {REMEDY}")
 
     @property
     def identity(self) -> str:
@@ -82,6 +89,5 @@ class DocumentStore:
         (shard,) = [shard for shard in self.manifest.shards if shard.split == split]
         ((name, expected),) = shard.files.items()
         path = self.path / name
-        if not path.is_file() or FileEntry.of(path) != expected:
-            raise ShardCorrupt(f"{path}: missing or changed since it was sealed. Run: dvc repro ingest")
+        expected.require(path, remedy=REMEDY)
         return ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -24,6 +25,11 @@ from storage.errors import WorkBusy
 
 WORK_ROOT = Path(".work")
 IDENTITY_CHARACTERS = 16
+PUBLISHED = "published"
+"""Marks a work folder whose content is, or was, at the output."""
+DISCARDED = ".discarded"
+CODE = ("storage", "pipeline")
+"""Packages whose change makes a finished result worth making again."""
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +53,9 @@ class WorkFolder:
         # One lock per name, not per identity: two runs with different params would publish to the same output.
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.root / f"{self.name}.lock", self.out)
-        self.content.mkdir(parents=True, exist_ok=True)
         self._sweep()
+        self._respect_code()
+        self._mend_journal()
         return self
 
     def __exit__(
@@ -66,11 +73,7 @@ class WorkFolder:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add a journal line and wait until it is on disk."""
-        whole = self._journal.read_bytes() if self._journal.exists() else b""
-        torn = len(whole) - (whole.rfind(b"\n") + 1)
         with self._journal.open("ab") as stream:
-            if torn:
-                stream.truncate(len(whole) - torn)
             stream.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
@@ -89,14 +92,88 @@ class WorkFolder:
             self.out.rename(retired)
         staged.rename(self.out)
         shutil.rmtree(retired, ignore_errors=True)
-        (self.path / "published").touch()
+        (self.path / PUBLISHED).touch()
+
+    def empty_content(self) -> None:
+        """Begin the content anew, for a stage that writes it in one go.
+
+        After a finished run its files may be links into the output and DVC's cache, which must not be written through.
+        """
+        shutil.rmtree(self.content)
+        self.content.mkdir()
+
+    def _respect_code(self) -> None:
+        """Begin anew what another version of the code finished; what it left unfinished is continued, with a warning.
+
+        DVC runs a stage again when a module changes, and must not be handed the old result. An interrupted run of days
+        may be continued after a repair: that is for its owner to judge.
+        """
+        marker, code = self.path / "code.sha256", _code_digest()
+        if marker.exists() and marker.read_text(encoding="utf-8") != code:
+            if (self.path / PUBLISHED).exists():
+                log.info("%s: finished by another version of the code; beginning anew", self.path)
+                _discard(self.path)
+            else:
+                log.warning("%s: begun by another version of the code; remove the folder to begin anew", self.path)
+        self.content.mkdir(parents=True, exist_ok=True)
+        if not marker.exists():
+            partial = marker.with_suffix(".new")
+            partial.write_text(code, encoding="utf-8")
+            partial.replace(marker)
+
+    def _mend_journal(self) -> None:
+        """Cut off a last line that was torn by a kill, so that the next line begins a line."""
+        if not self._journal.exists():
+            return
+        whole = self._journal.read_bytes()
+        os.truncate(self._journal, whole.rfind(b"\n") + 1)
 
     def _sweep(self) -> None:
         """Remove folders of finished runs of this name with another identity; unfinished ones may be resumed."""
         for other in self.root.glob(f"{self.name}-" + "[0-9a-f]" * IDENTITY_CHARACTERS):
-            if other != self.path and (other / "published").exists():
+            if other != self.path and (other / PUBLISHED).exists():
                 log.info("%s: removing the work folder of an earlier finished run", other)
-                shutil.rmtree(other)
+                _discard(other)
+        for leftover in self.root.glob(f"{self.name}-" + "[0-9a-f]" * IDENTITY_CHARACTERS + DISCARDED):
+            shutil.rmtree(leftover)
+
+
+def finished_folders(root: Path = WORK_ROOT) -> list[Path]:
+    """Work folders whose result is published, and remains of removed ones, as far as no process holds them.
+
+    The result stays; a folder holds little besides, as its files are links.
+    """
+    return [
+        path
+        for path in sorted(root.glob("*-" + "[0-9a-f]" * IDENTITY_CHARACTERS + "*"))
+        if (path.suffix == DISCARDED or (path / PUBLISHED).exists()) and not _held(path)
+    ]
+
+
+def _held(path: Path) -> bool:
+    name = path.name.removesuffix(DISCARDED)[: -IDENTITY_CHARACTERS - 1]
+    with contextlib.suppress(FileNotFoundError, BlockingIOError):
+        with path.with_name(f"{name}.lock").open(encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    return path.with_name(f"{name}.lock").exists()
+
+
+def _code_digest() -> str:
+    """SHA-256 over the modules that decide results, the ones beside this package."""
+    project = Path(__file__).resolve().parents[1]
+    whole = hashlib.sha256()
+    for path in sorted(path for package in CODE for path in (project / package).glob("*.py")):
+        whole.update(f"{path.relative_to(project).as_posix()}\0".encode() + path.read_bytes())
+    return whole.hexdigest()
+
+
+def _discard(path: Path) -> None:
+    """Remove a work folder; renamed first, so that a kill does not leave one that looks resumable."""
+    renamed = path.with_name(path.name + DISCARDED)
+    shutil.rmtree(renamed, ignore_errors=True)
+    path.rename(renamed)
+    shutil.rmtree(renamed)
 
 
 def _locked(path: Path, out: Path) -> IO[str]:

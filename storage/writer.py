@@ -7,9 +7,11 @@ of `__exit__`: an exception must never publish a short store that looks complete
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -73,15 +75,18 @@ class StoreWriter:
         for split, plan in self.splits.items():
             for name, spec in self.specs.items():
                 path = self.work.content / split / name
-                if not (path / "zarr.json").exists():
-                    arrays.create_array(path, spec, rows=plan.rows, shard_rows=plan.shard_rows)
+                arrays.create_array(path, spec, rows=plan.rows, shard_rows=plan.shard_rows)
         for line in self.work.entries():
             entry = ShardEntry.from_json(line)
             if self._intact(entry):
                 self._done[entry.split, entry.index] = entry
             else:
-                log.warning("%s: shard %s/%d does not match its journal line; it is made again",
-                            self.work.path, entry.split, entry.index)
+                log.warning(
+                    "%s: shard %s/%d does not match its journal line; it is made again",
+                    self.work.path,
+                    entry.split,
+                    entry.index,
+                )
         if self._done:
             log.info("%s: continuing, %d of %d shards are done", self.work.out, len(self._done), len(self._plan()))
         return self
@@ -127,6 +132,16 @@ class StoreWriter:
         self.work.append(asdict(entry))
         self._done[shard.split, shard.index] = entry
 
+    def remember(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` returned in the first run of this identity (JSON): a resumed run must not decide it anew."""
+        path = self.work.path / f"{name}.json"
+        if not path.exists():
+            partial = path.with_suffix(".new")
+            partial.write_text(json.dumps(make()), encoding="utf-8")
+            partial.replace(path)
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value
+
     def sidecars(self, name: str, split: str) -> Iterator[NDArray[Any]]:
         """The sidecar arrays `name` of a split, in shard order."""
         for index in range(self.splits[split].shards):
@@ -137,11 +152,14 @@ class StoreWriter:
         left = [str(shard) for shard in self.missing()]
         assert not left, f"seal of {self.work.out} with shards missing: {left[:5]}"
         content = self.work.content
+        shutil.rmtree(content / "constants", ignore_errors=True)
         for name, values in (constants or {}).items():
             _write_constant(content / "constants" / name, values)
-        metadata = [path for path in content.rglob("zarr.json")]
+        metadata = [content / split / name / "zarr.json" for split in self.splits for name in self.specs]
         constant_files = [path for path in (content / "constants").rglob("*") if path.is_file()]
-        files = {path.relative_to(content).as_posix(): FileEntry.of(path) for path in {*metadata, *constant_files}}
+        files = {path.relative_to(content).as_posix(): FileEntry.of(path) for path in [*metadata, *constant_files]}
+        shards = tuple(_published(self._done[shard.split, shard.index]) for shard in self._plan())
+        self._keep_only({*files, *(name for shard in shards for name in shard.files)})
         manifest = Manifest(
             kind=self.record.kind,
             revision=self.record.revision,
@@ -151,7 +169,7 @@ class StoreWriter:
             facts=facts,
             splits=self.splits,
             arrays=self.specs,
-            shards=tuple(_published(self._done[shard.split, shard.index]) for shard in self._plan()),
+            shards=shards,
             files=files,
         )
         partial = content / f"{MANIFEST}.new"
@@ -159,6 +177,12 @@ class StoreWriter:
         partial.replace(content / MANIFEST)
         self.work.publish()
         return manifest
+
+    def _keep_only(self, names: set[str]) -> None:
+        """Remove what a killed write or an older version left behind: a store holds what its manifest lists."""
+        for path in self.work.content.rglob("*"):
+            if path.is_file() and path.relative_to(self.work.content).as_posix() not in names:
+                path.unlink()
 
     def _intact(self, entry: ShardEntry) -> bool:
         for name, expected in entry.files.items():

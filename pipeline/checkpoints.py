@@ -1,0 +1,58 @@
+"""Training state on disk: weights, optimiser moments and progress, as safetensors and JSON; no pickle.
+
+A checkpoint is written beside the last one and renamed, so that a kill leaves either. Training from it continues with
+the same bits as if nothing had happened: the order of batches is a function of the step, and nothing else is random.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+STATE = "state.json"
+
+
+def save(folder: Path, *, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Write the checkpoint of `step` (steps done) into `folder`, replacing an earlier one; `state` is JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "new"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    save_file({name: parameter.detach() for parameter, name in names.items()}, partial / "model.safetensors")
+    moments = {
+        f"{names[parameter]}/{key}": value
+        for parameter, entry in optimizer.state.items()
+        for key, value in entry.items()
+    }
+    save_file(moments, partial / "optimizer.safetensors")
+    (partial / STATE).write_text(json.dumps({"step": step, "state": state}), encoding="utf-8")
+    partial.rename(folder / f"step-{step}")
+    for old in folder.glob("step-*"):
+        if old.name != f"step-{step}":
+            shutil.rmtree(old)
+
+
+def restore(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Any] | None:
+    """Load the newest checkpoint into model and optimiser; returns steps done and state, or None without one."""
+    found = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    if not found:
+        return None
+    newest = found[-1]
+    weights = load_file(newest / "model.safetensors")
+    moments = load_file(newest / "optimizer.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+            keys = [key for key in moments if key.rpartition("/")[0] == name]
+            optimizer.state[parameter] = {
+                key.rpartition("/")[2]: moments[key].to(parameter.device if moments[key].dim() else "cpu")
+                for key in keys
+            }
+    saved = json.loads((newest / STATE).read_text(encoding="utf-8"))
+    return int(saved["step"]), saved["state"]

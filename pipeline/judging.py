@@ -1,0 +1,264 @@
+"""How well a teacher, a fusion or a student fills the held-out blanks, prediction by prediction.
+
+Teachers and fusions are judged from their stores, students by running them over the same blanks. All of them are
+compared in the students' vocabulary. Nothing is averaged here: `pipeline.metrics` does, by document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.batches import model_inputs, no_id, reference_view, token_batches
+from storage.records import FusedTargets, Masks, Sequences, SparseLogits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models import MaskedLM
+
+CHUNK_ELEMENTS = 2**20
+"""Entries of a distribution over the vocabulary worked on at once: 4 MB in float32, so that passes read the cache."""
+
+COMPARED_PAIRS = 1_000_000
+"""Entries of fused list times teacher's list that are compared at once: 8 MB as floats."""
+
+UNRANKED = np.iinfo(np.int64).max
+"""Rank where there is no answer: never within any list."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What somebody answered at P predictions, against the true tokens."""
+
+    nll_P: NDArray[np.float64]
+    """Negative natural log-probability of the true token, nats; NaN without an answer."""
+    rank_P: NDArray[np.int64]
+    """Tokens more likely than the true one; the length of the list or more where it is outside the list."""
+    confidence_P: NDArray[np.float64]
+    """Largest probability; NaN without an answer."""
+    top_P: NDArray[np.int64]
+    """Its token, students' vocabulary; -1 where it has no counterpart there, or without an answer."""
+    covered_P: NDArray[np.bool_]
+    """True where there is an answer."""
+    kl_P: NDArray[np.float64]
+    """KL divergence from the reference distribution to the answer, nats; NaN without one of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """The fused targets of a split that students are compared with."""
+
+    rows: FusedTargets
+    prior_TV: NDArray[np.float32]
+    """The store's tail prior."""
+    temperature: float
+    """Of the targets; the student's logits are divided by it in the divergence, and only there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherAnswers:
+    """A teacher's answers to a split, and what is needed to read them."""
+
+    rows: SparseLogits
+    to_student_V: NDArray[np.int64]
+    """Student's id of each of the teacher's; -1 where there is none."""
+    temperatures: tuple[float, ...]
+    """Of the columns of the store: 1, then the fitted temperature times each listed one."""
+    prior_JV: NDArray[np.float32]
+    """Tail prior at each of them, teacher's ids."""
+
+
+def judge_teacher(teacher: TeacherAnswers, *, column: int = 0) -> Judged:
+    """Judge a teacher at one of its temperatures, by default as it answered.
+
+    Pieces that map to the same student's token count as that token; the probability of the true token is that of the
+    spelling in the text.
+    """
+    rows, to_student_V, temperature = teacher.rows, teacher.to_student_V, teacher.temperatures[column]
+    covered_P = rows.covered_P()
+    student_PK = np.where(no_id(rows.ids_PK), -1, to_student_V[_index(rows.ids_PK)])
+    gold_P = np.where(covered_P, to_student_V[_index(rows.gold_id_P)], -1)
+    top_logprob_P = rows.logprob_PK[:, 0].astype(np.float64) / temperature - rows.lse_PJ[:, column]
+    gold_logprob_P = rows.gold_logprob_P.astype(np.float64) / temperature - rows.lse_PJ[:, column]
+    return Judged(
+        nll_P=-gold_logprob_P,
+        rank_P=_rank(student_PK, gold_P, covered_P),
+        confidence_P=np.exp(top_logprob_P),
+        top_P=student_PK[:, 0],
+        covered_P=covered_P,
+        kl_P=np.full(len(rows), np.nan),
+    )
+
+
+def judge_fusion(rows: FusedTargets, label_P: NDArray[Any]) -> Judged:
+    """Judge fused targets, at the temperature they were fused at, against the true tokens [P] of the mask store."""
+    covered_P = rows.covered_P()
+    ids_PM = np.where(no_id(rows.ids_PM), -1, rows.ids_PM.astype(np.int64))
+    return Judged(
+        nll_P=-rows.gold_logprob_P.astype(np.float64),
+        rank_P=_rank(ids_PM, label_P.astype(np.int64), covered_P),
+        confidence_P=np.exp(rows.logprob_PM[:, 0].astype(np.float64)),
+        top_P=ids_PM[:, 0],
+        covered_P=covered_P,
+        kl_P=np.full(len(rows), np.nan),
+    )
+
+
+def judge_student(
+    lm: MaskedLM,
+    sequences: Sequences,
+    masks: Masks,
+    *,
+    special: dict[str, int],
+    batch_tokens: int,
+    reference: Reference | None = None,
+) -> Judged:
+    """Run a student over all blanks of a split; with a reference, also KL(reference || student) a prediction."""
+    import torch
+
+    from pipeline.progress import Progress
+
+    size = len(masks)
+    judged = Judged(
+        nll_P=np.full(size, np.nan),
+        rank_P=np.full(size, UNRANKED),
+        confidence_P=np.full(size, np.nan),
+        top_P=np.full(size, -1, np.int64),
+        covered_P=np.ones(size, bool),
+        kl_P=np.full(size, np.nan),
+    )
+    with torch.inference_mode(), Progress(size, unit="predictions", label="evaluate") as progress:
+        priors = None if reference is None else lm.tensors(reference.prior_TV)[0]
+        for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+            (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
+            logprob_QV = logits_QV.log_softmax(dim=1)
+            gold_Q1 = logprob_QV.gather(1, label_Q[:, None])
+            top = logprob_QV.max(dim=1)
+            judged.nll_P[row_Q] = -gold_Q1[:, 0].cpu().numpy()
+            judged.confidence_P[row_Q] = top.values.exp().cpu().numpy()
+            judged.rank_P[row_Q] = (logprob_QV > gold_Q1).sum(dim=1).cpu().numpy()
+            judged.top_P[row_Q] = top.indices.cpu().numpy()
+            if reference is not None and priors is not None:
+                restored_QV = _restore(reference, priors, row_Q, lm)
+                cooled_QV = (logits_QV / reference.temperature).log_softmax(dim=1)
+                kl_Q = (torch.special.xlogy(restored_QV, restored_QV) - restored_QV * cooled_QV).sum(dim=1)
+                judged.kl_P[row_Q] = kl_Q.double().cpu().numpy()
+            progress.advance(len(row_Q))
+    assert bool((judged.top_P >= 0).all()), "a prediction was not asked"
+    if reference is not None:
+        judged.kl_P[~reference.rows.covered_P()] = np.nan
+    return judged
+
+
+def heldout_nll(
+    lm: MaskedLM, sequences: Sequences, masks: Masks, *, batch_tokens: int, special: dict[str, int]
+) -> float:
+    """Mean negative log-probability of the true tokens over all blanks, nats; what `judge_student` would average."""
+    import torch
+
+    total = 0.0
+    with torch.inference_mode():
+        for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+            (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
+            total += float(torch.nn.functional.cross_entropy(logits_QV, label_Q, reduction="sum"))
+    return total / len(masks)
+
+
+def answers(
+    lm: MaskedLM, sequences: Sequences, masks: Masks, *, special: dict[str, int], batch_tokens: int
+) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """Logits [Q, V] in float32 and rows of the mask store [Q], at most `CHUNK_ELEMENTS` logits at a time.
+
+    Gradients are the caller's to switch off. Passes come longest first, every prediction once.
+    """
+    view = reference_view(sequences, masks, special=special)
+    for batch in token_batches(view.lengths_G(), batch_tokens):
+        inputs = model_inputs(view, batch)
+        logits_QV = lm.logits(*lm.tensors(inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q, inputs.column_Q))
+        size = max(1, CHUNK_ELEMENTS // logits_QV.shape[1])
+        for start in range(0, len(inputs.prediction_Q), size):
+            stop = start + size
+            yield logits_QV[start:stop].float(), inputs.prediction_Q[start:stop]
+
+
+def kl_to_teacher(fused: FusedTargets, teacher: TeacherAnswers, *, column: int) -> NDArray[np.float64]:
+    """KL(fused || teacher) of each prediction over the M + 1 outcomes of the fused list, nats; NaN without both.
+
+    The outcomes are the M tokens that the fused target keeps, and "any other". The teacher is taken at the temperature
+    of `column` and restored: a token on its list has its stored probability, any other its share of the tail by the
+    tail prior. Pieces that map to one student's token add up; pieces without a counterpart belong to "any other".
+    Merging outcomes can only lower a divergence (data processing inequality), so this is a lower bound of the one over
+    the whole vocabulary; it is 0 for a teacher fused alone.
+    """
+    rows, to_student_V, prior_V = teacher.rows, teacher.to_student_V, teacher.prior_JV[column]
+    answered = np.flatnonzero(fused.covered_P() & rows.covered_P())
+    size = int(max(to_student_V.max(initial=-1), _index(fused.ids_PM).max(initial=0))) + 1
+    known_V = to_student_V >= 0
+    student_prior_V = np.bincount(to_student_V[known_V], prior_V[known_V].astype(np.float64), minlength=size)
+    kl_P = np.full(len(fused), np.nan)
+    step = max(1, COMPARED_PAIRS // (fused.ids_PM.shape[1] * rows.ids_PK.shape[1]))
+    for start in range(0, len(answered), step):
+        row_Q = answered[start : start + step]
+        none_QM = no_id(fused.ids_PM[row_Q])
+        ids_QM = np.where(none_QM, 0, _index(fused.ids_PM[row_Q]))
+        fused_QM = np.where(none_QM, 0, np.exp(np.nan_to_num(fused.logprob_PM[row_Q]).astype(np.float64)))
+        own_QK = _index(rows.ids_PK[row_Q])
+        exponent_QK = rows.logprob_PK[row_Q].astype(np.float64) / teacher.temperatures[column]
+        kept_QK = np.exp(exponent_QK - rows.lse_PJ[row_Q, column, None])
+        prior_QK = prior_V[own_QK].astype(np.float64)
+        tail_Q1 = np.maximum(0, 1 - kept_QK.sum(axis=1, keepdims=True))
+        spread_Q1 = tail_Q1 / np.maximum(1 - prior_QK.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        same_QMK = ids_QM[:, :, None] == to_student_V[own_QK][:, None, :]
+        listed_QM = (same_QMK * kept_QK[:, None, :]).sum(axis=2)
+        outside_QM = student_prior_V[ids_QM] - (same_QMK * prior_QK[:, None, :]).sum(axis=2)
+        teacher_QM = np.where(none_QM, 0, listed_QM + spread_Q1 * np.maximum(0, outside_QM))
+        other_Q1 = fused.tail_PT[row_Q].sum(axis=1, keepdims=True, dtype=np.float64)
+        fused_QO = np.append(fused_QM, other_Q1, axis=1)  # O = M + 1 outcomes
+        teacher_QO = np.append(teacher_QM, 1 - teacher_QM.sum(axis=1, keepdims=True), axis=1)
+        fused_QO /= fused_QO.sum(axis=1, keepdims=True)  # float16 entries do not add up to exactly 1
+        kl_P[row_Q] = _divergence(fused_QO, teacher_QO).sum(axis=1)
+    return kl_P
+
+
+def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The terms p * log(p / q); 0 where p is 0. Probabilities under 1e-12 count as 1e-12."""
+    return np.asarray(p * (np.log(np.maximum(p, 1e-12)) - np.log(np.maximum(q, 1e-12))))
+
+
+def _restore(reference: Reference, prior_TV: Tensor, row_Q: NDArray[np.int64], lm: MaskedLM) -> Tensor:
+    """The fused distributions of some rows over the whole vocabulary, [Q, V] float32 (see `FusedTargets`).
+
+    They add up to 1: rounded entries of float16 miss it by some 1e-4, which is as much as two students differ by.
+    """
+    import torch
+
+    vocabulary = prior_TV.shape[1]
+    ids = reference.rows.ids_PM[row_Q]
+    none_QM = no_id(ids)
+    probability = np.where(none_QM, 0, np.exp(np.nan_to_num(reference.rows.logprob_PM[row_Q]).astype(np.float32)))
+    ids_QM, kept_QM, tail_QT = lm.tensors(
+        np.where(none_QM, vocabulary, ids.astype(np.int64)),
+        probability.astype(np.float32),
+        np.nan_to_num(reference.rows.tail_PT[row_Q]),
+    )
+    padded_TV = torch.nn.functional.pad(prior_TV, (0, 1))  # a column for "no id"
+    outside_QT = 1 - padded_TV[:, ids_QM].sum(dim=2).T
+    restored_QV = (tail_QT / outside_QT.clamp_min(torch.finfo(torch.float32).tiny)) @ padded_TV
+    restored_QV = restored_QV.scatter_(1, ids_QM, kept_QM)[:, :vocabulary]
+    return restored_QV / restored_QV.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _index(ids: NDArray[Any]) -> NDArray[np.int64]:
+    """Ids for indexing: the sentinel becomes 0."""
+    return np.where(no_id(ids), 0, ids).astype(np.int64)
+
+
+def _rank(ids_PK: NDArray[np.int64], gold_P: NDArray[np.int64], covered_P: NDArray[np.bool_]) -> NDArray[np.int64]:
+    hit_PK = ids_PK == gold_P[:, None]
+    rank_P = np.where(hit_PK.any(axis=1), hit_PK.argmax(axis=1), ids_PK.shape[1])
+    return np.where(covered_P, rank_P, UNRANKED).astype(np.int64)

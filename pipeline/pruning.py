@@ -1,0 +1,60 @@
+"""What earlier settings made and the present ones no longer name.
+
+DVC leaves the output of a removed teacher, fusion or student where it is. `fuse` refuses folders of teachers that are
+not named, and reports must not show them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from pathlib import Path
+
+from pipeline.settings import Settings
+
+SINGLE_RUNS = ("corpus", "tokenize", "mask")
+"""Stages without a name after them in `reports/runs`."""
+
+
+def orphans(settings: Settings, root: Path = Path()) -> list[Path]:
+    """Files and folders below `root`, the project's folder, that no entry of the settings makes."""
+    made: dict[str, Set[str]] = {
+        "data/sources": settings.sources.keys(),
+        "data/text": settings.inputs.keys(),
+        "data/logits": settings.teachers.keys(),
+        "data/targets": settings.fusions.keys(),
+        "models": settings.students.keys(),
+        "reports/teachers": settings.teachers.keys(),
+        "reports/fusions": settings.fusions.keys(),
+        "reports/students": settings.students.keys(),
+        "reports/runs": set(_runs(settings)),
+    }
+    return [path for folder, names in made.items() for path in _others(root / folder, names)]
+
+
+def _runs(settings: Settings) -> Iterator[str]:
+    """Names of the run records."""
+    yield from SINGLE_RUNS
+    sections = {
+        "sources": settings.sources,
+        "ingest": settings.inputs,
+        "teach": settings.teachers,
+        "fuse": settings.fusions,
+        "train": settings.students,
+        "evaluate-teacher": settings.teachers,
+        "evaluate-fusion": settings.fusions,
+        "evaluate-student": settings.students,
+    }
+    for stage, names in sections.items():
+        yield from (f"{stage}-{name}" for name in names)
+
+
+def _others(folder: Path, names: Set[str]) -> list[Path]:
+    """Entries of `folder` that are not named; what a killed publication left behind goes with its name."""
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if path.name != ".gitignore" and _name(path) not in names]
+
+
+def _name(path: Path) -> str:
+    # Names have no dots: "x", "x.json", ".x.staged".
+    return path.name.removeprefix(".").partition(".")[0]

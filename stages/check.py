@@ -1,0 +1,27 @@
+"""Check all of params.yaml before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.settings import read_settings
+from stages.command import params_option, stage
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), help="File to write when all is well.")
+@params_option
+@stage
+def main(params: Path, out: Path | None) -> None:
+    """Refuse settings that are unknown, impossible or contradict each other, with exit code 2."""
+    read_settings(params)
+    if out is not None:
+        # Always the same text: what depends on it waits for the check and does not run again because of it.
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("ok\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

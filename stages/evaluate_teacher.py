@@ -1,0 +1,36 @@
+"""Judge one teacher's store on the held-out blanks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.config import section
+from pipeline.evaluation import evaluate_teacher, open_heldout
+from pipeline.metrics import EvaluateParams
+from stages.command import RunRecord, params_option, stage
+
+path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--documents", type=path, required=True, help="Store of documents.")
+@click.option("--sequences", type=path, required=True, help="Store of sequences.")
+@click.option("--masks", type=path, required=True, help="Store of masks.")
+@click.option("--logits", type=path, required=True, help="The teacher's store.")
+@click.option("--out", type=path, required=True, help="Report to write, .json; sums by document beside it, .arrow.")
+@params_option
+@stage
+def main(name: str, documents: Path, sequences: Path, masks: Path, logits: Path, out: Path, params: Path) -> None:
+    """Judge teacher NAME of params.yaml."""
+    settings = section(params, "evaluate", EvaluateParams)
+    record = RunRecord(f"evaluate-teacher-{name}")
+    heldout = open_heldout(documents=documents, sequences=sequences, masks=masks)
+    evaluate_teacher(settings, heldout, logits=logits).write(out)
+    record.write(predictions=len(heldout.blanks))
+
+
+if __name__ == "__main__":
+    main()

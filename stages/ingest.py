@@ -1,0 +1,28 @@
+"""Turn one input of params.yaml into a table of documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.config import section
+from pipeline.corpus import InputParams, ingest
+from stages.command import RunRecord, params_option, stage
+
+
+@click.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Table of documents to write.")
+@params_option
+@stage
+def main(name: str, out: Path, params: Path) -> None:
+    """Read the input NAME of params.yaml."""
+    settings = section(params, f"inputs.{name}", InputParams)
+    record = RunRecord(f"ingest-{name}")
+    manifest = ingest(name, settings, out)
+    record.write(**manifest.facts["counts"])
+
+
+if __name__ == "__main__":
+    main()

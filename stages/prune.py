@@ -1,0 +1,36 @@
+"""Remove what params.yaml no longer names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from pipeline.pruning import orphans
+from pipeline.settings import read_settings
+from stages.command import params_option, stage
+from storage.work import finished_folders
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Remove; without it only list.")
+@params_option
+@stage
+def main(params: Path, yes: bool) -> None:
+    """List outputs and reports of entries that params.yaml no longer has, and finished work folders."""
+    found = [*orphans(read_settings(params)), *finished_folders()]
+    for path in found:
+        click.echo(f"{'removing' if yes else 'would remove'} {path}")
+        if yes and path.is_dir():
+            shutil.rmtree(path)
+        elif yes:
+            path.unlink()
+    if not found:
+        click.echo("nothing to remove")
+    elif not yes:
+        click.echo("Run again with --yes to remove them")
+
+
+if __name__ == "__main__":
+    main()

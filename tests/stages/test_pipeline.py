@@ -1,0 +1,212 @@
+"""The whole pipeline, real stages under DVC, on sixty short documents and models of two layers.
+
+Not checked here: that distillation helps (two-layer models show nothing; see the README) and which stages an edit runs
+(test_dvc_graph.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import fakes
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ("storage", "pipeline", "stages", "assets", "dvc.yaml", ".dvcignore", ".dvc")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t",
+    }  # fmt: skip
+
+
+def call(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def tiny_params(folder: Path, teachers: dict[str, Path], student: Path) -> dict[str, Any]:
+    """The project's own params.yaml with tiny models, texts and counts."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    old = list(params["teachers"])
+    rename = dict(zip(old, teachers, strict=True))
+    params["sources"] = {
+        name: {"kind": "model", "local": str(path)} for name, path in (teachers | {"student": student}).items()
+    }
+    params["inputs"] = {"animals": {"kind": "jsonl", "path": str(fakes.write_jsonl(folder / "texts" / "animals.jsonl"))}}
+    params["corpus"] = {"share": 1.0, "calibration": 0.2, "heldout": 0.2}
+    params["tokenize"] = {"tokenizer": "data/sources/student", "sequence_tokens": 24}
+    params["mask"] = {"rate": 0.2, "copies": 2, "seed": 0, "shard_rows": 64}
+    params["teachers"] = {
+        name: {"model": f"data/sources/{name}", "keep": 8, "temperatures": [1.0, 2.0]} for name in teachers
+    }
+    for fusion in params["fusions"].values():
+        fusion["teachers"] = [rename[name] for name in fusion["teachers"]]
+    for entry in params["students"].values():
+        entry["start"] = "data/sources/student"
+    params["training"] |= {"steps": 16, "step_tokens": 200, "evaluations": 4}
+    params["runtime"] |= {"batch_tokens": 256, "checkpoint_seconds": 0.05}
+    return params
+
+
+@pytest.fixture(scope="module")
+def project(
+    tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_tokenizer: Path, tiny_mlm: Path
+) -> Path:
+    """A checkout with tiny params after one `dvc repro`."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in PROJECT:
+        source = ROOT / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "cache", "tmp", "*.safetensors")
+            shutil.copytree(source, folder / name, ignore=ignore)
+        elif source.exists():
+            shutil.copy(source, folder / name)
+    second = fakes.write_tiny_mlm(folder / "second", tiny_tokenizer, seed=2, steps=150)
+    params = tiny_params(folder, {"fox": tiny_teacher, "hen": second}, tiny_mlm)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    call(folder, "git", "init", "-q")
+    call(folder, sys.executable, "-m", "dvc", "repro")
+    return folder
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_summary_has_every_promised_number(project: Path) -> None:
+    summary = read(project / "reports" / "summary.json")
+    assert set(summary["teachers"]) == {"fox", "hen"}
+    for teacher in summary["teachers"].values():
+        assert {"nll", "accuracy", "parameters", "positions", "bytes_per_position", "coverage"} <= set(teacher)
+        assert 0 < teacher["nll"] < 4
+    for fusion in summary["fusions"].values():
+        assert {"nll", "accuracy", "kl_to_best_teacher"} <= set(fusion)
+    assert set(summary["students"]) == {"fused", "fused-uniform", "only-sci", "only-prose", "labels-only"}
+    for student in summary["students"].values():
+        assert {"nll", "accuracy", "ece", "parameters", "curve", "seconds"} <= set(student)
+        assert [step for step, _ in student["curve"]] == [0, 4, 8, 12, 16]
+        assert student["curve"][-1][1] < student["curve"][0][1]
+    assert {"python", "torch", "device", "dtype", "seconds"} <= set(summary["run"])
+
+
+def test_all_students_start_alike_and_see_the_same_tokens(project: Path) -> None:
+    records = [read(path) for path in sorted(project.glob("models/*/training.json"))]
+    assert len(records) == 5
+    assert len({record["curve"][0][1] for record in records}) == 1
+    assert len({record["tokens"] for record in records}) == 1
+    assert len({record["curve"][-1][1] for record in records}) == 5
+
+
+def test_a_second_run_does_nothing(project: Path) -> None:
+    done = call(project, sys.executable, "-m", "dvc", "repro")
+    assert "Running stage" not in done.stdout
+    assert "up to date" in done.stdout
+
+
+def test_a_student_is_a_plain_hugging_face_folder(project: Path) -> None:
+    from transformers import pipeline
+
+    fill = pipeline("fill-mask", model=str(project / "models" / "fused"))
+    assert len(fill("the farmer brings [MASK].")) == 5
+    card = (project / "models" / "fused" / "README.md").read_text(encoding="utf-8")
+    assert "data/targets/confident" in card
+
+
+def test_metrics_and_plots_are_shown_by_dvc(project: Path) -> None:
+    shown = call(project, sys.executable, "-m", "dvc", "metrics", "show", "--json")
+    assert "reports/summary.json" in shown.stdout
+    plots = call(project, sys.executable, "-m", "dvc", "plots", "show", "-o", "plots")
+    assert (project / "plots" / "index.html").is_file(), plots.stdout
+
+
+def test_show_prints_a_documents_way(project: Path) -> None:
+    shown = call(project, sys.executable, "-m", "stages.show").stdout
+    for word in ("fox", "hen", "labels-only"):
+        assert word in shown
+    refused = call(project, sys.executable, "-m", "stages.show", "--document", "animals:t9999", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines()[-1].startswith("Error: ")
+
+
+def test_a_mistyped_value_is_refused_before_any_work(project: Path) -> None:
+    params = project / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    params.write_text(text.replace("rate: 0.2", "rte: 0.2"), encoding="utf-8")
+    try:
+        done = call(project, sys.executable, "-m", "dvc", "repro", check=False)
+    finally:
+        params.write_text(text, encoding="utf-8")
+    assert done.returncode != 0
+    assert "mask: unknown key 'rte' (did you mean 'rate'?)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "stages.mask" not in done.stdout
+
+
+COMMANDS = {
+    "teach": ("logits/fox", "stages.teach", "fox", "--documents", "data/documents", "--sequences", "data/sequences",
+              "--masks", "data/masks", "--out"),
+    "train": ("models/fused", "stages.train", "fused", "--sequences", "data/sequences", "--masks", "data/masks",
+              "--tokenizer", "data/sources/student", "--out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_killed_at_random_moments_it_continues_to_the_same_bytes(project: Path, name: str) -> None:
+    made, *command = COMMANDS[name]
+    finished = project / ("data" if name == "teach" else "") / made
+    shutil.rmtree(project / ".work", ignore_errors=True)
+    out = project / "again" / finished.name
+    chance = random.Random(name)
+    kills = 0
+    for attempt in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, str(out)], cwd=project, env=environment(project), stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=chance.uniform(2, 9) if attempt < 4 else 120)
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            assert not out.exists(), "an output appeared before it was whole"
+    assert process.returncode == 0
+    assert kills >= 1
+    assert tree(out) == tree(finished)
+
+
+def test_a_second_run_at_once_stops_and_names_the_first(project: Path) -> None:
+    from storage.work import WorkFolder
+
+    out = project / "again" / "busy"
+    with WorkFolder(out, name="models-busy", identity="0" * 64, root=project / ".work"):
+        _, *command = COMMANDS["train"]
+        done = call(project, sys.executable, "-m", *command, str(out), check=False)
+    assert done.returncode == 2
+    assert f"is being written by process {os.getpid()}" in done.stderr
+    assert "Traceback" not in done.stderr
