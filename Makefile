@@ -19,7 +19,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
 	$(BIN)/python -m stages.check
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc stage list --quiet
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc stage list > /dev/null
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,56 +2,63 @@
 
     python -m benchmarks.compare --seeds 0,1,2 --out reports/long/wordnet.json
 
-Runs `stages.train` and `stages.evaluate` as the pipeline does, one process after the other, with `training.seed`
-replaced; finished pairs are kept under `.work/compare`, so an interrupted comparison continues. Prints and writes, for
-each student: held-out NLL by seed, mean and standard deviation, the difference to the control at equal seed, and the
-step at which the mean curve reaches the control's final loss.
+Students are trained and judged by the functions the stages call, one after the other, with `training.seed` replaced;
+finished pairs are kept under `.work/compare`, so an interrupted comparison continues. Prints and writes, for each
+student: held-out NLL by seed, mean and standard deviation, the difference to the control at equal seed, and the step at
+which the mean curve reaches the control's final loss.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
+from pipeline import runtime
+from pipeline.config import section
+from pipeline.evaluation import evaluate_student, open_heldout
+from pipeline.metrics import EvaluateParams
+from pipeline.training import StudentParams, TrainingParams, train
+
 CONTROL = "labels-only"
+DATA = Path("data")
 Curve = list[tuple[int, float]]
 
 
-def run_pair(params: dict[str, Any], student: str, seed: int, work: Path) -> dict[str, Any]:
+def run_pair(params: Path, student: str, seed: int, work: Path) -> dict[str, Any]:
     """Train and judge one student with one seed; returns its report with its curve."""
     folder = work / f"{student}-seed{seed}"
     result = folder / "result.json"
     if not result.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        changed = folder / "params.yaml"
-        changed.write_text(yaml.safe_dump({**params, "training": {**params["training"], "seed": seed}}), encoding="utf-8")
-        model, report = folder / "model" / f"{student}-{seed}", folder / "report.json"
-        tokenizer = params["tokenize"]["tokenizer"]
-        stages(
-            ["train", student, "--sequences", "data/sequences", "--masks", "data/masks", "--tokenizer", tokenizer,
-             "--out", str(model), "--params", str(changed)],
-            ["evaluate", student, "--model", str(model), "--out", str(report), "--params", str(changed)],
-        )  # fmt: skip
-        training = json.loads((model / "training.json").read_text(encoding="utf-8"))
-        judged = json.loads(report.read_text(encoding="utf-8"))
-        result.write_text(json.dumps({"curve": training["curve"], "tokens": training["tokens"], **judged}), encoding="utf-8")
+        settings = section(params, "runtime", runtime.RuntimeParams)
+        training = section(params, "training", TrainingParams).model_copy(update={"seed": seed})
+        evaluate = section(params, "evaluate", EvaluateParams)
+        device, dtype = runtime.apply(settings)
+        model = folder / f"{student}-{seed}"
+        record = train(
+            section(params, f"students.{student}", StudentParams),
+            training,
+            sequences=DATA / "sequences",
+            masks=DATA / "masks",
+            tokenizer=Path(yaml.safe_load(params.read_text(encoding="utf-8"))["tokenize"]["tokenizer"]),
+            out=model,
+            device=device,
+            dtype=dtype,
+            batch_tokens=settings.batch_tokens,
+            checkpoint_seconds=settings.checkpoint_seconds,
+        )
+        heldout = open_heldout(documents=DATA / "documents", sequences=DATA / "sequences", masks=DATA / "masks")
+        judged = evaluate_student(evaluate, heldout, model=model, device=device, batch_tokens=settings.batch_tokens)
+        judged.write(folder / "report.json")
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        wanted = {"curve": record["curve"], "tokens": record["tokens"], **report}
+        result.write_text(json.dumps(wanted), encoding="utf-8")
     value: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return value
-
-
-def stages(*commands: list[str]) -> None:
-    """Run stage commands; their refusals end the comparison."""
-    for command in commands:
-        done = subprocess.run([sys.executable, "-m", f"stages.{command[0]}", *command[1:]], check=False)
-        if done.returncode:
-            raise SystemExit(done.returncode)
 
 
 def steps_to(curve: Curve, loss: float) -> float | None:
@@ -93,7 +100,7 @@ def summarise(results: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
 def table(summary: dict[str, Any]) -> str:
     """Markdown, best student first."""
     lines = [
-        "| student | NLL, mean ± sd | difference to labels-only, by seed | accuracy | ECE | steps to the control's final loss |",
+        "| student | NLL, mean ± sd | difference to labels-only, by seed | accuracy | ECE | steps to its final loss |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for student, entry in sorted(summary.items(), key=lambda item: float(item[1]["nll_mean"])):
@@ -115,11 +122,12 @@ def table(summary: dict[str, Any]) -> str:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write; the table goes beside it.")
 def main(params: Path, seeds: str, students: str, work: Path, out: Path) -> None:
     """Compare students over seeds."""
-    settings = yaml.safe_load(params.read_text(encoding="utf-8"))
-    names = students.split(",") if students else list(settings["students"])
-    results = {
-        name: {int(seed): run_pair(settings, name, int(seed), work) for seed in seeds.split(",")} for name in names
-    }
+    names = students.split(",") if students else list(yaml.safe_load(params.read_text(encoding="utf-8"))["students"])
+    results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in names}
+    for seed in map(int, seeds.split(",")):  # seed by seed: what an interruption leaves is complete for some seeds
+        for name in names:
+            results[name][seed] = run_pair(params, name, seed, work)
+            click.echo(f"{name} seed {seed}: held-out NLL {results[name][seed]['nll']:.4f}", err=True)
     summary = summarise(results)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -53,14 +53,19 @@ def require_model(folder: Path) -> None:
             raise SourceError(f"{folder}: no tokenizer: expected one of {', '.join(VOCABULARY_FILES)}")
         return
     pickled = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")))
-    if pickled:
-        raise SourceError(
-            f"{folder}: weights only as {pickled[0]}, a pickle, which can run code when read; expected "
-            "model.safetensors. Convert it once, where you trust it, with AutoModelForMaskedLM"
-            f".from_pretrained('{folder}').save_pretrained('converted'), copy the tokenizer's files there, and give "
-            "that folder as `local`"
-        )
-    raise SourceError(f"{folder}: no model.safetensors")
+    raise SourceError(
+        f"{folder}: no model.safetensors, and weights are read from safetensors only"
+        + (f": {pickled[0]} is a pickle, which can run code when read" if pickled else "")
+        + ". Convert such a model once, where you trust it, with AutoModelForMaskedLM.from_pretrained(...)"
+        ".save_pretrained('converted'), copy the tokenizer's files there, and give that folder as `local`"
+    )
+
+
+def require_adapter(folder: Path) -> None:
+    """Raise SourceError unless `folder` holds an adapter and a head, both in safetensors."""
+    for name in ADAPTER_FILES:
+        if not (folder / name).is_file():
+            raise SourceError(f"{folder}: no {name}: an adapter folder holds {', '.join(ADAPTER_FILES)}")
 
 
 def copy_model(body: Path, out: Path) -> None:
@@ -82,9 +87,7 @@ def merge(body: Path, adapter: Path, out: Path) -> None:
     would stay newly initialised; SecondModelError when a model is in memory.
     """
     require_model(body)
-    for name in ADAPTER_FILES:
-        if not (adapter / name).is_file():
-            raise SourceError(f"{adapter}: no {name}: an adapter folder holds {', '.join(ADAPTER_FILES)}")
+    require_adapter(adapter)
     out.mkdir(parents=True, exist_ok=True)
     with one_model(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about heads and names of bodies; what matters is refused below
@@ -150,7 +153,7 @@ def _fill_head(model: Any, adapter: Path, missing: Sequence[str]) -> None:
     if unfilled:
         raise SourceError(
             f"{adapter}: {len(unfilled)} weights are neither in the body nor in mlm_head.safetensors and would be "
-            f"newly initialised: {', '.join(unfilled[:5])}. Give an adapter that was trained on this body, with its head"
+            f"newly initialised: {', '.join(unfilled[:5])}. Give an adapter for this body, with its head"
         )
 
 

@@ -25,9 +25,9 @@ from pipeline.judging import (
     kl_to_teacher,
 )
 from pipeline.metrics import EvaluateParams, Means, calibration_error, mean_intervals
-from pipeline.results import DocumentSums, read_json, write_json, write_sums
+from pipeline.results import DocumentSums, training_record, write_json, write_sums
 from pipeline.vocab import bridge, decode_pieces
-from storage.errors import StaleParent, VocabularyError
+from storage.errors import VocabularyError
 from storage.reader import Store
 from storage.records import FusedTargets, Masks, Sequences, SparseLogits
 from storage.tables import DocumentStore
@@ -191,20 +191,6 @@ def evaluate_student(
         **{name: training[name] for name in ("curve", "steps", "tokens", "predictions")},
     }
     return Evaluation(report=report, sums=sums)
-
-
-def training_record(model: Path, *, sequences: Store[Sequences], masks: Store[Masks]) -> dict[str, Any]:
-    """A student's training.json; raises StaleParent when it was trained on other text or blanks than these."""
-    remedy = f"dvc repro train@{model.name}"
-    training = read_json(model / "training.json", remedy=remedy)
-    for name, parent in (("sequences", sequences), ("masks", masks)):
-        made_from = training["parents"].get(name, "none")
-        if made_from != parent.identity:
-            raise StaleParent(
-                f"{model}: trained on {name} {made_from[:12]}, but {parent.path} is {parent.identity[:12]}. "
-                f"Run: {remedy}"
-            )
-    return training
 
 
 def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], TeacherAnswers]:

@@ -136,17 +136,16 @@ def judge_student(
         priors = None if reference is None else lm.tensors(reference.prior_TV)[0]
         for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
             (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
-            logprob_QV = logits_QV.log_softmax(dim=1)
-            gold_Q1 = logprob_QV.gather(1, label_Q[:, None])
-            top = logprob_QV.max(dim=1)
-            judged.nll_P[row_Q] = -gold_Q1[:, 0].cpu().numpy()
-            judged.confidence_P[row_Q] = top.values.exp().cpu().numpy()
-            judged.rank_P[row_Q] = (logprob_QV > gold_Q1).sum(dim=1).cpu().numpy()
+            gold_Q1 = logits_QV.gather(1, label_Q[:, None])
+            lse_Q = logits_QV.logsumexp(dim=1)
+            top = logits_QV.max(dim=1)
+            judged.nll_P[row_Q] = (lse_Q - gold_Q1[:, 0]).cpu().numpy()
+            judged.confidence_P[row_Q] = (top.values - lse_Q).exp().cpu().numpy()
+            judged.rank_P[row_Q] = (logits_QV > gold_Q1).count_nonzero(dim=1).cpu().numpy()
             judged.top_P[row_Q] = top.indices.cpu().numpy()
             if reference is not None and priors is not None:
                 restored_QV = _restore(reference, priors, row_Q, lm)
-                cooled_QV = (logits_QV / reference.temperature).log_softmax(dim=1)
-                kl_Q = (torch.special.xlogy(restored_QV, restored_QV) - restored_QV * cooled_QV).sum(dim=1)
+                kl_Q = _divergence_from(restored_QV, logits_QV / reference.temperature)
                 judged.kl_P[row_Q] = kl_Q.double().cpu().numpy()
             progress.advance(len(row_Q))
     assert bool((judged.top_P >= 0).all()), "a prediction was not asked"
@@ -231,10 +230,7 @@ def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def _restore(reference: Reference, prior_TV: Tensor, row_Q: NDArray[np.int64], lm: MaskedLM) -> Tensor:
-    """The fused distributions of some rows over the whole vocabulary, [Q, V] float32 (see `FusedTargets`).
-
-    They add up to 1: rounded entries of float16 miss it by some 1e-4, which is as much as two students differ by.
-    """
+    """The fused distributions of some rows over the whole vocabulary, [Q, V] float32 (see `FusedTargets`)."""
     import torch
 
     vocabulary = prior_TV.shape[1]
@@ -249,8 +245,22 @@ def _restore(reference: Reference, prior_TV: Tensor, row_Q: NDArray[np.int64], l
     padded_TV = torch.nn.functional.pad(prior_TV, (0, 1))  # a column for "no id"
     outside_QT = 1 - padded_TV[:, ids_QM].sum(dim=2).T
     restored_QV = (tail_QT / outside_QT.clamp_min(torch.finfo(torch.float32).tiny)) @ padded_TV
-    restored_QV = restored_QV.scatter_(1, ids_QM, kept_QM)[:, :vocabulary]
-    return restored_QV / restored_QV.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return restored_QV.scatter_(1, ids_QM, kept_QM)[:, :vocabulary]
+
+
+def _divergence_from(p_QV: Tensor, logits_QV: Tensor) -> Tensor:
+    """KL(p / sum(p) || softmax(logits)) by row, [Q].
+
+    Rows of p are rescaled: entries of float16 miss a sum of 1 by some 1e-4, as much as two students differ by. Written
+    with sums over p, since passes over [Q, V] are what judging a student costs.
+    """
+    import torch
+
+    sum_Q = p_QV.sum(dim=1)
+    log_p_QV = p_QV.clamp_min(torch.finfo(torch.float32).tiny).log_()
+    inside_Q = torch.linalg.vecdot(p_QV, log_p_QV) - torch.linalg.vecdot(p_QV, logits_QV)
+    kl_Q: Tensor = inside_Q / sum_Q - sum_Q.log() + logits_QV.logsumexp(dim=1)
+    return kl_Q
 
 
 def _index(ids: NDArray[Any]) -> NDArray[np.int64]:

@@ -14,7 +14,8 @@ NONE = "–"
 _INTRODUCTION = """\
 NLL is in nats a masked piece, lower is better; brackets hold 95 % intervals from a bootstrap over documents.
 Differences are paired: the same documents in each resample. ECE is the expected calibration error over 15 bins;
-agreement is the share of blanks with the same first choice as the fused target."""
+its resamples err upwards where blanks are few. Agreement is the share of blanks with the same first choice as the fused
+target."""
 
 _TEACHERS_NOTE = """\
 A teacher is judged on the blanks it answered (share and number given): the words that its vocabulary cuts as the

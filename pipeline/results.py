@@ -1,7 +1,8 @@
 """What an evaluation leaves in `reports`: numbers as JSON, and beside them each document's sums as Arrow.
 
 The JSON is for people, `dvc metrics` and the report; the sums let the report compare two students on the same documents
-without running either again. Both are deterministic: sorted keys, six significant digits, no times.
+without running either again. Both are deterministic: sorted keys, six significant digits, no times. The record that
+training leaves beside a student is read here too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pyarrow import ipc
 
 from pipeline.metrics import Means
 from storage.errors import SchemaMismatch, StaleParent, StoreMissing
+from storage.reader import Store
+from storage.records import Masks, Sequences
 
 DIGITS = 6
 """Significant digits of a reported number; the sixth is far below every interval."""
@@ -55,6 +58,20 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SchemaMismatch(f"{path}: expected a JSON object, got {type(value).__name__}. Run: {remedy}")
     return value
+
+
+def training_record(model: Path, *, sequences: Store[Sequences], masks: Store[Masks]) -> dict[str, Any]:
+    """A student's training.json; raises StaleParent when it was trained on other text or blanks than these."""
+    remedy = f"dvc repro train@{model.name}"
+    training = read_json(model / "training.json", remedy=remedy)
+    for name, parent in (("sequences", sequences), ("masks", masks)):
+        made_from = training["parents"].get(name, "none")
+        if made_from != parent.identity:
+            raise StaleParent(
+                f"{model}: trained on {name} {made_from[:12]}, but {parent.path} is {parent.identity[:12]}. "
+                f"Run: {remedy}"
+            )
+    return training
 
 
 def rounded(value: Any) -> Any:

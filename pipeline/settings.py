@@ -135,8 +135,6 @@ def _fusion(where: str, fusion: FusionParams, settings: Settings) -> Iterable[st
         elif fusion.temperature not in settings.teachers[name].temperatures:
             listed = settings.teachers[name].temperatures
             yield f"{where}.temperature: {fusion.temperature} is not among teachers.{name}.temperatures, {listed}"
-    if isinstance(fusion.prior, dict) and set(fusion.prior) != set(fusion.teachers):
-        yield f"{where}.prior: expected a number for each of {fusion.teachers}, got {sorted(fusion.prior)}"
 
 
 def _student(where: str, student: StudentParams, settings: Settings) -> Iterable[str]:

@@ -121,11 +121,13 @@ def fetch(name: str, params: SourceParams, out: Path, *, downloads: Path = DOWNL
     record = {"kind": params.kind, **used, "files": _checksums(out)}
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     (out / SOURCE_RECORD).write_text(text, encoding="utf-8")
-    log.info("%s: %d files by route '%s' in %s", name, len(record["files"]), used["route"], out)
+    log.info("%s: route %s, %s", name, used["route"], ", ".join(_main_hashes(used, record["files"])))
     return record
 
 
 def _fetch_model(name: str, params: ModelSource, out: Path, downloads: Path) -> dict[str, Any]:
+    if params.adapter is not None:
+        adapters.require_adapter(Path(params.adapter))
     unpacked = downloads / f"unpacked-{name}"
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
@@ -208,6 +210,12 @@ def _fetch_dataset(name: str, params: DatasetSource, out: Path) -> dict[str, Any
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / path, out / path)
     return {"route": "hub", "hub": params.hub, "revision": params.revision}
+
+
+def _main_hashes(used: dict[str, Any], files: dict[str, str]) -> list[str]:
+    """For the log: the checksums of the weights as fetched, or how many files there are."""
+    weights: dict[str, str] = used.get("weights", {})
+    return [f"{name} sha256 {value}" for name, value in weights.items()] or [f"{len(files)} files"]
 
 
 def _checksums(folder: Path) -> dict[str, str]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.batches import no_id
 from pipeline.config import nearest
-from pipeline.evaluation import training_record
 from pipeline.judging import answers
+from pipeline.results import training_record
 from pipeline.vocab import BRACKETED, START, decode_pieces
 from storage.errors import DataError
 from storage.reader import Store

@@ -61,4 +61,4 @@ def _softmax(score_PT: NDArray[np.float64]) -> NDArray[np.float64]:
     largest_P1 = score_PT.max(axis=1, keepdims=True)
     power_PT = np.exp(score_PT - np.where(np.isfinite(largest_P1), largest_P1, 0))
     total_P1 = power_PT.sum(axis=1, keepdims=True)
-    return np.divide(power_PT, total_P1, out=np.zeros_like(power_PT), where=total_P1 > 0)
+    return np.asarray(np.divide(power_PT, total_P1, out=np.zeros_like(power_PT), where=total_P1 > 0))

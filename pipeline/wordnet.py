@@ -34,6 +34,8 @@ FILES = (
 )
 """What NLTK reads, but for `lexnames`, which is written from `pipeline.lexnames`."""
 
+INSTALLED = Path("/usr/share/wordnet")
+"""Where Debian's packages put it."""
 DEBIAN_PACKAGES = ("wordnet-base", "wordnet-sense-index")
 NETWORK_SECONDS = 15
 """Silence after which apt gives up an attempt; it makes two."""
@@ -56,7 +58,7 @@ def obtain(out: Path, *, downloads: Path = DOWNLOADS) -> dict[str, Any]:
     scratch = downloads.absolute() / "wordnet"
     routes = [
         Route(name="nltk-data", what="NLTK's data folders", obtain=partial(_from_nltk_folders, scratch)),
-        Route(name="installed", what="/usr/share/wordnet", obtain=partial(_complete, Path("/usr/share/wordnet"))),
+        Route(name="installed", what="an installed package", obtain=partial(_complete, INSTALLED)),
         Route(name="nltk-download", what="NLTK's downloader", obtain=partial(_from_nltk_downloader, scratch)),
         Route(name="debian", what="Debian's packages", obtain=partial(_from_debian, scratch)),
     ]
@@ -80,9 +82,7 @@ def open_wordnet(folder: Path) -> Any:
     """
     missing = [name for name in (*FILES, "lexnames") if not (folder / name).is_file()]
     if missing:
-        raise SourceError(
-            f"{folder}: no WordNet: {', '.join(missing[:3])} missing. Run: python -m stages.sources wordnet"
-        )
+        raise SourceError(f"{folder}: no WordNet: {', '.join(missing[:3])} missing. Run: dvc repro sources@wordnet")
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
     from nltk.data import PathPointer, SeekableUnicodeStreamReader
 
@@ -93,7 +93,8 @@ def open_wordnet(folder: Path) -> Any:
             self.path = str(path)
 
         def open(self, encoding: str | None = None) -> Any:
-            stream = Path(self.path).open("rb")  # noqa: SIM115  (the reader keeps it open)
+            # In memory: the reader never closes its files, and they are 40 MB in all.
+            stream = io.BytesIO(Path(self.path).read_bytes())
             return stream if encoding is None else SeekableUnicodeStreamReader(stream, encoding)
 
         def file_size(self) -> int:

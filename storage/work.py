@@ -2,8 +2,9 @@
 
 DVC empties an output before it runs the stage, so nothing that must survive may lie there. A stage writes into
 `.work/<name>-<identity>/content`, adds one fsynced line to `journal.jsonl` per finished piece, and publishes at the
-end. Publishing links the files into the output: the folder stays until the next different run of the stage, so that a
-kill between publishing and DVC's own bookkeeping costs nothing, and links share the bytes on disk.
+end. Publishing links the files into the output, and the folder stays until another stage begins: a kill between
+publishing and DVC's own bookkeeping costs nothing. (DVC copies the output into its cache, so a finished folder does
+cost its size.)
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class WorkFolder:
     def empty_content(self) -> None:
         """Begin the content anew, for a stage that writes it in one go.
 
-        After a finished run its files may be links into the output and DVC's cache, which must not be written through.
+        After a finished run its files may be links to the output, which must not be written through.
         """
         shutil.rmtree(self.content)
         self.content.mkdir()
@@ -129,34 +130,35 @@ class WorkFolder:
         os.truncate(self._journal, whole.rfind(b"\n") + 1)
 
     def _sweep(self) -> None:
-        """Remove folders of finished runs of this name with another identity; unfinished ones may be resumed."""
-        for other in self.root.glob(f"{self.name}-" + "[0-9a-f]" * IDENTITY_CHARACTERS):
-            if other != self.path and (other / PUBLISHED).exists():
-                log.info("%s: removing the work folder of an earlier finished run", other)
+        """Remove what finished runs left, of this stage and of others; unfinished ones may be resumed."""
+        for other in finished_folders(self.root, mine=self.name):
+            if other != self.path:
                 _discard(other)
-        for leftover in self.root.glob(f"{self.name}-" + "[0-9a-f]" * IDENTITY_CHARACTERS + DISCARDED):
-            shutil.rmtree(leftover)
 
 
-def finished_folders(root: Path = WORK_ROOT) -> list[Path]:
+def finished_folders(root: Path = WORK_ROOT, *, mine: str | None = None) -> list[Path]:
     """Work folders whose result is published, and remains of removed ones, as far as no process holds them.
 
-    The result stays; a folder holds little besides, as its files are links.
+    mine names the stage whose lock the caller has.
     """
-    return [
-        path
-        for path in sorted(root.glob("*-" + "[0-9a-f]" * IDENTITY_CHARACTERS + "*"))
-        if (path.suffix == DISCARDED or (path / PUBLISHED).exists()) and not _held(path)
-    ]
+    found = []
+    for path in sorted(root.glob("*-" + "[0-9a-f]" * IDENTITY_CHARACTERS + "*")):
+        name = path.name.removesuffix(DISCARDED)[: -IDENTITY_CHARACTERS - 1]
+        finished = path.suffix == DISCARDED or (path / PUBLISHED).exists()
+        if finished and (name == mine or not _held(root / f"{name}.lock")):
+            found.append(path)
+    return found
 
 
-def _held(path: Path) -> bool:
-    name = path.name.removesuffix(DISCARDED)[: -IDENTITY_CHARACTERS - 1]
-    with contextlib.suppress(FileNotFoundError, BlockingIOError):
-        with path.with_name(f"{name}.lock").open(encoding="utf-8") as stream:
+def _held(lock: Path) -> bool:
+    try:
+        with lock.open(encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    return path.with_name(f"{name}.lock").exists()
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _code_digest() -> str:
@@ -170,9 +172,10 @@ def _code_digest() -> str:
 
 def _discard(path: Path) -> None:
     """Remove a work folder; renamed first, so that a kill does not leave one that looks resumable."""
-    renamed = path.with_name(path.name + DISCARDED)
-    shutil.rmtree(renamed, ignore_errors=True)
-    path.rename(renamed)
+    renamed = path.with_name(path.name.removesuffix(DISCARDED) + DISCARDED)
+    if renamed != path:
+        shutil.rmtree(renamed, ignore_errors=True)
+        path.rename(renamed)
     shutil.rmtree(renamed)
 
 

@@ -191,6 +191,7 @@ def _write_teacher(
                 "keep": keep,
                 "listed": [1.0, 2.0],
                 "temperatures": TEMPERATURES,
+                "calibration": {"temperature": TEMPERATURES[1], "nll": 2.0, "nll_raw": 2.1, "positions": 50},
                 "coverage": {"heldout": 0.8 if flip else 1.0},
                 "parameters": 1000 if flip else 2000,
             },

@@ -236,3 +236,35 @@ def test_a_student_of_another_vocabulary_is_refused(
     folder = write_student(tmp_path / "fused", model, world.stores)
     with pytest.raises(VocabularyError, match=r"fused: \d+ ids, but .*masks has \d+\. Run: dvc repro train@fused"):
         evaluate_student(params, heldout, model=folder, device=CPU, batch_tokens=512)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_fusion_of_one_teacher_is_that_teacher(
+    world: World, heldout: Heldout, params: EvaluateParams, tmp_path: Path, calibrated: bool
+) -> None:
+    """Through the real fusion: at the temperature it was fused at, nothing is gained and nothing lost."""
+    from pipeline.fusion import FusionParams, fuse
+
+    settings = FusionParams(
+        teachers=["beta"], weighting="uniform", tau=1.0, calibrated=calibrated, prior="equal", temperature=1.0, keep=8
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        fuse(
+            settings,
+            sequences=world.stores.sequences,
+            masks=world.stores.masks,
+            logits=world.data / "logits",
+            out=tmp_path / "only",
+            declared=["alpha", "beta"],
+            threads=1,
+        )
+    report = evaluate_fusion(params, heldout, targets=tmp_path / "only", logits=world.data / "logits").report
+    teacher = evaluate_teacher(params, heldout, logits=world.data / "logits" / "beta").report
+    assert report["nll"] == pytest.approx(teacher["nll_calibrated" if calibrated else "nll"], abs=1e-5)
+    assert report["ece"] == pytest.approx(teacher["ece_calibrated" if calibrated else "ece"], abs=1e-3)
+    assert (report["accuracy"], report["coverage"]) == (teacher["accuracy"], teacher["coverage"])
+    assert report["best_teacher"] == "beta"
+    assert report["gain"] == pytest.approx(0, abs=1e-5)
+    assert report["kl_to_best_teacher"] == pytest.approx(0, abs=1e-5)
+    assert report["weights"] == {"beta": 1.0}

@@ -104,7 +104,7 @@ def test_a_download_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path, in
 def test_an_unknown_wheel_is_refused_with_the_reason_of_pip(tmp_path: Path, index: Path) -> None:
     write_wheel(index, "a-body", {"x": b"x"})
     wheel = Wheel(name="nowhere", version="1.0", sha256="0" * 64)
-    with pytest.raises(SourceError, match="nowhere==1.0: pip download failed: .*No matching distribution"):
+    with pytest.raises(SourceError, match=r"nowhere==1.0: pip download failed: .*No matching distribution"):
         fetch_wheel(wheel, tmp_path / "cache")
 
 
@@ -135,7 +135,9 @@ def test_two_that_want_the_same_wheel_download_it_once(tmp_path: Path, monkeypat
     assert len(calls) == 1 and [path.read_bytes() for path in found] == [content, content]
 
 
-@pytest.mark.parametrize("name", ["../evil.json", "/evil.json", "a/../../evil.json", "a\\..\\evil.json", "C:/evil.json"])
+@pytest.mark.parametrize(
+    "name", ["../evil.json", "/evil.json", "a/../../evil.json", "a\\..\\evil.json", "C:/evil.json"]
+)
 def test_an_archive_that_would_leave_the_folder_is_refused_untouched(tmp_path: Path, name: str) -> None:
     archive = tmp_path / "bad.zip"
     archive.write_bytes(zipped({"config.json": b"{}", name: b"evil"}))
@@ -158,7 +160,9 @@ def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
 def test_missing_parts_are_refused(tmp_path: Path, numbers: tuple[int, ...], got: str) -> None:
     wheel = tmp_path / "parts.whl"
     wheel.write_bytes(zipped({f"body.zip.{number:03d}": b"x" for number in numbers}))
-    with pytest.raises(SourceError, match=rf"body.zip: expected parts .001, .002, ... in the wheels, got numbers {got}"):
+    with pytest.raises(
+        SourceError, match=rf"body.zip: expected parts .001, .002, ... in the wheels, got numbers {got}"
+    ):
         join_parts([wheel], "body.zip", tmp_path / "body.zip")
 
 

@@ -18,7 +18,7 @@ from pipeline.batches import group_passes
 from pipeline.teaching import TeacherParams, teach
 from storage.errors import DataError, StaleParent, TeacherRefused
 from storage.reader import Store
-from storage.records import Masks, Sequences, SparseLogits
+from storage.records import SPLITS, Masks, Sequences, SparseLogits
 from storage.tables import DocumentStore
 from tests import fakes
 from tests.fakes import TinyStores
@@ -49,8 +49,8 @@ def logits(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest
         return ask(tiny_stores, tiny_teacher, folder / "logits" / "fox")
 
 
-def dense(stores: TinyStores, teacher: Path, split: str) -> tuple[np.ndarray, list[list[str]]]:
-    """Full log-probabilities [P, V] where a word is cut alike, NaN elsewhere; words blank in the teacher's own pieces."""
+def dense(stores: TinyStores, teacher: Path, split: str) -> np.ndarray:
+    """Full log-probabilities [P, V] where a word is cut alike, NaN elsewhere."""
     sequences = Store(stores.sequences, Sequences).read(split)
     masks = Store(stores.masks, Masks).read(split)
     texts = DocumentStore(stores.documents).read(split).column("text").to_pylist()
@@ -82,7 +82,7 @@ def dense(stores: TinyStores, teacher: Path, split: str) -> tuple[np.ndarray, li
             if [tokenizer.id_to_token(encoding.ids[t]) for t in theirs] == mine:
                 where = next(t for t in theirs if encoding.offsets[t] == (start, end))
                 result[start_G1[g] + p] = output[where]
-    return result, []
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_store_holds_the_full_softmax_at_kept_entries(
     logits: Store[SparseLogits], tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path, split: str
 ) -> None:
     record = logits.read(split)
-    full, _ = dense(tiny_stores, tiny_teacher, split)
+    full = dense(tiny_stores, tiny_teacher, split)
     covered = record.covered_P()
     assert 0.5 < covered.mean() < 1, "the two vocabularies cut some words differently"
     assert (covered == np.isfinite(full[:, 0])).all()
@@ -119,7 +119,7 @@ def test_the_tail_prior_is_the_mean_distribution_outside_the_kept_entries(
     logits: Store[SparseLogits], tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path
 ) -> None:
     record = logits.read("train")
-    full, _ = dense(tiny_stores, tiny_teacher, "train")
+    full = dense(tiny_stores, tiny_teacher, "train")
     covered = record.covered_P()
     for j, temperature in enumerate(logits.facts["temperatures"]):
         scaled = full[covered] / temperature
@@ -172,7 +172,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
 
     monkeypatch.setattr(teaching, "_answer_shard", counting)
     store = ask(tiny_stores, tiny_teacher, workplace / "fox")
-    planned = [f"{split}/{i}" for split, plan in store.manifest.splits.items() for i in range(plan.shards)]
+    planned = [f"{split}/{i}" for split in SPLITS for i in range(store.plan(split).shards)]
     assert made + again == planned
     assert tree(workplace / "fox") == tree(logits.path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from pipeline.tokens import load_tokenizer
 from pipeline.vocab import BYTE_OF_LETTER, Bridge, bridge, decode_pieces, encode_pieces, normalised_pieces
 from storage.errors import VocabularyError
 
@@ -152,6 +154,23 @@ def test_pieces_survive_the_store(pieces: list[str]):
 def test_other_bytes_are_no_pieces(bytes_: bytes):
     with pytest.raises(VocabularyError, match="pieces_utf8: expected a JSON list"):
         decode_pieces(np.frombuffer(bytes_, np.uint8))
+
+
+def test_a_sentence_reads_alike_in_tokenizers_of_two_kinds(tiny_tokenizer: Path, tiny_bpe_tokenizer: Path):
+    read = []
+    for folder in (tiny_tokenizer, tiny_bpe_tokenizer):
+        tokenizer = load_tokenizer(folder)
+        ids = tokenizer.backend.encode(" the farmer looks for the sheep, slowly.", add_special_tokens=False).ids
+        read.append("".join(tokenizer.pieces[i] for i in ids))
+    assert read == ["▁the▁farmer▁looks▁for▁the▁sheep▁,▁slowly▁."] * 2
+
+
+def test_wordpieces_under_other_ids_and_names_all_meet(tiny_tokenizer: Path, tiny_mpnet_tokenizer: Path):
+    student, teacher = load_tokenizer(tiny_tokenizer).pieces, load_tokenizer(tiny_mpnet_tokenizer).pieces
+    found = bridge(teacher, student)
+    lost = {piece for piece, number in zip(teacher, found.to_student_V, strict=True) if number < 0}
+    assert lost == set(teacher) - set(student) and found.coverage["folded"] == 0
+    assert "▁slowly" in lost and not lost & set(BERT)
 
 
 def test_bridge_is_a_value():

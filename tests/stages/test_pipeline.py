@@ -51,7 +51,9 @@ def tiny_params(folder: Path, teachers: dict[str, Path], student: Path) -> dict[
     params["sources"] = {
         name: {"kind": "model", "local": str(path)} for name, path in (teachers | {"student": student}).items()
     }
-    params["inputs"] = {"animals": {"kind": "jsonl", "path": str(fakes.write_jsonl(folder / "texts" / "animals.jsonl"))}}
+    params["inputs"] = {
+        "animals": {"kind": "jsonl", "path": str(fakes.write_jsonl(folder / "texts" / "animals.jsonl"))}
+    }
     params["corpus"] = {"share": 1.0, "calibration": 0.2, "heldout": 0.2}
     params["tokenize"] = {"tokenizer": "data/sources/student", "sequence_tokens": 24}
     params["mask"] = {"rate": 0.2, "copies": 2, "seed": 0, "shard_rows": 64}
@@ -68,9 +70,7 @@ def tiny_params(folder: Path, teachers: dict[str, Path], student: Path) -> dict[
 
 
 @pytest.fixture(scope="module")
-def project(
-    tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_tokenizer: Path, tiny_mlm: Path
-) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_tokenizer: Path, tiny_mlm: Path) -> Path:
     """A checkout with tiny params after one `dvc repro`."""
     folder = tmp_path_factory.mktemp("project")
     for name in PROJECT:

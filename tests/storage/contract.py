@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,11 +44,19 @@ class StoreContract:
         """Name of the work folder that writes `out`."""
         raise NotImplementedError
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def made(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder with a finished store `data/store` and its work folder `work`."""
+        folder = tmp_path_factory.mktemp("made")
+        cls.write(folder / "data" / "store", folder / "work")
+        return folder
+
     @pytest.fixture
-    def out(self, tmp_path: Path) -> Path:
-        out = tmp_path / "data" / "store"
-        self.write(out, tmp_path / "work")
-        return out
+    def out(self, made: Path, tmp_path: Path) -> Path:
+        """A copy of the store, with its work folder and the links between them."""
+        subprocess.run(["cp", "-a", made / "data", made / "work", tmp_path], check=True)
+        return tmp_path / "data" / "store"
 
     def refused(self, out: Path, error: type[Exception], *words: str) -> None:
         """Opening and reading is refused in one line that names every word and the command that mends it."""

@@ -125,7 +125,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
 
 @given(manifest=manifests())
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> None:
-    folder = tmp_path_factory.mktemp("manifest")
+    folder = tmp_path_factory.getbasetemp()
     (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     assert Manifest.read(folder) == manifest
     assert Manifest.read(folder).to_json() == manifest.to_json()
@@ -138,7 +138,7 @@ def test_any_edit_that_keeps_it_json_is_noticed(
     body = json.loads(manifest.to_json())
     key = data.draw(st.sampled_from(sorted(set(body) - {"format", "schema"})))
     body[key] = data.draw(json_values.filter(lambda value: canonical(value) != canonical(body[key])))
-    folder = tmp_path_factory.mktemp("manifest")
+    folder = tmp_path_factory.getbasetemp()
     (folder / "manifest.json").write_text(json.dumps(body), encoding="utf-8")
     with pytest.raises(SchemaMismatch, match=r"manifest\.json: changed since it was sealed"):
         Manifest.read(folder)

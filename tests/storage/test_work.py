@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -133,25 +134,35 @@ class TestJournal:
 
 
 class TestSweep:
-    def test_finished_runs_of_other_params_go_unfinished_ones_stay(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", ["models-x", "logits-y"])
+    def test_finished_runs_go_when_a_stage_begins_unfinished_ones_stay(self, tmp_path: Path, name: str) -> None:
         with folder(tmp_path, identity=SECOND) as unfinished:
             write(unfinished)
         with folder(tmp_path) as finished:
             write(finished)
             finished.publish()
-        with folder(tmp_path, identity="c" * 64):
+        with folder(tmp_path, name=name, identity="c" * 64):
             assert unfinished.content.exists()
             assert not finished.path.exists()
+            assert (finished.out / "inner" / "file").exists()
 
-    def test_other_names_are_left_alone(self, tmp_path: Path) -> None:
-        names = ["models-x-y", "models-x-" + "a" * 16, "models-x2", "models"]
-        for name in names:
-            with folder(tmp_path, name=name) as work:
+    def test_its_own_finished_run_stays(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            with folder(tmp_path) as work:
                 write(work)
                 work.publish()
-        with folder(tmp_path, identity=SECOND):
-            kept = [folder(tmp_path, name=name).path for name in names]
-        assert all(path.exists() for path in kept)
+        with folder(tmp_path) as work:
+            assert (work.content / "inner" / "file").exists()
+
+    def test_what_another_process_holds_stays(self, tmp_path: Path) -> None:
+        names = ["models-x-y", "models-x-" + "a" * 16, "models-x2", "models"]
+        with ExitStack() as held:
+            others = [held.enter_context(folder(tmp_path, name=name)) for name in names]
+            for other in others:
+                write(other)
+                other.publish()
+            with folder(tmp_path, identity=SECOND):
+                assert all(other.content.exists() for other in others)
 
     def test_a_removal_that_was_killed_is_finished(self, tmp_path: Path) -> None:
         leftover = tmp_path / "work" / f"models-x-{'a' * 16}.discarded"

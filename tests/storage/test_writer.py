@@ -69,11 +69,18 @@ def test_any_numbers_come_back_bit_for_bit(
             assert raw.dtype == read.arrays()[name].dtype == array.dtype
 
 
-@pytest.fixture
-def expected(tmp_path: Path) -> dict[str, str]:
-    """Hashes of the sample store, made without interruption."""
-    samples.write_logits(tmp_path / "through" / "store", tmp_path / "through-work")
-    return samples.file_hashes(tmp_path / "through" / "store")
+@pytest.fixture(scope="module")
+def through(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample store, made without interruption."""
+    folder = tmp_path_factory.mktemp("through")
+    samples.write_logits(folder / "store", folder / "work")
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def expected(through: Path) -> dict[str, str]:
+    """Hashes of its files."""
+    return samples.file_hashes(through)
 
 
 @pytest.mark.parametrize("first", range(SHARDS + 1))
@@ -230,7 +237,7 @@ def test_what_the_first_run_decided_is_remembered(tmp_path: Path) -> None:
     assert len(made) == 1
 
 
-def test_sidecars_are_kept_in_shard_order_and_not_published(tmp_path: Path, expected: dict[str, str]) -> None:
+def test_sidecars_are_kept_in_shard_order_and_not_published(tmp_path: Path, through: Path) -> None:
     with logits_writer(tmp_path / "store", tmp_path / "work") as writer:
         fill(writer)
         assert [float(array[0]) for array in writer.sidecars("total", "train")] == [
@@ -239,14 +246,13 @@ def test_sidecars_are_kept_in_shard_order_and_not_published(tmp_path: Path, expe
             32 + 2 / 7,
             48 + 3 / 7,
         ]
-    assert not any("total" in name or name.endswith(".npy") for name in expected)
-    raw = zarr.open_array(tmp_path / "through" / "store" / "constants" / "prior", mode="r")
+    assert not any("total" in path.name or path.suffix == ".npy" for path in through.rglob("*"))
+    raw = zarr.open_array(through / "constants" / "prior", mode="r")
     np.testing.assert_array_equal(raw[...], np.array([96 + 6 / 7], np.float32))
 
 
-def test_the_manifest_says_what_the_store_is(tmp_path: Path) -> None:
-    samples.write_logits(tmp_path / "store", tmp_path / "work")
-    body = samples.manifest_of(tmp_path / "store")
+def test_the_manifest_says_what_the_store_is(through: Path) -> None:
+    body = samples.manifest_of(through)
     assert (body["format"], body["schema"], body["kind"], body["revision"]) == ("belief-store", 1, "logits", 1)
     assert body["inputs"] == samples.INPUTS
     assert body["parents"] == samples.PARENTS
@@ -260,4 +266,4 @@ def test_the_manifest_says_what_the_store_is(tmp_path: Path) -> None:
         ("train", 3, 2),
         ("heldout", 0, 16),
     ]
-    assert Store(tmp_path / "store", SparseLogits).identity == body["identity"]
+    assert Store(through, SparseLogits).identity == body["identity"]

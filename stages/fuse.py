@@ -1,0 +1,44 @@
+"""Fuse teachers' beliefs into one store of targets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from pipeline.config import load, section
+from pipeline.fusion import FusionParams, fuse
+from pipeline.runtime import RuntimeParams
+from stages.command import RunRecord, params_option, stage
+
+path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--sequences", type=path, required=True, help="Store of sequences.")
+@click.option("--masks", type=path, required=True, help="Store of masks.")
+@click.option("--logits", type=path, required=True, help="Folder of the teachers' stores.")
+@click.option("--out", type=path, required=True, help="Store of targets to write.")
+@params_option
+@stage
+def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, params: Path) -> None:
+    """Make the fused targets NAME of params.yaml."""
+    fusion = section(params, f"fusions.{name}", FusionParams)
+    settings = section(params, "runtime", RuntimeParams)
+    record = RunRecord(f"fuse-{name}")
+    manifest = fuse(
+        fusion,
+        sequences=sequences,
+        masks=masks,
+        logits=logits,
+        out=out,
+        declared=load(params).get("teachers") or (),
+        threads=settings.threads or os.cpu_count() or 1,
+    )
+    record.write(predictions=sum(plan.rows for plan in manifest.splits.values()))
+
+
+if __name__ == "__main__":
+    main()

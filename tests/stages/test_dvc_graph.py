@@ -1,0 +1,346 @@
+"""Which stages DVC runs after which edit, with the real dvc.yaml and stubs in place of the commands.
+
+Not checked here: that the deps cover what a stage imports (test_closure), and what the real stages write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+PARAMS = """\
+# A comment at the top.
+sources:
+  mini:
+    kind: model   # a comment
+    local: elsewhere
+inputs:
+  own: {kind: text, path: own}
+corpus: {share: 1.0, calibration: 0.1, heldout: 0.1}
+tokenize: {tokenizer: data/sources/mini, sequence_tokens: 128}
+mask: {rate: 0.15, copies: 1, seed: 0, shard_rows: 8192}
+teachers:
+  ann: &teacher   # an anchor
+    model: data/sources/mini
+    keep: 32
+    temperatures: [1.0, 2.0]
+  bob: *teacher
+fusions:
+  both: &fusion
+    teachers: [ann, bob]
+    weighting: entropy
+    tau: 1.0
+    calibrated: true
+    prior: equal
+    temperature: 1.0
+    keep: 32
+  alone:
+    <<: *fusion
+    teachers: [ann]
+training:
+  steps: 8
+  step_tokens: 2048
+  learning_rate: 3.0e-4
+  warmup: 0.06
+  weight_decay: 0.01
+  gradient_clip: 1.0
+  evaluations: 2
+  seed: 0
+students:
+  fused:
+    targets: data/targets/both
+    start: data/sources/mini
+    loss: {targets: 1.0, labels: 1.0, tail: prior}
+  labels:
+    targets: data/masks
+    start: data/sources/mini
+    loss: {targets: 0.0, labels: 1.0, tail: prior}
+evaluate: {against: data/targets/alone, bootstrap: 100, seed: 0}
+runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 4096, checkpoint_seconds: 60.0}
+"""
+
+TEXT = {"ingest@own", "corpus", "tokenize", "mask"}
+TEACHERS = {"teach@ann", "teach@bob"}
+FUSIONS = {"fuse@both", "fuse@alone"}
+STUDENTS = {"train@fused", "train@labels"}
+OF_TEACHERS = {"evaluate-teacher@ann", "evaluate-teacher@bob"}
+OF_FUSIONS = {"evaluate-fusion@both", "evaluate-fusion@alone"}
+OF_STUDENTS = {"evaluate@fused", "evaluate@labels"}
+JUDGED = OF_TEACHERS | OF_FUSIONS | OF_STUDENTS
+EVERYTHING = {"check", "sources@mini", "report"} | TEXT | TEACHERS | FUSIONS | STUDENTS | JUDGED
+
+
+def stubbed(text: str) -> str:
+    """The pipeline with every command replaced by the stub, told what the stage reads and writes.
+
+    Without the modules: DVC rewrites its lock file after each stage, in time that grows with it.
+    """
+    pipeline: dict[str, Any] = yaml.safe_load(text)
+    for name, stage in pipeline["stages"].items():
+        body = stage.get("do", stage)
+        label = f"{name}@${{key}}" if "foreach" in stage else name
+        outs = [out for kind in ("outs", "metrics", "plots") for out in body.get(kind, [])]
+        paths = [out if isinstance(out, str) else next(iter(out)) for out in outs]
+        body["deps"] = [dep for dep in body["deps"] if dep != "storage" and not dep.endswith(".py")]
+        words = ["--deps", *body["deps"], "--params", *body.get("params", []), "--outs", *paths]
+        body["cmd"] = " ".join([sys.executable, str(Path(__file__).with_name("stub_stage.py")), label, *words])
+    return yaml.safe_dump(pipeline, sort_keys=False, width=10_000)
+
+
+class Project:
+    """A clone of the project, small, in which DVC runs."""
+
+    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+        self.root = root
+        self.environment = environment
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    def ran(self, *words: str) -> set[str]:
+        """Names of the stages that a DVC command ran; every stage at most once."""
+        done = self.run(sys.executable, "-m", "dvc", *(words or ("repro",)))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self.log()
+
+    def log(self) -> set[str]:
+        log = self.root / "ran.log"
+        names = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        assert len(set(names)) == len(names)
+        return set(names)
+
+    def edit(self, old: str, new: str) -> None:
+        """Replace one place in params.yaml."""
+        path = self.root / "params.yaml"
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1, old
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def params(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change params.yaml as data."""
+        path = self.root / "params.yaml"
+        params = json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))  # aliases become copies
+        change(params)
+        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Nothing of the user's own settings for git and DVC, and nothing left behind."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))}
+    folders = ["DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "HOME"]
+    return {
+        **kept,
+        **{name: str(home / name.lower()) for name in folders},
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The pipeline run once, committed."""
+    root = tmp_path_factory.mktemp("dvc") / "project"
+    project = Project(root, environment(root.parent))
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in ("storage", "pipeline", "stages", ".dvc"):
+        ignored_here = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local")
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignored_here if folder == ".dvc" else ignored)
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copyfile(ROOT / name, root / name)
+    with (root / ".gitignore").open("a", encoding="utf-8") as stream:
+        stream.write("ran.log\n")
+    (root / "dvc.yaml").write_text(stubbed((ROOT / "dvc.yaml").read_text(encoding="utf-8")), encoding="utf-8")
+    (root / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    for folder in ("assets", "own"):
+        (root / folder).mkdir()
+        (root / folder / "text.txt").write_text("A text.\n", encoding="utf-8")
+    for words in (["init", "-q"], ["config", "user.name", "x"], ["config", "user.email", "x@example.org"]):
+        assert project.run("git", *words).returncode == 0
+    assert project.ran() == EVERYTHING
+    for words in (["add", "-A"], ["commit", "-qm", "run"]):
+        assert project.run("git", *words).returncode == 0
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project."""
+    root = tmp_path / "project"
+    subprocess.run(["cp", "-a", str(finished.root), str(root)], check=True)
+    return Project(root, finished.environment)
+
+
+def test_nothing_changed_nothing_runs(project: Project) -> None:
+    assert project.ran() == set()
+
+
+def test_git_sees_what_should_be_kept_and_no_more(project: Project) -> None:
+    listed = project.run("git", "ls-files").stdout.split()
+    made = {name for name in listed if name.startswith(("data", "models", "reports", "dvc.lock", ".work"))}
+    assert made == {"dvc.lock", "reports/report.md", "reports/summary.json", "reports/plots/content"}
+    assert project.run("git", "status", "--short").stdout == ""
+    assert [str(path.relative_to(project.root)) for path in project.root.rglob(".gitignore")] == [
+        ".gitignore",
+        ".dvc/.gitignore",
+    ], "DVC writes no .gitignore into folders that others depend on"
+
+
+def test_editing_a_teacher(project: Project) -> None:
+    project.params(lambda params: params["teachers"]["bob"].update(keep=16))
+    # fuse@alone and its evaluation look at data/logits, in which something changed; what fuse@alone wrote did not.
+    fused_again = FUSIONS | OF_FUSIONS
+    of_bob = {"teach@bob", "evaluate-teacher@bob", "train@fused", "evaluate@fused"}
+    assert project.ran() == {"check", "report"} | of_bob | fused_again
+
+
+def test_editing_a_fusion(project: Project) -> None:
+    project.params(lambda params: params["fusions"]["both"].update(tau=2.0))
+    assert project.ran() == {"check", "fuse@both", "evaluate-fusion@both", "train@fused", "evaluate@fused", "report"}
+
+
+def test_editing_the_fusion_that_agreement_is_measured_with(project: Project) -> None:
+    project.params(lambda params: params["fusions"]["alone"].update(tau=2.0))
+    assert project.ran() == {"check", "fuse@alone", "report"} | JUDGED
+
+
+def test_editing_a_student_and_comparing_metrics(project: Project) -> None:
+    project.params(lambda params: params["students"]["labels"]["loss"].update(labels=0.5))
+    assert project.ran() == {"check", "train@labels", "evaluate@labels", "report"}
+    shown = project.run(sys.executable, "-m", "dvc", "metrics", "show", "--json")
+    assert "reports/summary.json" in shown.stdout, shown.stderr
+    changed = project.run(sys.executable, "-m", "dvc", "metrics", "diff", "--json")
+    assert "reports/summary.json" in changed.stdout, changed.stderr
+
+
+def test_adding_a_teacher_that_no_fusion_uses(project: Project) -> None:
+    project.params(lambda params: params["teachers"].update(cleo=dict(params["teachers"]["ann"])))
+    fused_again = FUSIONS | OF_FUSIONS  # data/logits changed; what they write did not, so no student runs
+    assert project.ran() == {"check", "teach@cleo", "evaluate-teacher@cleo", "report"} | fused_again
+
+
+def test_removing_a_teacher(project: Project) -> None:
+    def remove(params: dict[str, Any]) -> None:
+        del params["teachers"]["bob"]
+        params["fusions"]["both"]["teachers"] = ["ann"]
+
+    project.params(remove)
+    refused = project.run(sys.executable, "-m", "dvc", "repro")
+    assert refused.returncode != 0
+    assert "data/logits/bob: not in teachers. Run: python -m stages.prune" in refused.stderr
+    assert project.log() >= {"check"}
+    listed = project.run(sys.executable, "-m", "stages.prune")
+    expected = [
+        "data/logits/bob",
+        "reports/teachers/bob.arrow",
+        "reports/teachers/bob.json",
+        "reports/runs/evaluate-teacher-bob.json",
+        "reports/runs/teach-bob.json",
+    ]
+    assert [line for line in listed.stdout.splitlines() if line.startswith("would remove ")] == [
+        f"would remove {path}" for path in expected
+    ]
+    assert all((project.root / path).exists() for path in expected)
+    pruned = project.run(sys.executable, "-m", "stages.prune", "--yes")
+    assert pruned.returncode == 0, pruned.stderr
+    assert not any((project.root / path).exists() for path in expected)
+    ran = project.ran()
+    assert ran >= {"fuse@both", "train@fused", "evaluate@fused", "report"}
+    assert not ran & {"teach@ann", "train@labels"}
+    assert project.ran() == set()
+
+
+def test_adding_a_student(project: Project) -> None:
+    project.params(lambda params: params["students"].update(small=dict(params["students"]["fused"])))
+    assert project.ran() == {"check", "train@small", "evaluate@small", "report"}
+
+
+def test_removing_a_student(project: Project) -> None:
+    project.params(lambda params: params["students"].pop("labels"))
+    assert project.ran() == {"check", "report"}
+
+
+def test_one_stage_with_what_it_needs_or_what_follows(project: Project) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["teachers"]["ann"]["keep"] = 16
+        params["teachers"]["bob"]["keep"] = 8
+        params["fusions"]["both"]["tau"] = 2.0
+        params["students"]["labels"]["loss"]["labels"] = 0.5
+
+    project.params(change)
+    assert project.ran("repro", "teach@ann") == {"check", "teach@ann"}
+    ran = project.ran("repro", "--downstream", "fuse@both")
+    assert ran == {"fuse@both", "evaluate-fusion@both", "train@fused", "evaluate@fused", "report"}
+
+
+def test_experiment_keeps_comments_and_anchors(project: Project) -> None:
+    ran = project.ran("exp", "run", "-S", "students.labels.loss.labels=0.25")
+    assert ran == {"check", "train@labels", "evaluate@labels", "report"}
+    text = (project.root / "params.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["students"]["labels"]["loss"]["labels"] == 0.25
+    for kept in ("# A comment at the top.", "# a comment", "&teacher", "*teacher", "<<: *fusion"):
+        assert kept in text
+    assert project.ran() == set()
+
+
+def test_params_changed_back_come_from_the_cache(project: Project) -> None:
+    before = (project.root / "params.yaml").read_text(encoding="utf-8")
+    project.edit("learning_rate: 3.0e-4", "learning_rate: 1.0e-4")
+    assert project.ran() >= STUDENTS
+    (project.root / "params.yaml").write_text(before, encoding="utf-8")
+    assert project.ran() == {"report"}, "the others are cached; the report lies in git and not in the cache"
+    assert project.run("git", "status", "--short").stdout == ""
+
+
+def test_runtime_changes_no_result(project: Project) -> None:
+    project.edit("batch_tokens: 4096", "batch_tokens: 512")
+    assert project.ran() == {"check"}
+
+
+def test_editing_a_text(project: Project) -> None:
+    (project.root / "own" / "text.txt").write_text("Another text.\n", encoding="utf-8")
+    assert project.ran("repro", "mask") == TEXT
+
+
+STORE_STAGE = """\
+stages:
+  write:
+    cmd: >-
+      {python} -c
+      "from pathlib import Path; from tests.storage.samples import write_logits; write_logits(Path('s'), Path('.work'))"
+    outs: [s]
+"""
+
+
+def test_a_real_store_leaves_the_cache_whole(tmp_path: Path) -> None:
+    """A real store under DVC: run, lost and restored, forced to run again. No file of the cache is written twice."""
+    project = Project(tmp_path / "project", environment(tmp_path))
+    shutil.copytree(ROOT / ".dvc", project.root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    (project.root / "dvc.yaml").write_text(STORE_STAGE.format(python=sys.executable), encoding="utf-8")
+    assert project.run("git", "init", "-q").returncode == 0
+    project.ran()
+    cache = project.root / ".dvc" / "cache" / "files" / "md5"
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    shard = project.root / "s" / "train" / "ids_PK" / "c" / "1" / "0"
+    assert any(shard.samefile(path) for path in before), "the output costs no second copy"
+    shutil.rmtree(project.root / "s")
+    project.ran()
+    project.ran("repro", "--force")
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == before
+    for path in before:
+        assert hashlib.md5(path.read_bytes()).hexdigest() == path.parent.name + path.name.removesuffix(".dir")
