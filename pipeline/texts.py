@@ -21,6 +21,9 @@ from storage.errors import DataError
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PLAIN_TEXT = (".txt", ".txt.gz", ".txt.zst")
 PARQUET = (".parquet",)
+PAGE_WORDS = 85
+"""Words on a page of WordNet: with punctuation about 120 tokens, one window of the default length."""
+
 WORDNET = (*(f"{kind}.{pos}" for kind in ("data", "index") for pos in ("adj", "adv", "noun", "verb")), "lexnames")
 """What decides the text of synsets; the folder's other files say how it was obtained, and may differ."""
 
@@ -160,13 +163,47 @@ def read_text_file(file: Path, name: str, advance: Advance) -> Iterator[Found | 
 
 
 def read_wordnet(folder: Path) -> Iterator[Found]:
-    """One document a synset, "word, word: definition; example; example."; its source is the lexicographer file."""
+    """Pages of a dictionary: neighbouring synsets of one lexicographer file, a line each, some `PAGE_WORDS` in all.
+
+    A line reads "word, word: definition; example; example."; the page is named after its first synset and its source is
+    the lexicographer file. One gloss alone gives a model 25 tokens to go by; neighbours in WordNet's files are of a kind.
+    """
     from pipeline.wordnet import open_wordnet
 
+    page = Page(folder)
     for synset in open_wordnet(folder).all_synsets():
         words = ", ".join(name.replace("_", " ") for name in synset.lemma_names())
         text = f"{words}: {'; '.join([synset.definition(), *synset.examples()])}"
-        yield Found(f"{folder}: {synset.name()}", synset.name(), synset.lexname(), text.rstrip(" ;.") + ".")
+        line = text.rstrip(" ;.") + "."
+        if not page.takes(line, synset.lexname()):
+            yield page.found()
+            page = Page(folder)
+        page.add(line, synset.name(), synset.lexname())
+    if page.lines:
+        yield page.found()
+
+
+class Page:
+    """Lines of one lexicographer file, in order."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = self.source = ""
+        self.lines: list[str] = []
+
+    def takes(self, line: str, source: str) -> bool:
+        """True while the line belongs here: the first always does."""
+        words = sum(len(held.split()) for held in self.lines) + len(line.split())
+        return not self.lines or (words <= PAGE_WORDS and source == self.source)
+
+    def add(self, line: str, name: str, source: str) -> None:
+        """Put a line at the end."""
+        self.name, self.source = self.name or name, source
+        self.lines.append(line)
+
+    def found(self) -> Found:
+        """The page as a document."""
+        return Found(f"{self.folder}: {self.name}", self.name, self.source, "\n".join(self.lines))
 
 
 def hash_name(text: str) -> str:

@@ -33,7 +33,7 @@ def stage(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-        for noisy in ("httpx", "huggingface_hub", "transformers"):
+        for noisy in ("httpx", "httpx2", "huggingface_hub", "transformers"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         try:
             function(*args, **kwargs)

@@ -187,18 +187,29 @@ def test_a_missing_input_says_what_was_looked_for(tmp_path: Path) -> None:
         dataset_files(tmp_path)
 
 
-def test_a_synset_reads_as_words_gloss_and_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for the NLTK reader; the real one is held by the tests of pipeline.wordnet."""
-    synset = SimpleNamespace(
-        name=lambda: "dog.n.01",
-        lemma_names=lambda: ["dog", "domestic_dog"],
-        definition=lambda: "a member of the genus Canis",
-        examples=lambda: ["the dog barked all night"],
-        lexname=lambda: "noun.animal",
+def synset(name: str, words: list[str], gloss: str, examples: list[str], lexname: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        name=lambda: name,
+        lemma_names=lambda: words,
+        definition=lambda: gloss,
+        examples=lambda: examples,
+        lexname=lambda: lexname,
     )
-    reader = SimpleNamespace(all_synsets=lambda: iter([synset]))
+
+
+def test_wordnet_reads_as_pages_of_words_glosses_and_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the NLTK reader; the real one is held by the tests of pipeline.wordnet."""
+    synsets = [
+        synset("dog.n.01", ["dog", "domestic_dog"], "a member of the genus Canis", ["the dog barked"], "noun.animal"),
+        synset("pup.n.01", ["pup"], "a young dog", [], "noun.animal"),
+        synset("long.n.01", ["long"], "word " * 80, [], "noun.animal"),
+        synset("oak.n.01", ["oak"], "a tree", [], "noun.plant"),
+    ]
+    reader = SimpleNamespace(all_synsets=lambda: iter(synsets))
     monkeypatch.setitem(sys.modules, "pipeline.wordnet", SimpleNamespace(open_wordnet=lambda folder: reader))
-    (found,) = read_wordnet(tmp_path)
-    assert found.text == "dog, domestic dog: a member of the genus Canis; the dog barked all night."
-    assert (found.name, found.source) == ("dog.n.01", "noun.animal")
-    assert json.dumps(found.where).endswith('dog.n.01"')
+    pages = list(read_wordnet(tmp_path))
+    assert [(page.name, page.source) for page in pages] == [
+        ("dog.n.01", "noun.animal"), ("long.n.01", "noun.animal"), ("oak.n.01", "noun.plant"),
+    ]  # fmt: skip
+    assert pages[0].text == "dog, domestic dog: a member of the genus Canis; the dog barked.\npup: a young dog."
+    assert json.dumps(pages[0].where).endswith('dog.n.01"')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.batches import View, reference_view
-from pipeline.training import Lesson, Step, TrainingParams, Window, learning_rate, plan_steps
+from pipeline.training import Lesson, LossParams, Step, TrainingParams, Window, learning_rate, plan_steps
 from storage.manifest import SplitPlan
 from tests.pipeline.test_batches import SPECIAL, world
 
@@ -73,3 +73,13 @@ def test_the_learning_rate_warms_up_then_falls_to_nothing() -> None:
     assert rates[54] == pytest.approx(1e-3 * 46 / 90)
     assert rates[-1] == pytest.approx(1e-3 / 90)
     assert max(rates) <= PARAMS.learning_rate
+
+
+def test_the_teachers_lead_at_first_and_the_true_tokens_decide_in_the_end() -> None:
+    def weights(anneal: float) -> list[float]:
+        loss = LossParams(targets=2.0, labels=1.0, tail="bucket", anneal=anneal)
+        return [loss.targets_weight(step, 8) for step in range(8)]
+
+    assert weights(0.0) == [2.0] * 8
+    assert weights(1.0) == pytest.approx([2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25])
+    assert weights(0.5) == pytest.approx([2.0, 1.5, 1.0, 0.5, 0, 0, 0, 0])

@@ -209,23 +209,18 @@ def test_editing_a_teacher(project: Project) -> None:
     assert project.ran() == {"check", "report"} | of_bob | fused_again
 
 
-def test_editing_a_fusion(project: Project) -> None:
+def test_editing_a_fusion_and_changing_it_back(project: Project) -> None:
+    before = (project.root / "params.yaml").read_text(encoding="utf-8")
     project.params(lambda params: params["fusions"]["both"].update(tau=2.0))
     assert project.ran() == {"check", "fuse@both", "evaluate-fusion@both", "train@fused", "evaluate@fused", "report"}
+    (project.root / "params.yaml").write_text(before, encoding="utf-8")
+    assert project.ran() == {"report"}, "the others are cached; the report lies in git and not in the cache"
+    assert project.run("git", "status", "--short").stdout == ""
 
 
 def test_editing_the_fusion_that_agreement_is_measured_with(project: Project) -> None:
     project.params(lambda params: params["fusions"]["alone"].update(tau=2.0))
     assert project.ran() == {"check", "fuse@alone", "report"} | JUDGED
-
-
-def test_editing_a_student_and_comparing_metrics(project: Project) -> None:
-    project.params(lambda params: params["students"]["labels"]["loss"].update(labels=0.5))
-    assert project.ran() == {"check", "train@labels", "evaluate@labels", "report"}
-    shown = project.run(sys.executable, "-m", "dvc", "metrics", "show", "--json")
-    assert "reports/summary.json" in shown.stdout, shown.stderr
-    changed = project.run(sys.executable, "-m", "dvc", "metrics", "diff", "--json")
-    assert "reports/summary.json" in changed.stdout, changed.stderr
 
 
 def test_adding_a_teacher_that_no_fusion_uses(project: Project) -> None:
@@ -265,16 +260,6 @@ def test_removing_a_teacher(project: Project) -> None:
     assert project.ran() == set()
 
 
-def test_adding_a_student(project: Project) -> None:
-    project.params(lambda params: params["students"].update(small=dict(params["students"]["fused"])))
-    assert project.ran() == {"check", "train@small", "evaluate@small", "report"}
-
-
-def test_removing_a_student(project: Project) -> None:
-    project.params(lambda params: params["students"].pop("labels"))
-    assert project.ran() == {"check", "report"}
-
-
 def test_one_stage_with_what_it_needs_or_what_follows(project: Project) -> None:
     def change(params: dict[str, Any]) -> None:
         params["teachers"]["ann"]["keep"] = 16
@@ -288,23 +273,24 @@ def test_one_stage_with_what_it_needs_or_what_follows(project: Project) -> None:
     assert ran == {"fuse@both", "evaluate-fusion@both", "train@fused", "evaluate@fused", "report"}
 
 
-def test_experiment_keeps_comments_and_anchors(project: Project) -> None:
+def test_adding_a_student_and_removing_one(project: Project) -> None:
+    project.params(lambda params: params["students"].update(small=dict(params["students"]["fused"])))
+    assert project.ran() == {"check", "train@small", "evaluate@small", "report"}
+    project.params(lambda params: params["students"].pop("labels"))
+    assert project.ran() == {"check", "report"}
+
+
+def test_editing_a_student_as_an_experiment(project: Project) -> None:
+    """`exp run -S` rewrites params.yaml: comments and anchors stay. Metrics are compared with the last commit."""
     ran = project.ran("exp", "run", "-S", "students.labels.loss.labels=0.25")
     assert ran == {"check", "train@labels", "evaluate@labels", "report"}
     text = (project.root / "params.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text)["students"]["labels"]["loss"]["labels"] == 0.25
     for kept in ("# A comment at the top.", "# a comment", "&teacher", "*teacher", "<<: *fusion"):
         assert kept in text
+    shown = project.run(sys.executable, "-m", "dvc", "metrics", "diff", "--json")
+    assert "reports/summary.json" in json.loads(shown.stdout), shown.stderr
     assert project.ran() == set()
-
-
-def test_params_changed_back_come_from_the_cache(project: Project) -> None:
-    before = (project.root / "params.yaml").read_text(encoding="utf-8")
-    project.edit("learning_rate: 3.0e-4", "learning_rate: 1.0e-4")
-    assert project.ran() >= STUDENTS
-    (project.root / "params.yaml").write_text(before, encoding="utf-8")
-    assert project.ran() == {"report"}, "the others are cached; the report lies in git and not in the cache"
-    assert project.run("git", "status", "--short").stdout == ""
 
 
 def test_runtime_changes_no_result(project: Project) -> None:

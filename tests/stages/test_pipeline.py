@@ -54,9 +54,9 @@ def tiny_params(folder: Path, teachers: dict[str, Path], student: Path) -> dict[
     params["inputs"] = {
         "animals": {"kind": "jsonl", "path": str(fakes.write_jsonl(folder / "texts" / "animals.jsonl"))}
     }
-    params["corpus"] = {"share": 1.0, "calibration": 0.2, "heldout": 0.2}
+    params["corpus"] = {"share": 1.0, "calibration": 0.35, "heldout": 0.25}
     params["tokenize"] = {"tokenizer": "data/sources/student", "sequence_tokens": 24}
-    params["mask"] = {"rate": 0.2, "copies": 2, "seed": 0, "shard_rows": 64}
+    params["mask"] = {"rate": 0.3, "copies": 2, "seed": 0, "shard_rows": 64}
     params["teachers"] = {
         name: {"model": f"data/sources/{name}", "keep": 8, "temperatures": [1.0, 2.0]} for name in teachers
     }
@@ -155,7 +155,7 @@ def test_show_prints_a_documents_way(project: Path) -> None:
 def test_a_mistyped_value_is_refused_before_any_work(project: Path) -> None:
     params = project / "params.yaml"
     text = params.read_text(encoding="utf-8")
-    params.write_text(text.replace("rate: 0.2", "rte: 0.2"), encoding="utf-8")
+    params.write_text(text.replace("rate: 0.3", "rte: 0.3"), encoding="utf-8")
     try:
         done = call(project, sys.executable, "-m", "dvc", "repro", check=False)
     finally:
