@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def run_pair(params: Path, student: str, seed: int, work: Path) -> dict[str, Any
 
 def steps_to(curve: Curve, loss: float) -> float | None:
     """Step at which a curve first reaches `loss`, linear between its points; None when it never does."""
-    for (before, high), (after, low) in zip(curve, curve[1:], strict=False):
+    for (before, high), (after, low) in pairwise(curve):
         if low <= loss:
             return before + (after - before) * (high - loss) / (high - low) if high > low else float(after)
     return None

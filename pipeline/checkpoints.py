@@ -23,7 +23,7 @@ def save(folder: Path, *, step: int, model: torch.nn.Module, optimizer: torch.op
     partial = folder / "new"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     save_file({name: parameter.detach() for parameter, name in names.items()}, partial / "model.safetensors")
     moments = {
         f"{names[parameter]}/{key}": value

@@ -200,7 +200,7 @@ def assemble(text_folder: Path, inputs: Mapping[str, InputParams], params: Corpu
             f"{text_folder}: holds {', '.join(sorted(strangers))}, which `inputs` of params.yaml does not name. "
             "Run: python -m stages.prune"
         )
-    stores = {name: DocumentStore(text_folder / name) for name in sorted(inputs)}
+    stores = {name: DocumentStore(text_folder / name, made_by=f"ingest@{name}") for name in sorted(inputs)}
     table = pa.concat_tables([_shared(store.read(ALL), params.share) for store in stores.values()])
     kept, duplicates = _first_of_each_text(table, list(stores))
     splits = pa.array([

@@ -126,13 +126,14 @@ def load_checked(folder: Path) -> Any:
     if missing:
         raise TeacherRefused(
             f"{folder}: {len(missing)} weights are not in the file and would be newly initialised "
-            f"({', '.join(missing[:3])}): this is no trained masked language model. Give one with its head, or an adapter"
+            f"({', '.join(missing[:3])}): this is no trained masked language model. "
+            "Give one with its head, or an adapter"
         )
     return model
 
 
 def _head_of(model: Any) -> Any:
-    """The masked-LM head as a function of hidden states, by the attribute names of the architectures in transformers."""
+    """The masked-LM head as a function of hidden states, by the attribute names in transformers."""
     if hasattr(model, "cls"):  # BERT and descendants
         return model.cls
     if hasattr(model, "lm_head"):  # MPNet, RoBERTa, XLM-R, CamemBERT

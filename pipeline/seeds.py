@@ -11,7 +11,10 @@ import numpy as np
 
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:
-    """Make the NumPy generator (Philox) for `names` under `seed`, for example generator(0, "mask", document_id, window)."""
+    """A NumPy generator (Philox) named by `names` under `seed`.
+
+    For example (0, "mask", "dog.n.01", 3).
+    """
     key = hashlib.sha256("\x1f".join([str(seed), *map(str, names)]).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
 

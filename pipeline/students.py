@@ -64,9 +64,10 @@ def _fresh(folder: Path, overrides: dict[str, Any], *, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # initialisers take no generator; the fork leaves the global state as it was
         try:
-            return AutoModelForMaskedLM.from_config(config, trust_remote_code=False).float()
+            model: Any = AutoModelForMaskedLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError) as error:
             raise ParamsError(f"students: config: {folder} refuses it: {str(error).splitlines()[0]}") from error
+    return model.float()
 
 
 def _keep_layers(model: Any, layers: list[int], folder: Path) -> None:

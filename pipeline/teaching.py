@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CALIBRATION_POSITIONS = 4096
-"""Predictions whose full logits are held to fit the temperature: 250 MB in bfloat16 for 30 k ids; one number is fitted."""
+"""Predictions whose full logits are held to fit the temperature: 250 MB in bfloat16 for 30 k ids."""
 
 CALIBRATION_MINIMUM = 50
 """Fewer predictions than this say nothing about a model."""
@@ -165,8 +165,8 @@ def teach(
     with masked_lm(folder, device=device, dtype=dtype) as lm, torch.inference_mode():
         if lm.vocabulary < len(tokenizer.pieces):
             raise VocabularyError(
-                f"{folder}: the tokenizer has {len(tokenizer.pieces)} ids, the model {lm.vocabulary}: they do not belong "
-                "together. Give the model with its own tokenizer"
+                f"{folder}: the tokenizer has {len(tokenizer.pieces)} ids, the model {lm.vocabulary}: they do not "
+                "belong together. Give the model with its own tokenizer"
             )
         lesson = Lesson(
             documents=stores[0],
@@ -216,7 +216,8 @@ def model_digest(folder: Path) -> str:
 def calibrate(lm: MaskedLM, lesson: Lesson, *, name: str) -> Calibration:
     """Fit the temperature that minimises the loss on the calibration split (Guo et al. 2017, arXiv 1706.04599).
 
-    Raises TeacherRefused when the model is no better than guessing by frequency, DataError when there is too little text.
+    Raises TeacherRefused when the model is no better than guessing by frequency, DataError when there is too little
+    text.
     """
     import torch
 
@@ -342,4 +343,5 @@ def _tail_prior(writer: StoreWriter, *, shape: tuple[int, int]) -> NDArray[np.fl
     for tail_sum_JV in writer.sidecars("tail_sum_JV", "train"):
         total_JV += tail_sum_JV
     total_JV += 1e-9 * total_JV.sum(axis=1, keepdims=True) / shape[1] + np.finfo(np.float64).tiny
-    return (total_JV / total_JV.sum(axis=1, keepdims=True)).astype(np.float32)
+    prior_JV: NDArray[np.float32] = (total_JV / total_JV.sum(axis=1, keepdims=True)).astype(np.float32)
+    return prior_JV

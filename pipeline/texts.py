@@ -165,8 +165,8 @@ def read_text_file(file: Path, name: str, advance: Advance) -> Iterator[Found | 
 def read_wordnet(folder: Path) -> Iterator[Found]:
     """Pages of a dictionary: neighbouring synsets of one lexicographer file, a line each, some `PAGE_WORDS` in all.
 
-    A line reads "word, word: definition; example; example."; the page is named after its first synset and its source is
-    the lexicographer file. One gloss alone gives a model 25 tokens to go by; neighbours in WordNet's files are of a kind.
+    A line reads "word, word: definition; example; example."; the page is named after its first synset, its source is
+    the file. One gloss alone gives a model 25 tokens to go by, and neighbours in WordNet's files are of a kind.
     """
     from pipeline.wordnet import open_wordnet
 

@@ -49,8 +49,10 @@ class LossParams(Section):
     labels: float = Field(ge=0)
     tail: Literal["prior", "bucket", "renormalised"]
     anneal: float = Field(default=0.0, ge=0, le=1)
-    """Share of the steps over which the targets' weight falls linearly to 0; 0 keeps it (teacher annealing, Clark et al.
-    2019, arXiv 1907.04829: the teachers lead at first, the true tokens decide in the end)."""
+    """Share of the steps over which the targets' weight falls linearly to 0; 0 keeps it.
+
+    Teacher annealing (Clark et al. 2019, arXiv 1907.04829): the teachers lead at first, the true tokens decide in the
+    end."""
 
     def targets_weight(self, step: int, steps: int) -> float:
         """Weight of the targets at a step, counted from 0."""
@@ -346,7 +348,7 @@ class Trainer:
             loss = self.loss.labels * terms[1] / labels
             if targets:
                 loss = loss + self.loss.targets_weight(number, self.params.steps) * terms[0] / targets
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             totals += [float(terms[0].detach()) / max(1, targets), float(terms[1].detach()) / labels]
         torch.nn.utils.clip_grad_norm_(self.lm.model.parameters(), self.params.gradient_clip)
         self.optimizer.step()
@@ -418,7 +420,8 @@ tags: [masked-lm, distillation]
 A masked language model of {record["parameters"]:,} parameters, distilled offline from a store of teacher beliefs.
 
 - start: `{student.start}`
-- targets: `{student.targets}` (weight {student.loss.targets}, tail: {student.loss.tail}, anneal: {student.loss.anneal}), labels (weight {student.loss.labels})
+- targets: `{student.targets}`
+- loss: {student.loss.model_dump()}
 - {record["steps"]} steps, {record["tokens"]:,} tokens, {record["predictions"]:,} predictions, seed {params.seed}
 
 The licence follows from the start, the teachers and the text; see the stores below.

@@ -18,7 +18,6 @@ from storage.work import WORK_ROOT, WorkFolder
 DOCUMENTS = "documents"
 REVISION = 1
 """Raised when the method changes, so that stores made by the old one are refused."""
-REMEDY = "Run: dvc repro corpus"
 DOCUMENT_SCHEMA = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("text", pa.string())])
 
 
@@ -65,19 +64,23 @@ def write_documents(
 class DocumentStore:
     """A sealed store of documents.
 
-    Raises StoreMissing, WrongKind or SchemaMismatch on opening; the message names the command that makes the store.
+    made_by is the DVC stage that makes it. Raises StoreMissing, WrongKind or SchemaMismatch on opening; the message
+    names that stage.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, made_by: str = "corpus") -> None:
         self.path = path
+        self.remedy = f"Run: dvc repro {made_by}"
         try:
             self.manifest = Manifest.read(path)
         except (StoreMissing, SchemaMismatch) as error:
-            raise type(error)(f"{error}. {REMEDY}") from error
+            raise type(error)(f"{error}. {self.remedy}") from error
         if self.manifest.kind != DOCUMENTS:
-            raise WrongKind(f"{path}: expected a store of {DOCUMENTS}, got {self.manifest.kind}. {REMEDY}")
+            raise WrongKind(f"{path}: expected a store of {DOCUMENTS}, got {self.manifest.kind}. {self.remedy}")
         if self.manifest.revision != REVISION:
-            raise SchemaMismatch(f"{path}: expected method revision {REVISION}, got {self.manifest.revision}. {REMEDY}")
+            raise SchemaMismatch(
+                f"{path}: expected method revision {REVISION}, got {self.manifest.revision}. {self.remedy}"
+            )
 
     @property
     def identity(self) -> str:
@@ -89,5 +92,5 @@ class DocumentStore:
         (shard,) = [shard for shard in self.manifest.shards if shard.split == split]
         ((name, expected),) = shard.files.items()
         path = self.path / name
-        expected.require(path, remedy=REMEDY)
+        expected.require(path, remedy=self.remedy)
         return ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -50,9 +50,7 @@ def test_fresh_weights_depend_on_the_seed_and_leave_chance_alone(tiny_mlm: Path,
 
 def test_an_unknown_setting_of_a_fresh_start_is_refused(tiny_mlm: Path, tiny_tokenizer: Path) -> None:
     with pytest.raises(ParamsError, match="bert has no setting num_layerz"):
-        start_student(
-            tiny_mlm, tokenizer=load_tokenizer(tiny_tokenizer), layers=None, config={"num_layerz": 3}, seed=0
-        )
+        start_student(tiny_mlm, tokenizer=load_tokenizer(tiny_tokenizer), layers=None, config={"num_layerz": 3}, seed=0)
 
 
 def test_another_vocabulary_keeps_what_shared_pieces_know(tiny_teacher: Path, tiny_tokenizer: Path) -> None:

@@ -42,7 +42,9 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def logits(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Store[SparseLogits]:
+def logits(
+    tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Store[SparseLogits]:
     folder = tmp_path_factory.mktemp("taught")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -65,7 +67,9 @@ def dense(stores: TinyStores, teacher: Path, split: str) -> np.ndarray:
         inside = np.flatnonzero(sequences.word_NL[row] >= 0)
         first, last = sequences.char_start_NL[row, inside[0]], sequences.char_end_NL[row, inside[-1]]
         text = texts[sequences.document_N[row]][first:last]
-        spans = list(zip(sequences.char_start_NL[row, columns] - first, sequences.char_end_NL[row, columns] - first, strict=True))
+        spans = list(
+            zip(sequences.char_start_NL[row, columns] - first, sequences.char_end_NL[row, columns] - first, strict=True)
+        )
         encoding = tokenizer.encode(text)
         ids = [
             tokenizer.token_to_id("<mask>") if any(a < end and start < b for start, end in spans) and b > a else number
@@ -74,7 +78,7 @@ def dense(stores: TinyStores, teacher: Path, split: str) -> np.ndarray:
         with torch.inference_mode():
             output = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(dim=-1).numpy()
         words = sequences.word_NL[row, columns]
-        for p, (column, (start, end)) in enumerate(zip(columns, spans, strict=True)):
+        for p, (start, end) in enumerate(spans):
             word = inside[sequences.word_NL[row, inside] == words[p]]
             mine = [reference.id_to_token(int(number)) for number in sequences.input_ids_NL[row, word]]
             low, high = sequences.char_start_NL[row, word[0]] - first, sequences.char_end_NL[row, word[-1]] - first
@@ -149,7 +153,11 @@ def test_batch_size_does_not_change_what_is_believed(
 
 
 def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
-    logits: Store[SparseLogits], tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    logits: Store[SparseLogits],
+    tiny_stores: TinyStores,
+    tiny_teacher: Path,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[str] = []
     answer = teaching._answer_shard

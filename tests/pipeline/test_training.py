@@ -13,7 +13,14 @@ from storage.manifest import SplitPlan
 from tests.pipeline.test_batches import SPECIAL, world
 
 PARAMS = TrainingParams(
-    steps=100, step_tokens=40, learning_rate=1e-3, warmup=0.1, weight_decay=0.01, gradient_clip=1.0, evaluations=4, seed=7
+    steps=100,
+    step_tokens=40,
+    learning_rate=1e-3,
+    warmup=0.1,
+    weight_decay=0.01,
+    gradient_clip=1.0,
+    evaluations=4,
+    seed=7,
 )
 
 

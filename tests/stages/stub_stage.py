@@ -1,12 +1,13 @@
-"""Stands for any stage: what it writes is a digest of what the stage reads, and it notes that it ran.
+"""Stands for any stage: what it writes is a digest of what dvc.yaml lets it read, and it notes that it ran.
 
-Called as: NAME --deps PATH ... --params KEY ... --outs PATH ...
+Called as: STAGE [KEY], in the project's folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,42 +15,54 @@ from typing import Any
 import yaml
 
 
-def main(name: str, words: list[str]) -> None:
-    lists: dict[str, list[str]] = {"--deps": [], "--params": [], "--outs": []}
-    for word in words:
-        if word.startswith("--"):
-            current = lists[word]
-        else:
-            current.append(word)
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    with Path("ran.log").open("a", encoding="utf-8") as log:
-        log.write(f"{name}\n")
-    deps = reads(name, lists["--deps"], params)
-    settings = {
-        key: pick(params, key) for key in lists["--params"] if not (name.startswith("fuse") and key == "teachers")
+def main(stage: str, key: str | None = None) -> None:
+    params = read("params.yaml")
+    body = read("dvc.yaml")["stages"][stage]
+    values = params
+    if key is not None:
+        values = {**params, "key": key, "item": pick(params, body["foreach"][2:-1])[key]}
+        body = body["do"]
+    body = {
+        name: [filled(entry, values) for entry in body.get(name, [])] for name in ("deps", "params", "outs", "metrics")
     }
-    text = "ok" if name == "check" else hashlib.sha256(json.dumps([name, settings, digests(deps)]).encode()).hexdigest()
-    for out in map(Path, lists["--outs"]):
-        file = out if out.suffix else out / "content"
+    with Path("ran.log").open("a", encoding="utf-8") as log:
+        log.write(f"{stage}\n" if key is None else f"{stage}@{key}\n")
+    deps, tracked = reads(stage, body, params)
+    question = [stage, key, {name: pick(params, name) for name in tracked}, digests(deps)]
+    text = "ok" if stage == "check" else hashlib.sha256(json.dumps(question).encode()).hexdigest()
+    for path in map(Path, body["outs"] + body["metrics"]):
+        file = path if path.suffix else path / "content"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"made": text}), encoding="utf-8")
 
 
-def reads(name: str, deps: list[str], params: dict[str, Any]) -> list[str]:
-    """What the real stage reads of its deps: a fusion its own teachers only, and it refuses others than params name."""
-    if name.startswith("fuse@"):
+def read(path: str) -> Any:
+    return yaml.load(Path(path).read_text(encoding="utf-8"), yaml.CSafeLoader)
+
+
+def pick(values: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        values = values[name]
+    return values
+
+
+def filled(entry: Any, values: dict[str, Any]) -> str:
+    """A path or key with its templates filled in; an output may be a mapping of its path to options."""
+    text = entry if isinstance(entry, str) else next(iter(entry))
+    return re.sub(r"\$\{([^}]+)\}", lambda found: str(pick(values, found[1])), text)
+
+
+def reads(stage: str, body: dict[str, list[str]], params: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Deps and params that the real stage reads: a fusion its own teachers only, and it refuses others."""
+    deps, tracked = body["deps"], body["params"]
+    if stage == "fuse":
         others = sorted({path.name for path in Path("data/logits").iterdir()} - set(params["teachers"]))
         if others:
             sys.exit(f"data/logits/{others[0]}: not in teachers. Run: python -m stages.prune")
-        deps.remove("data/logits")
-        deps += [f"data/logits/{teacher}" for teacher in params["fusions"][name.partition("@")[2]]["teachers"]]
-    return deps
-
-
-def pick(params: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        params = params[key]
-    return params
+        tracked = [name for name in tracked if name != "teachers"]
+        teachers = pick(params, tracked[0])["teachers"]
+        deps = [dep for dep in deps if dep != "data/logits"] + [f"data/logits/{teacher}" for teacher in teachers]
+    return deps, tracked
 
 
 def digests(deps: list[str]) -> dict[str, str]:
@@ -58,4 +71,4 @@ def digests(deps: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*sys.argv[1:])

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.storage import samples
+
 ROOT = Path(__file__).parents[2]
 
 PARAMS = """\
@@ -83,20 +85,16 @@ EVERYTHING = {"check", "sources@mini", "report"} | TEXT | TEACHERS | FUSIONS | S
 
 
 def stubbed(text: str) -> str:
-    """The pipeline with every command replaced by the stub, told what the stage reads and writes.
+    """The pipeline with every command replaced by the stub.
 
-    Without the modules: DVC rewrites its lock file after each stage, in time that grows with it.
+    Without the modules: DVC reads and rewrites its lock file for each stage, in time that grows with it.
     """
     pipeline: dict[str, Any] = yaml.safe_load(text)
     for name, stage in pipeline["stages"].items():
         body = stage.get("do", stage)
-        label = f"{name}@${{key}}" if "foreach" in stage else name
-        outs = [out for kind in ("outs", "metrics", "plots") for out in body.get(kind, [])]
-        paths = [out if isinstance(out, str) else next(iter(out)) for out in outs]
         body["deps"] = [dep for dep in body["deps"] if dep != "storage" and not dep.endswith(".py")]
-        words = ["--deps", *body["deps"], "--params", *body.get("params", []), "--outs", *paths]
-        body["cmd"] = " ".join([sys.executable, str(Path(__file__).with_name("stub_stage.py")), label, *words])
-    return yaml.safe_dump(pipeline, sort_keys=False, width=10_000)
+        body["cmd"] = f"{sys.executable} stub_stage.py {name}" + (" ${key}" if "foreach" in stage else "")
+    return yaml.safe_dump(pipeline, sort_keys=False)
 
 
 class Project:
@@ -166,6 +164,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     with (root / ".gitignore").open("a", encoding="utf-8") as stream:
         stream.write("ran.log\n")
     (root / "dvc.yaml").write_text(stubbed((ROOT / "dvc.yaml").read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.copyfile(Path(__file__).with_name("stub_stage.py"), root / "stub_stage.py")
     (root / "params.yaml").write_text(PARAMS, encoding="utf-8")
     for folder in ("assets", "own"):
         (root / folder).mkdir()
@@ -290,7 +289,6 @@ def test_editing_a_student_as_an_experiment(project: Project) -> None:
         assert kept in text
     shown = project.run(sys.executable, "-m", "dvc", "metrics", "diff", "--json")
     assert "reports/summary.json" in json.loads(shown.stdout), shown.stderr
-    assert project.ran() == set()
 
 
 def test_runtime_changes_no_result(project: Project) -> None:
@@ -314,7 +312,7 @@ stages:
 
 
 def test_a_real_store_leaves_the_cache_whole(tmp_path: Path) -> None:
-    """A real store under DVC: run, lost and restored, forced to run again. No file of the cache is written twice."""
+    """A real store, lost and forced to run again: the same bytes, and no file of the cache is written twice."""
     project = Project(tmp_path / "project", environment(tmp_path))
     shutil.copytree(ROOT / ".dvc", project.root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
     (project.root / "dvc.yaml").write_text(STORE_STAGE.format(python=sys.executable), encoding="utf-8")
@@ -323,10 +321,11 @@ def test_a_real_store_leaves_the_cache_whole(tmp_path: Path) -> None:
     cache = project.root / ".dvc" / "cache" / "files" / "md5"
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
     shard = project.root / "s" / "train" / "ids_PK" / "c" / "1" / "0"
+    expected = samples.file_hashes(project.root / "s")
     assert any(shard.samefile(path) for path in before), "the output costs no second copy"
     shutil.rmtree(project.root / "s")
-    project.ran()
     project.ran("repro", "--force")
+    assert samples.file_hashes(project.root / "s") == expected
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == before
     for path in before:
         assert hashlib.md5(path.read_bytes()).hexdigest() == path.parent.name + path.name.removesuffix(".dir")

@@ -76,6 +76,7 @@ students.*.config
 students.*.loss.targets
 students.*.loss.labels
 students.*.loss.tail
+students.*.loss.anneal
 evaluate.against
 evaluate.bootstrap
 evaluate.seed

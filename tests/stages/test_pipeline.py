@@ -184,8 +184,8 @@ def test_killed_at_random_moments_it_continues_to_the_same_bytes(project: Path, 
     kills = 0
     for attempt in range(12):
         process = subprocess.Popen(
-            [sys.executable, "-m", *command, str(out)], cwd=project, env=environment(project), stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            [sys.executable, "-m", *command, str(out)], cwd=project, env=environment(project),
+            stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
             process.wait(timeout=chance.uniform(2, 9) if attempt < 4 else 120)
