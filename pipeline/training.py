@@ -1,9 +1,8 @@
 """Train a student from a fused store, or from the true tokens alone.
 
-Every student of a run sees the same passes in the same order: the order depends on the masks and the seed only. A step
-is so many tokens of randomly drawn passes; how it is cut into micro-batches is a matter of speed, since the losses are
-sums and the count that divides them is over the whole step. Targets are read by windows of whole shards, so memory does
-not grow with the store.
+Every student of a run sees the same passes in the same order (`pipeline.curriculum`). A step is so many tokens of
+randomly drawn passes; how it is cut into micro-batches is a matter of speed, since the losses are sums and the count
+that divides them is over the whole step.
 """
 
 from __future__ import annotations
@@ -11,21 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.batches import View, model_inputs, no_id, reference_view, token_batches
+from pipeline.batches import model_inputs, reference_view, token_batches
 from pipeline.config import Section
-from pipeline.seeds import generator
+from pipeline.curriculum import WINDOW_PREDICTIONS, Lesson, Step, Window, plan_steps
 from storage.errors import StaleParent, VocabularyError
-from storage.manifest import SplitPlan, digest, file_sha256
+from storage.manifest import digest, file_sha256
 from storage.reader import Store
 from storage.records import FusedTargets, Masks, Sequences
 from storage.work import WorkFolder
@@ -37,9 +34,6 @@ if TYPE_CHECKING:
     from pipeline.models import MaskedLM
 
 log = logging.getLogger(__name__)
-
-WINDOW_PREDICTIONS = 1_000_000
-"""Predictions whose targets are in memory at once, some 200 MB; shuffling is perfect within a window."""
 
 
 class LossParams(Section):
@@ -86,14 +80,6 @@ class TrainingParams(Section):
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """What one optimiser step sees: pass numbers, and the window of shards their targets lie in."""
-
-    passes: NDArray[np.int64]
-    window: tuple[int, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
     """Part of a step, on the model's device."""
@@ -104,72 +90,12 @@ class MicroBatch:
     targets: TargetBatch | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """All a student learns from. `targets` is None for labels only."""
-
-    view: View
-    masks: Masks
-    plan: SplitPlan
-    targets: Store[FusedTargets] | None
-
-
-class Window:
-    """The targets of some shards, in memory."""
-
-    def __init__(self, lesson: Lesson, shards: tuple[int, ...]) -> None:
-        self._base = np.full(lesson.plan.shards, -1, np.int64)
-        self._shard_rows = lesson.plan.shard_rows
-        sizes = [int(np.subtract(*lesson.plan.bounds(shard)[::-1])) for shard in shards]
-        self._base[list(shards)] = np.cumsum([0, *sizes[:-1]])
-        self._parts = [] if lesson.targets is None else [lesson.targets.shard("train", shard) for shard in shards]
-        self._columns = {
-            name: np.concatenate([part.arrays()[name] for part in self._parts])
-            for name in ("ids_PM", "logprob_PM", "tail_PT")
-            if self._parts
-        }
-
-    def contains(self, prediction_Q: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """True where a prediction's shard is in the window."""
-        return np.asarray(self._base[prediction_Q // self._shard_rows] >= 0)
-
-    def targets(self, prediction_Q: NDArray[np.int64], lm: MaskedLM) -> TargetBatch:
-        """The fused targets of predictions in the window, on the model's device."""
-        from pipeline.losses import TargetBatch
-
-        row_Q = self._base[prediction_Q // self._shard_rows] + prediction_Q % self._shard_rows
-        ids = self._columns["ids_PM"][row_Q]
-        none = no_id(ids)
-        probability = np.where(none, 0, np.exp(self._columns["logprob_PM"][row_Q].astype(np.float32)))
-        ids_long = np.where(none, -1, ids.astype(np.int64))
-        tail = np.nan_to_num(self._columns["tail_PT"][row_Q])
-        return TargetBatch(*lm.tensors(ids_long, probability.astype(np.float32), tail.astype(np.float32)))
-
-
 def learning_rate(step: int, params: TrainingParams) -> float:
     """Linear warm-up, then linear decay to 0 at the last step; `step` counts from 0."""
     warmup = max(1, round(params.warmup * params.steps))
     if step < warmup:
         return params.learning_rate * (step + 1) / warmup
     return params.learning_rate * (params.steps - step) / max(1, params.steps - warmup)
-
-
-def plan_steps(lesson: Lesson, params: TrainingParams, *, window_shards: int) -> Iterator[Step]:
-    """Endless steps: epochs over windows of shards in random order, passes shuffled within a window."""
-    length_G = lesson.view.lengths_G()
-    first_shard_G = lesson.view.start_G1[:-1] // lesson.plan.shard_rows
-    last_shard_G = (lesson.view.start_G1[1:] - 1) // lesson.plan.shard_rows
-    epoch = 0
-    while True:
-        shards = generator(params.seed, "shards", epoch).permutation(lesson.plan.shards)
-        for number, start in enumerate(range(0, len(shards), window_shards)):
-            window = tuple(sorted(int(shard) for shard in shards[start : start + window_shards]))
-            inside = np.isin(first_shard_G, window) | np.isin(last_shard_G, window)
-            passes = generator(params.seed, "passes", epoch, number).permutation(np.flatnonzero(inside))
-            ends = np.cumsum(length_G[passes]) // params.step_tokens
-            for piece in np.split(passes, np.flatnonzero(np.diff(ends)) + 1):
-                yield Step(passes=piece, window=window)
-        epoch += 1
 
 
 def train(
@@ -312,7 +238,10 @@ class Trainer:
         window: tuple[tuple[int, ...], Window] | None = None
         saved = time.monotonic()
         plan = plan_steps(
-            self.lesson, self.params, window_shards=max(1, WINDOW_PREDICTIONS // self.lesson.plan.shard_rows)
+            self.lesson,
+            step_tokens=self.params.step_tokens,
+            seed=self.params.seed,
+            window_shards=max(1, WINDOW_PREDICTIONS // self.lesson.plan.shard_rows),
         )
         with Progress(self.params.steps, unit="steps", label="train", done=done) as progress:
             for number, step in zip(range(self.params.steps), plan, strict=False):
