@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -74,11 +74,17 @@ def _first_complaint(error: ValidationError, kind: type[Section], where: str) ->
     # Unknown keys first: a mistyped key shows up as unknown and as missing, and only the former helps.
     complaints = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     first = complaints[0]
-    parts = [str(part) for part in first["loc"]]
+    parts = _without_tags(kind, [str(part) for part in first["loc"]])
     dotted = ".".join([where, *parts])
     if first["type"] == "extra_forbidden":
-        options = _keys_at(kind, parts[:-1])
+        options = _keys_at(kind, [str(part) for part in first["loc"][:-1]])
         return f"{'.'.join([where, *parts[:-1]])}: unknown key '{parts[-1]}'{nearest(parts[-1], options)}"
+    if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        context = first["ctx"]
+        dotted += "." + context["discriminator"].strip("'")
+        if first["type"] == "union_tag_not_found":
+            return f"{dotted}: missing"
+        return f"{dotted}: expected one of {context['expected_tags']}, got '{context['tag']}'"
     if first["type"] == "missing":
         return f"{dotted}: missing"
     message = first["msg"].removeprefix("Value error, ")
@@ -86,8 +92,32 @@ def _first_complaint(error: ValidationError, kind: type[Section], where: str) ->
     return f"{dotted}: {message}{got}"
 
 
-def _keys_at(kind: Any, parts: list[str]) -> list[str]:
-    for part in parts:
-        fields = getattr(kind, "model_fields", {})
-        kind = fields[part].annotation if part in fields else kind
+def _keys_at(kind: Any, path: list[str]) -> list[str]:
+    for step in path:
+        kind = _below(kind, step)
     return list(getattr(kind, "model_fields", {}))
+
+
+def _without_tags(kind: Any, path: list[str]) -> list[str]:
+    """The keys of a path: pydantic also names the member of a union that it chose, which is nowhere in the file."""
+    keys = []
+    for step in path:
+        if _tagged(kind, step) is None:
+            keys.append(step)
+        kind = _below(kind, step)
+    return keys
+
+
+def _below(kind: Any, step: str) -> Any:
+    """What lies under a key of a section, or the member of a union that a tag names; None when it is no section."""
+    field = getattr(kind, "model_fields", {}).get(step)
+    return _tagged(kind, step) if field is None else field.annotation
+
+
+def _tagged(kind: Any, step: str) -> Any:
+    """The member of a union of sections that allows `step` as the literal value of a key."""
+    for member in get_args(kind):
+        values = [get_args(field.annotation) for field in getattr(member, "model_fields", {}).values()]
+        if any(step in allowed for allowed in values):
+            return member
+    return None

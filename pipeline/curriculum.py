@@ -56,7 +56,7 @@ class Window:
         self._parts = [] if lesson.targets is None else [lesson.targets.shard("train", shard) for shard in shards]
         self._columns = {
             name: np.concatenate([part.arrays()[name] for part in self._parts])
-            for name in ("ids_PM", "logprob_PM", "tail_PT")
+            for name in ("ids_PM", "logprob_PM", "tail_PT", "sketch_PTD")
             if self._parts
         }
 
@@ -74,7 +74,8 @@ class Window:
         probability = np.where(none, 0, np.exp(self._columns["logprob_PM"][row_Q].astype(np.float32)))
         ids_long = np.where(none, -1, ids.astype(np.int64))
         tail = np.nan_to_num(self._columns["tail_PT"][row_Q])
-        return TargetBatch(*lm.tensors(ids_long, probability.astype(np.float32), tail.astype(np.float32)))
+        sketch = self._columns["sketch_PTD"][row_Q]
+        return TargetBatch(*lm.tensors(ids_long, probability.astype(np.float32), tail.astype(np.float32), sketch))
 
 
 def plan_steps(lesson: Lesson, *, step_tokens: int, seed: int, window_shards: int) -> Iterator[Step]:

@@ -25,6 +25,7 @@ from pipeline.judging import (
     kl_to_teacher,
 )
 from pipeline.metrics import EvaluateParams, Means, calibration_error, mean_intervals
+from pipeline.restored import Restored
 from pipeline.results import DocumentSums, training_record, write_json, write_sums
 from pipeline.vocab import bridge, decode_pieces
 from storage.errors import VocabularyError
@@ -101,13 +102,14 @@ def open_heldout(*, documents: Path, sequences: Path, masks: Path) -> Heldout:
 def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) -> Evaluation:
     """Judge a teacher as it answered (temperature 1), and its loss and calibration at the fitted temperature."""
     store, teacher = _open_teacher(logits, heldout)
-    judged, calibrated = judge_teacher(teacher), judge_teacher(teacher, column=1)
-    reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], heldout.blanks.label_P)
+    label_P = heldout.blanks.label_P
+    judged, calibrated = judge_teacher(teacher, label_P), judge_teacher(teacher, label_P, column=1)
+    reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
     extra = {"nll_calibrated": (calibrated.nll_P, calibrated.covered_P)}
-    report, sums = _measure(params, heldout, judged, against=reference, listed=store.facts["keep"], extra=extra)
+    report, sums = _measure(params, heldout, judged, against=reference, listed=_least(store), extra=extra)
     report |= {
         "ece_calibrated": _calibration(params, heldout, calibrated)["ece"],
-        "temperature": teacher.temperatures[1],
+        "temperature": teacher.restored.temperatures[1],
         "parameters": store.facts["parameters"],
         **_store_size(store),
     }
@@ -121,13 +123,15 @@ def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, 
     is its loss minus the fused one, `kl_to_best_teacher` the mean of `judging.kl_to_teacher` to it.
     """
     store, rows = _open_fusion(targets, heldout)
-    judged = judge_fusion(rows, heldout.blanks.label_P)
-    teachers, columns = {}, {}
+    label_P = heldout.blanks.label_P
+    judged = judge_fusion(rows, label_P)
+    teachers, columns, listed = {}, {}, int(store.facts["keep"])
     for name in store.facts["teachers"]:
         found, teachers[name] = _open_teacher(logits / name, heldout)
         store.require_parent(f"logits/{name}", found)
         columns[name] = _fused_column(store, found)
-    answers = {name: judge_teacher(teacher, column=columns[name]) for name, teacher in teachers.items()}
+        listed = min(listed, _least(found))
+    answers = {name: judge_teacher(teacher, label_P, column=columns[name]) for name, teacher in teachers.items()}
     common_P = judged.covered_P & np.logical_and.reduce([answer.covered_P for answer in answers.values()])
     losses = {name: _mean(answer.nll_P[common_P]) for name, answer in answers.items()}
     best = min(losses, key=lambda name: losses[name])
@@ -137,8 +141,8 @@ def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, 
         "kl_to_best_teacher": (kl_P, np.isfinite(kl_P)),
         "nll_common": (judged.nll_P, common_P),
     }
-    reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], heldout.blanks.label_P)
-    report, sums = _measure(params, heldout, judged, against=reference, listed=store.facts["keep"], extra=extra)
+    reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
+    report, sums = _measure(params, heldout, judged, against=reference, listed=listed, extra=extra)
     report |= {
         "best_teacher": best,
         "common_positions": int(common_P.sum()),
@@ -162,9 +166,7 @@ def evaluate_student(
 
     training = training_record(model, sequences=heldout.sequences, masks=heldout.masks)
     store, rows = _open_fusion(Path(params.against), heldout)
-    reference = Reference(
-        rows=rows, prior_TV=store.constant("tail_prior_TV"), temperature=float(store.facts["temperature"])
-    )
+    reference = Reference(rows=rows, store=store, temperature=float(store.facts["temperature"]))
     with masked_lm(model, device=device, dtype=torch.float32) as lm:
         if lm.vocabulary != heldout.masks.facts["vocabulary"]:
             raise VocabularyError(
@@ -194,14 +196,14 @@ def evaluate_student(
 
 
 def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], TeacherAnswers]:
+    import torch
+
     store = Store(path, SparseLogits)
     store.require_parent("masks", heldout.masks)
     pieces = decode_pieces(store.constant("pieces_utf8"))
     teacher = TeacherAnswers(
-        rows=store.read(SPLIT),
+        restored=Restored.of(store, store.read(SPLIT), device=torch.device("cpu")),
         to_student_V=bridge(pieces, heldout.pieces).to_student_V,
-        temperatures=tuple(float(temperature) for temperature in store.facts["temperatures"]),
-        prior_JV=store.constant("tail_prior_JV"),
     )
     return store, teacher
 
@@ -228,7 +230,7 @@ def _measure(
     listed: int,
     extra: Quantities,
 ) -> tuple[dict[str, Any], DocumentSums]:
-    """The numbers everybody gets; `listed` entries are known of each answer, so top 5 needs at least five."""
+    """The numbers everybody gets; at least `listed` entries are known of each answer, and top 5 needs five."""
     covered_P = judged.covered_P
     quantities: Quantities = {
         "nll": (judged.nll_P, covered_P),
@@ -264,13 +266,19 @@ def _mean(values: NDArray[Any]) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
+def _least(store: Store[SparseLogits]) -> int:
+    """Entries that a teacher lists of every prediction at least."""
+    form = store.facts["keep"]
+    return int(form.get("k", form.get("least", 0)))
+
+
 def _store_size(store: Store[Any]) -> dict[str, Any]:
     """Bytes of the train split on disk, in all and a prediction."""
     size = store.bytes_on_disk("train")
     return {
         "store_bytes": size,
         "bytes_per_position": size / max(1, store.plan("train").rows),
-        "keep": store.facts["keep"],
+        "keep": int(store.manifest.arrays["step_E"].most) if "step_E" in store.manifest.arrays else 0,
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.cards import fusion_provenance
 from pipeline.config import Section, nearest
 from pipeline.mixing import Teacher, fuse_shard
 from pipeline.progress import Progress
 from pipeline.vocab import Bridge, bridge, decode_pieces
 from pipeline.weighting import Weighting
+from storage.card import card_of
 from storage.errors import ParamsError, StaleParent, StoreError, VocabularyError
 from storage.manifest import Manifest
 from storage.reader import Store
@@ -120,13 +122,16 @@ def fuse(
         _teacher(params, stores[name], bridges[name], columns[name], vocabulary=len(student))
         for name in params.teachers
     ]
+    bias_TV = np.stack([teacher.bias_V1[:-1] for teacher in teachers])
+    sketch = max(teacher.sketch for teacher in teachers)
     writer = StoreWriter(
         out,
         FusedTargets,
-        specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), vocabulary=len(student)),
+        specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), sketch=sketch, vocabulary=len(student)),
         splits=blanks.manifest.splits,
         inputs=params.model_dump(),
         parents={"masks": blanks.identity, **{f"logits/{name}": store.identity for name, store in stores.items()}},
+        constants={"order_V": np.argsort(-np.exp(bias_TV).sum(axis=0), kind="stable").astype(np.uint32)},
     )
 
     def work(shard: Shard) -> FusedTargets:
@@ -145,8 +150,10 @@ def fuse(
                 "keep": params.keep,
                 "bridges": {name: found.coverage for name, found in bridges.items()},
                 **_weight_facts(writer, params.teachers),
+                "provenance": fusion_provenance({name: store.manifest for name, store in stores.items()}),
             },
-            constants={"tail_prior_TV": np.stack([teacher.prior_V1[:-1] for teacher in teachers])},
+            constants={"tail_bias_TV": bias_TV, **_bases(teachers, sketch)},
+            card=card_of,
         )
 
 
@@ -168,8 +175,23 @@ def _open_teacher(path: Path, masks: Store[Masks]) -> Store[SparseLogits]:
     return store
 
 
+def _bases(teachers: Sequence[Teacher], sketch: int) -> dict[str, NDArray[Any]]:
+    """The teachers' bases as one constant, zeros where one has fewer coordinates; none where nobody has any."""
+    if not sketch:
+        return {}
+    basis_TDV = np.zeros((len(teachers), sketch, teachers[0].vocabulary), np.float16)
+    for t, teacher in enumerate(teachers):
+        basis_TDV[t, : teacher.sketch] = teacher.basis_V1D[:-1].T
+    return {"tail_basis_TDV": basis_TDV}
+
+
 def _columns(params: FusionParams, store: Store[SparseLogits], where: str) -> tuple[int, int]:
     """Columns of the statistics for targets and for weights: 0 is raw, 1 + i calibrated times the i-th listed."""
+    if store.facts["keep"].get("draws") and not (params.calibrated and params.temperature == 1):
+        raise ParamsError(
+            f"{where}: {store.path} holds draws, which stand for the calibrated temperature alone; expected "
+            f"calibrated: true and temperature: 1.0. Set these, or another form in teachers.{store.path.name}.keep"
+        )
     if not params.calibrated:
         return 0, 0
     listed: list[float] = store.facts["listed"]
@@ -184,18 +206,21 @@ def _columns(params: FusionParams, store: Store[SparseLogits], where: str) -> tu
 def _teacher(
     params: FusionParams, store: Store[SparseLogits], found: Bridge, columns: tuple[int, int], *, vocabulary: int
 ) -> Teacher:
-    """Translate one teacher's ids and tail prior, and read its temperatures and its prior weight."""
+    """Translate one teacher's ids and tail, and read its temperatures and its prior weight."""
     column, weight_column = columns
     name = store.path.name
+    bias_V = store.constant("tail_bias_JV")[column].astype(np.float64)
+    basis_DV = np.zeros((0, len(bias_V)))
+    if "sketch_PD" in store.manifest.arrays:
+        basis_DV = store.constant("tail_basis_DV").astype(np.float64)
     matched_V = found.to_student_V >= 0
-    mass_V = store.constant("tail_prior_JV")[column].astype(np.float64)
-    translated_V = np.bincount(found.to_student_V[matched_V], weights=mass_V[matched_V], minlength=vocabulary)
-    if not translated_V.sum() > 0:
+    if not matched_V.any():
         raise VocabularyError(
-            f"{store.path}: none of its {len(mass_V)} pieces has a counterpart among the students' {vocabulary}. "
+            f"{store.path}: none of its {len(bias_V)} pieces has a counterpart among the students' {vocabulary}. "
             f"Take {name} out of the fusion, or choose a students' tokenizer that shares words with it"
         )
-    log.info("%s: %s pieces, %.2f %% of its tail matched", name, found.coverage, 100 * translated_V.sum())
+    share = np.exp(bias_V[matched_V]).sum() / np.exp(bias_V).sum()
+    log.info("%s: %s pieces, %.2f %% of its tail matched", name, found.coverage, 100 * share)
     log_prior = 0.0
     if params.prior == "calibration":
         log_prior = -float(store.facts["calibration"]["nll" if params.calibrated else "nll_raw"])
@@ -204,7 +229,9 @@ def _teacher(
     temperatures: list[float] = store.facts["temperatures"]
     return Teacher.of(
         found.to_student_V,
-        translated_V / translated_V.sum(),
+        bias_V,
+        basis_DV,
+        vocabulary=vocabulary,
         column=column,
         temperature=temperatures[column],
         weight_column=weight_column,

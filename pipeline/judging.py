@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batches import model_inputs, no_id, reference_view, token_batches
+from pipeline.restored import Restored
+from pipeline.sparse import listed_probability
+from storage.reader import Store
 from storage.records import FusedTargets, Masks, Sequences, SparseLogits
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.losses import Tails
     from pipeline.models import MaskedLM
 
 CHUNK_ELEMENTS = 2**20
 """Entries of a distribution over the vocabulary worked on at once: 4 MB in float32, so that passes read the cache."""
-
-COMPARED_PAIRS = 1_000_000
-"""Entries of fused list times teacher's list that are compared at once: 8 MB as floats."""
 
 UNRANKED = np.iinfo(np.int64).max
 """Rank where there is no answer: never within any list."""
@@ -54,8 +55,8 @@ class Reference:
     """The fused targets of a split that students are compared with."""
 
     rows: FusedTargets
-    prior_TV: NDArray[np.float32]
-    """The store's tail prior."""
+    store: Store[FusedTargets]
+    """Where they are from, with the constants that restore their tails."""
     temperature: float
     """Of the targets; the student's logits are divided by it in the divergence, and only there."""
 
@@ -64,31 +65,38 @@ class Reference:
 class TeacherAnswers:
     """A teacher's answers to a split, and what is needed to read them."""
 
-    rows: SparseLogits
+    restored: Restored
+    """Its rows, and what restores them; temperatures are 1, then the fitted one times each listed one."""
     to_student_V: NDArray[np.int64]
     """Student's id of each of the teacher's; -1 where there is none."""
-    temperatures: tuple[float, ...]
-    """Of the columns of the store: 1, then the fitted temperature times each listed one."""
-    prior_JV: NDArray[np.float32]
-    """Tail prior at each of them, teacher's ids."""
+
+    @property
+    def rows(self) -> SparseLogits:
+        """What the store holds."""
+        return self.restored.record
 
 
-def judge_teacher(teacher: TeacherAnswers, *, column: int = 0) -> Judged:
-    """Judge a teacher at one of its temperatures, by default as it answered.
+def judge_teacher(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int = 0) -> Judged:
+    """Judge a teacher at one of its temperatures, by default as it answered, against the true tokens of the mask store.
 
     Pieces that map to the same student's token count as that token; the probability of the true token is that of the
     spelling in the text.
     """
-    rows, to_student_V, temperature = teacher.rows, teacher.to_student_V, teacher.temperatures[column]
+    rows, to_student_V, temperature = teacher.rows, teacher.to_student_V, teacher.restored.temperatures[column]
     covered_P = rows.covered_P()
     student_PK = np.where(no_id(rows.ids_PK), -1, to_student_V[_index(rows.ids_PK)])
-    gold_P = np.where(covered_P, to_student_V[_index(rows.gold_id_P)], -1)
-    top_logprob_P = rows.logprob_PK[:, 0].astype(np.float64) / temperature - rows.lse_PJ[:, column]
-    gold_logprob_P = rows.gold_logprob_P.astype(np.float64) / temperature - rows.lse_PJ[:, column]
+    p_PK = listed_probability(rows, column=column, temperature=temperature).astype(np.float64)
+    if rows.drawn_ids_PS.shape[1]:
+        drawn_PS = np.where(no_id(rows.drawn_ids_PS), -1, to_student_V[_index(rows.drawn_ids_PS)])
+        student_PK = np.concatenate([student_PK, drawn_PS], axis=1)
+        p_PK = np.concatenate([p_PK, rows.drawn_share_PS * rows.tail_PJ[:, column, None]], axis=1)
+        order_PK = np.argsort(-p_PK, axis=1, kind="stable")
+        student_PK = np.take_along_axis(student_PK, order_PK, axis=1)
+        p_PK = np.take_along_axis(p_PK, order_PK, axis=1)
     return Judged(
-        nll_P=-gold_logprob_P,
-        rank_P=_rank(student_PK, gold_P, covered_P),
-        confidence_P=np.exp(top_logprob_P),
+        nll_P=-rows.gold_logprob_PJ[:, column].astype(np.float64),
+        rank_P=_rank(student_PK, label_P.astype(np.int64), covered_P),
+        confidence_P=np.where(covered_P, p_PK[:, 0], np.nan),
         top_P=student_PK[:, 0],
         covered_P=covered_P,
         kl_P=np.full(len(rows), np.nan),
@@ -121,6 +129,7 @@ def judge_student(
     """Run a student over all blanks of a split; with a reference, also KL(reference || student) a prediction."""
     import torch
 
+    from pipeline.losses import Tails
     from pipeline.progress import Progress
 
     size = len(masks)
@@ -133,7 +142,7 @@ def judge_student(
         kl_P=np.full(size, np.nan),
     )
     with torch.inference_mode(), Progress(size, unit="predictions", label="evaluate") as progress:
-        priors = None if reference is None else lm.tensors(reference.prior_TV)[0]
+        tails = None if reference is None else Tails.of(reference.store, lm)
         for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
             (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
             gold_Q1 = logits_QV.gather(1, label_Q[:, None])
@@ -143,8 +152,8 @@ def judge_student(
             judged.confidence_P[row_Q] = (top.values - lse_Q).exp().cpu().numpy()
             judged.rank_P[row_Q] = (logits_QV > gold_Q1).count_nonzero(dim=1).cpu().numpy()
             judged.top_P[row_Q] = top.indices.cpu().numpy()
-            if reference is not None and priors is not None:
-                restored_QV = _restore(reference, priors, row_Q, lm)
+            if reference is not None and tails is not None:
+                restored_QV = _restore(reference, tails, row_Q, lm)
                 kl_Q = _divergence_from(restored_QV, logits_QV / reference.temperature)
                 judged.kl_P[row_Q] = kl_Q.double().cpu().numpy()
             progress.advance(len(row_Q))
@@ -189,39 +198,43 @@ def kl_to_teacher(fused: FusedTargets, teacher: TeacherAnswers, *, column: int) 
     """KL(fused || teacher) of each prediction over the M + 1 outcomes of the fused list, nats; NaN without both.
 
     The outcomes are the M tokens that the fused target keeps, and "any other". The teacher is taken at the temperature
-    of `column` and restored: a token on its list has its stored probability, any other its share of the tail by the
-    tail prior. Pieces that map to one student's token add up; pieces without a counterpart belong to "any other".
+    of `column` and restored: a token on its list has its stored probability, any other its share of the tail. Pieces
+    that map to one student's token add up; pieces without a counterpart belong to "any other".
     Merging outcomes can only lower a divergence (data processing inequality), so this is a lower bound of the one over
     the whole vocabulary; it is 0 for a teacher fused alone.
     """
-    rows, to_student_V, prior_V = teacher.rows, teacher.to_student_V, teacher.prior_JV[column]
-    answered = np.flatnonzero(fused.covered_P() & rows.covered_P())
-    size = int(max(to_student_V.max(initial=-1), _index(fused.ids_PM).max(initial=0))) + 1
-    known_V = to_student_V >= 0
-    student_prior_V = np.bincount(to_student_V[known_V], prior_V[known_V].astype(np.float64), minlength=size)
+    answered = np.flatnonzero(fused.covered_P() & teacher.rows.covered_P())
+    size = int(max(teacher.to_student_V.max(initial=-1), _index(fused.ids_PM).max(initial=0))) + 1
+    pieces_SW = _pieces_of(teacher.to_student_V, size)
     kl_P = np.full(len(fused), np.nan)
-    step = max(1, COMPARED_PAIRS // (fused.ids_PM.shape[1] * rows.ids_PK.shape[1]))
+    step = max(1, CHUNK_ELEMENTS // len(teacher.to_student_V))
     for start in range(0, len(answered), step):
         row_Q = answered[start : start + step]
+        teacher_QV = teacher.restored.chunk(row_Q, column).cpu().numpy()
         none_QM = no_id(fused.ids_PM[row_Q])
         ids_QM = np.where(none_QM, 0, _index(fused.ids_PM[row_Q]))
         fused_QM = np.where(none_QM, 0, np.exp(np.nan_to_num(fused.logprob_PM[row_Q]).astype(np.float64)))
-        own_QK = _index(rows.ids_PK[row_Q])
-        exponent_QK = rows.logprob_PK[row_Q].astype(np.float64) / teacher.temperatures[column]
-        kept_QK = np.exp(exponent_QK - rows.lse_PJ[row_Q, column, None])
-        prior_QK = prior_V[own_QK].astype(np.float64)
-        tail_Q1 = np.maximum(0, 1 - kept_QK.sum(axis=1, keepdims=True))
-        spread_Q1 = tail_Q1 / np.maximum(1 - prior_QK.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        same_QMK = ids_QM[:, :, None] == to_student_V[own_QK][:, None, :]
-        listed_QM = (same_QMK * kept_QK[:, None, :]).sum(axis=2)
-        outside_QM = student_prior_V[ids_QM] - (same_QMK * prior_QK[:, None, :]).sum(axis=2)
-        teacher_QM = np.where(none_QM, 0, listed_QM + spread_Q1 * np.maximum(0, outside_QM))
+        own_QMW = pieces_SW[ids_QM]
+        own_QMW[none_QM] = -1
+        piece_QMW = np.take_along_axis(teacher_QV[:, :, None], np.maximum(own_QMW, 0), axis=1)
+        teacher_QM = np.where(own_QMW < 0, 0, piece_QMW).sum(axis=2, dtype=np.float64)
         other_Q1 = fused.tail_PT[row_Q].sum(axis=1, keepdims=True, dtype=np.float64)
         fused_QO = np.append(fused_QM, other_Q1, axis=1)  # O = M + 1 outcomes
         teacher_QO = np.append(teacher_QM, 1 - teacher_QM.sum(axis=1, keepdims=True), axis=1)
-        fused_QO /= fused_QO.sum(axis=1, keepdims=True)  # float16 entries do not add up to exactly 1
+        fused_QO /= fused_QO.sum(axis=1, keepdims=True)  # stored values do not add up to exactly 1
         kl_P[row_Q] = _divergence(fused_QO, teacher_QO).sum(axis=1)
     return kl_P
+
+
+def _pieces_of(to_student_V: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """A teacher's ids of each of `size` student ids, [size, W]; -1 where one has fewer."""
+    known = np.flatnonzero(to_student_V >= 0)
+    known = known[np.argsort(to_student_V[known], kind="stable")]
+    count_S = np.bincount(to_student_V[known], minlength=size)
+    place = np.arange(len(known)) - np.repeat(np.cumsum(count_S) - count_S, count_S)
+    pieces_SW = np.full((size, count_S.max(initial=1)), -1, np.int64)
+    pieces_SW[to_student_V[known], place] = known
+    return pieces_SW
 
 
 def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -229,30 +242,31 @@ def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.fl
     return np.asarray(p * (np.log(np.maximum(p, 1e-12)) - np.log(np.maximum(q, 1e-12))))
 
 
-def _restore(reference: Reference, prior_TV: Tensor, row_Q: NDArray[np.int64], lm: MaskedLM) -> Tensor:
+def _restore(reference: Reference, tails: Tails, row_Q: NDArray[np.int64], lm: MaskedLM) -> Tensor:
     """The fused distributions of some rows over the whole vocabulary, [Q, V] float32 (see `FusedTargets`)."""
     import torch
 
-    vocabulary = prior_TV.shape[1]
-    ids = reference.rows.ids_PM[row_Q]
-    none_QM = no_id(ids)
-    probability = np.where(none_QM, 0, np.exp(np.nan_to_num(reference.rows.logprob_PM[row_Q]).astype(np.float32)))
-    ids_QM, kept_QM, tail_QT = lm.tensors(
-        np.where(none_QM, vocabulary, ids.astype(np.int64)),
-        probability.astype(np.float32),
-        np.nan_to_num(reference.rows.tail_PT[row_Q]),
+    from pipeline.losses import TargetBatch
+
+    rows = reference.rows
+    none_QM = no_id(rows.ids_PM[row_Q])
+    targets = TargetBatch(
+        *lm.tensors(
+            np.where(none_QM, -1, rows.ids_PM[row_Q].astype(np.int64)),
+            np.where(none_QM, 0, np.exp(np.nan_to_num(rows.logprob_PM[row_Q]))).astype(np.float32),
+            np.nan_to_num(rows.tail_PT[row_Q]),
+            rows.sketch_PTD[row_Q],
+        )
     )
-    padded_TV = torch.nn.functional.pad(prior_TV, (0, 1))  # a column for "no id"
-    outside_QT = 1 - padded_TV[:, ids_QM].sum(dim=2).T
-    restored_QV = (tail_QT / outside_QT.clamp_min(torch.finfo(torch.float32).tiny)) @ padded_TV
-    return restored_QV.scatter_(1, ids_QM, kept_QM)[:, :vocabulary]
+    restored_QV = torch.cat([outside_CV for _, outside_CV in tails.chunks(targets)])
+    return restored_QV.scatter_add_(1, targets.ids_BM.clamp_min(0), targets.prob_BM)
 
 
 def _divergence_from(p_QV: Tensor, logits_QV: Tensor) -> Tensor:
     """KL(p / sum(p) || softmax(logits)) by row, [Q].
 
-    Rows of p are rescaled: entries of float16 miss a sum of 1 by some 1e-4, as much as two students differ by. Written
-    with sums over p, since passes over [Q, V] are what judging a student costs.
+    Rows of p are rescaled: float32 sums of a vocabulary miss 1 by more than rounding would. Written with sums over p,
+    since passes over [Q, V] are what judging a student costs.
     """
     import torch
 

@@ -21,6 +21,11 @@ _TEACHERS_NOTE = """\
 A teacher is judged on the blanks it answered (share and number given): the words that its vocabulary cuts as the
 students' does. Calibrated: at its fitted temperature."""
 
+_FIDELITY_NOTE = """\
+On held-out blanks whose full softmax was kept: mass listed, KL from the full to the restored distribution in nats,
+total variation, and the gradient of up to 1,024 blanks of a student near the teacher, with restored against full
+targets."""
+
 _FUSIONS_NOTE = """\
 Gain: loss of the best teacher, at the temperature it was fused at, minus the fused loss, on the blanks that all its
 teachers answered. KL to best: mean divergence from the fused target to that teacher over the outcomes of the fused list
@@ -49,6 +54,9 @@ def page(summary: dict[str, Any]) -> str:
         "## Teachers",
         _table(_TEACHER_COLUMNS, summary["teachers"]),
         _TEACHERS_NOTE,
+        "### What their stores keep of the full softmax",
+        _table(_FIDELITY_COLUMNS, summary["fidelity"]),
+        _FIDELITY_NOTE,
         "## Fusions",
         _table(_FUSION_COLUMNS, summary["fusions"]),
         _FUSIONS_NOTE,
@@ -140,6 +148,10 @@ def _ranged(key: str, *, digits: int = 4) -> Callable[[dict[str, Any]], str]:
     return cell
 
 
+def _present(key: str) -> Callable[[dict[str, Any]], str]:
+    return lambda entry: "infinite" if entry[key] is None else f"{entry[key]:.3f}"
+
+
 def _text(key: str) -> Callable[[dict[str, Any]], str]:
     return lambda entry: str(entry.get(key, NONE))
 
@@ -192,6 +204,17 @@ _TEACHER_COLUMNS: tuple[Column, ...] = (
     *_STORE_SIZE,
     *_COSTS,
     *_SCORES,
+)
+_FIDELITY_COLUMNS: tuple[Column, ...] = (
+    ("bytes a position", _number("bytes_per_position", digits=1)),
+    ("entries", _number("entries", digits=1)),
+    ("mass listed", _number("mass", digits=3)),
+    ("KL", _present("kl")),
+    ("KL, calibrated", _present("kl_calibrated")),
+    ("TV", _number("tv", digits=3)),
+    ("gradient angle, degrees", _number("gradient_angle_degrees", digits=1)),
+    ("gradient length", _number("gradient_length_ratio", digits=3)),
+    ("blanks", _text("positions")),
 )
 _FUSION_COLUMNS: tuple[Column, ...] = (
     ("weighting", _text("weighting")),

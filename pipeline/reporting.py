@@ -49,6 +49,8 @@ class Names:
             "tokenize",
             "mask",
             *(f"teach-{name}" for name in self.teachers),
+            *(f"exact-{name}" for name in self.teachers),
+            *(f"fidelity-{name}" for name in self.teachers),
             *(f"fuse-{name}" for name in self.fusions),
             *(f"train-{name}" for name in self.students),
             *(f"evaluate-teacher-{name}" for name in self.teachers),
@@ -78,6 +80,7 @@ def summarise(params: EvaluateParams, names: Names, *, reports: Path) -> dict[st
             name: {**_read(reports, kind, name), **_cost(runs.get(f"{made_by}-{name}", {}))}
             for name in getattr(names, kind)
         }
+    summary["fidelity"] = {name: _fidelity(reports, name) for name in names.teachers}
     pairs = {kind: _differences(params, reports, kind, getattr(names, kind)) for kind in ("fusions", "students")}
     # Lists, not mappings: `dvc metrics` would make a column of each of their numbers.
     summary["differences"] = {
@@ -98,6 +101,19 @@ def control_of(summary: dict[str, Any]) -> str | None:
 
 def _read(reports: Path, kind: str, name: str) -> dict[str, Any]:
     return read_json(reports / kind / f"{name}.json", remedy=f"dvc repro {STAGES[kind]}@{name}")
+
+
+def _fidelity(reports: Path, name: str) -> dict[str, Any]:
+    """How close a teacher's store is to its full softmax, as single numbers."""
+    found = read_json(reports / "fidelity" / f"{name}.json", remedy=f"dvc repro fidelity@{name}")
+    raw, *later = found["kl"]
+    return {
+        **{key: found[key] for key in ("positions", "bytes_per_position", "entries", "mass", "tv")},
+        "kl": raw,
+        "kl_calibrated": later[0] if later else raw,
+        "gradient_angle_degrees": found["gradient"]["near"]["angle_degrees"],
+        "gradient_length_ratio": found["gradient"]["near"]["length_ratio"],
+    }
 
 
 def _runs(names: Names, folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.config import Section, decode, load, nearest
 from pipeline.corpus import CorpusParams, InputParams
+from pipeline.exact import ExactParams
 from pipeline.fusion import FusionParams
 from pipeline.masking import MaskParams
 from pipeline.metrics import EvaluateParams
@@ -42,6 +43,7 @@ class Settings:
     tokenize: TokenizeParams
     mask: MaskParams
     teachers: Mapping[str, TeacherParams]
+    exact: ExactParams
     fusions: Mapping[str, FusionParams]
     training: TrainingParams
     students: Mapping[str, StudentParams]
@@ -77,6 +79,7 @@ def read_settings(path: Path) -> Settings:
         tokenize=one("tokenize", TokenizeParams),
         mask=one("mask", MaskParams),
         teachers=named("teachers", TeacherParams),
+        exact=one("exact", ExactParams),
         fusions=named("fusions", FusionParams),
         training=one("training", TrainingParams),
         students=named("students", StudentParams),
@@ -135,6 +138,11 @@ def _fusion(where: str, fusion: FusionParams, settings: Settings) -> Iterable[st
         elif fusion.temperature not in settings.teachers[name].temperatures:
             listed = settings.teachers[name].temperatures
             yield f"{where}.temperature: {fusion.temperature} is not among teachers.{name}.temperatures, {listed}"
+        elif settings.teachers[name].keep.draws and not (fusion.calibrated and fusion.temperature == 1):
+            yield (
+                f"{where}: teachers.{name}.keep draws ids, which stand for the calibrated temperature alone; expected "
+                f"calibrated: true and temperature: 1.0, got {str(fusion.calibrated).lower()} and {fusion.temperature}"
+            )
 
 
 def _student(where: str, student: StudentParams, settings: Settings) -> Iterable[str]:

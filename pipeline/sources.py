@@ -134,7 +134,12 @@ def _fetch_model(name: str, params: ModelSource, out: Path, downloads: Path) -> 
         routes = _model_routes(params, unpacked, downloads)
         route, body = first_that_works(name, routes, by_hand=_by_hand(name, params))
         weights = {path.name: file_sha256(path) for path in adapters.files_like(body, adapters.WEIGHT_FILES)}
-        used: dict[str, Any] = {"route": route.name, **_pin(params, route.name), "weights": weights}
+        used: dict[str, Any] = {
+            "route": route.name,
+            **_pin(params, route.name),
+            **_stands_for(params),
+            "weights": weights,
+        }
         if params.adapter is None:
             adapters.copy_model(body, out)
             return used
@@ -179,6 +184,12 @@ def _pin(params: ModelSource, route: str) -> dict[str, Any]:
         assert params.mirror is not None
         return {"wheels": [wheel.model_dump() for wheel in params.mirror.wheels]}
     return {"local": params.local}
+
+
+def _stands_for(params: ModelSource) -> dict[str, Any]:
+    """The model on the hub whose weights, by the checksum that the settings pin, were got; by whatever route."""
+    known = params.hub is not None and params.weights_sha256 is not None
+    return {"stands_for": {"hub": params.hub, "revision": params.revision}} if known else {}
 
 
 def _by_hand(name: str, params: ModelSource) -> str:

@@ -1,12 +1,14 @@
 """From full logits to what is kept of them, and back to dense distributions.
 
-A row keeps its k most likely ids with log-probabilities of the full softmax, never renormalised, and statistics that no
-list of k can give: entropy and log-sum-exp at each listed temperature, and the log-probability of the true token. What
-lies outside the list is kept as one number a row and, summed over rows, as the teacher's tail prior.
+A row keeps a list of its most likely ids with log-probabilities of the full softmax, never renormalised, and statistics
+that no list can give: the mass outside it, the entropy and the true token's log-probability at each listed temperature.
+What lies outside the list is described by the row's tail sketch (`pipeline.sketch`) or, in forms that draw, by ids
+drawn from it. `storage.records.SparseLogits` says what the numbers mean.
 
-`summarise` costs about 150 microseconds a row on one core for 30,527 ids and three temperatures, 100 for one, where the
-768-wide bfloat16 head takes 235 and the rest of such a teacher ten times that. The `restore` functions are dense
-float64 references for tests and for showing single rows; fusion and losses never build such a matrix.
+`summarise` costs about 80 microseconds a row on two cores for 30,527 ids and two temperatures, 110 when it draws, 175
+with a sketch of 32 numbers, where the 768-wide bfloat16 head takes 235 and the rest of such a teacher ten times that.
+The `restore` functions are dense float64 references for tests and for showing single rows; fusion and losses never
+build such a matrix.
 """
 
 from __future__ import annotations
@@ -18,25 +20,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.forms import Keep
+from pipeline.selection import choose, chunk_rows, draw, largest
 from storage.arrays import sentinel
 from storage.records import FusedTargets, SparseLogits
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CPU_CHUNK_ELEMENTS = 2**20
-"""Logits worked on at once: 4 MB in float32, so that the dozen passes over a chunk read the cache (measured: 16 to 64
-rows of 30,527 are equally fast, 256 rows take 2 to 5 times as long a row)."""
-
-CUDA_CHUNK_ELEMENTS = 2**26
-"""On a GPU chunks only bound memory: 256 MB, four such buffers live."""
-
-TOP_BLOCK = 64
-"""Ids a block in the search for the k largest."""
-
+    from pipeline.sketch import TailShape
 
 OUTSIDE_MINIMUM = 1e-6
 """Least prior mass outside a list over which a tail is spread: about the rounding of 1 minus a float32 sum."""
+
+NO_COUNTERPART = -1e4
+"""Exponent of a student id that a teacher has no piece for: its exponential is 0."""
+
+DRAWN_COLUMN = 1
+"""Temperature column that ids are drawn at: the calibrated one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,104 +45,176 @@ class Summary:
     """What is kept of P rows of logits; tensors on the logits' device, fields as in `SparseLogits`."""
 
     ids_PK: Tensor
-    """int64, most likely first."""
+    """int64, most likely first; -1 where a row lists fewer."""
     logprob_PK: Tensor
-    """float32, full softmax at temperature 1."""
-    tail_P: Tensor
-    """float32, log of the mass outside the list; -inf when there is none."""
-    gold_logprob_P: Tensor
+    """float32, full softmax at temperature 1; NaN where there is no id."""
+    drawn_ids_PS: Tensor
+    """int64, most drawn first, ties by id; -1 where there are fewer."""
+    drawn_share_PS: Tensor
+    """float32, 0 where there is no id."""
+    tail_PJ: Tensor
+    """float32, mass outside the list."""
+    gold_logprob_PJ: Tensor
     """float32."""
+    gold_place_P: Tensor
+    """int32, -1 where the true token is not listed."""
     entropy_PJ: Tensor
     """float32, nats."""
-    lse_PJ: Tensor
-    """float32."""
-    tail_sum_JV: Tensor
-    """float64, sum over rows of the probability outside the list, at each temperature."""
+    sketch_PD: Tensor
+    """int8."""
+    spread_PJ: Tensor
+    """float32; 0 where nothing lies outside the list."""
 
 
-def summarise(logits_PV: Tensor, gold_P: Tensor, *, keep: int, temperatures: Sequence[float]) -> Summary:
-    """Keep the `keep` most likely ids of each row and exact statistics at each of J temperatures; the first is 1.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tempered:
+    """A chunk's softmax at one temperature: the candidates apart from the rest, both up to the factor share_C."""
 
-    logits_PV is finite, of any float type on any device; computed in float32. gold_P holds the true ids. Nothing larger
-    than a chunk of rows is made beside the result.
+    p_CQ: Tensor
+    rest_C: Tensor
+    share_C: Tensor
+    log_max_C: Tensor
+
+
+def summarise(
+    logits_PV: Tensor,
+    gold_P: Tensor,
+    *,
+    keep: Keep,
+    temperatures: Sequence[float],
+    tail: TailShape,
+    uniform_PS: NDArray[np.float64] | None = None,
+) -> Summary:
+    """Keep of each row what the form `keep` says and exact statistics at each of J temperatures; the first is 1.
+
+    logits_PV is finite, of any float type on any device; computed in float32. gold_P holds the true ids. A list is
+    never longer than the vocabulary. Forms that draw need uniform_PS, S numbers in [0, 1) for every row: whoever gives
+    them decides the draws. Nothing larger than a chunk of rows is made beside the result.
     """
     import torch
 
     rows, vocabulary = logits_PV.shape
-    assert 0 < keep <= vocabulary, f"keep {keep} of {vocabulary} ids"
     assert temperatures[0] == 1.0, temperatures
-    device = logits_PV.device
-
-    def table(columns: int) -> Tensor:
-        return torch.full((rows, columns), float("nan"), dtype=torch.float32, device=device)
-
-    summary = Summary(
-        ids_PK=torch.full((rows, keep), -1, dtype=torch.int64, device=device),
-        logprob_PK=table(keep),
-        tail_P=table(1)[:, 0],
-        gold_logprob_P=table(1)[:, 0],
-        entropy_PJ=table(len(temperatures)),
-        lse_PJ=table(len(temperatures)),
-        tail_sum_JV=torch.zeros((len(temperatures), vocabulary), dtype=torch.float64, device=device),
-    )
-    elements = CPU_CHUNK_ELEMENTS if device.type == "cpu" else CUDA_CHUNK_ELEMENTS
-    size = max(1, min(rows, elements // vocabulary))
+    assert tuple(temperatures) == tail.temperatures, f"{temperatures}, tail fitted at {tail.temperatures}"
+    if keep.draws:
+        assert keep.most < vocabulary, f"all {vocabulary} ids are listed, none is left to draw"
+        assert len(temperatures) > DRAWN_COLUMN, "ids are drawn at the second temperature"
+        assert uniform_PS is not None and uniform_PS.shape == (rows, keep.draws), "draws need uniforms"
+    summary = _empty(logits_PV, keep=keep, tail=tail)
+    size = max(1, min(rows, chunk_rows(logits_PV)))
     # Made once: freshly allocated megabytes cost more in page faults than the arithmetic on them (measured: twice).
-    below, p, work = (torch.full((size, vocabulary), 0.0, device=device) for _ in range(3))
+    below, p, work = (torch.full((size, vocabulary), 0.0, device=logits_PV.device) for _ in range(3))
     with torch.no_grad():
         for start in range(0, rows, size):
             chunk = slice(start, min(start + size, rows))
             count = chunk.stop - chunk.start
             below[:count].copy_(logits_PV[chunk])
-            _summarise_chunk(gold_P[chunk], temperatures, summary, chunk, below[:count], p[:count], work[:count])
+            part = Summary(**{name: getattr(summary, name)[chunk] for name in Summary.__slots__})
+            uniform_CS = None if uniform_PS is None else torch.from_numpy(uniform_PS[chunk]).to(logits_PV.device)
+            buffers = below[:count], p[:count], work[:count]
+            _summarise_chunk(gold_P[chunk], part, keep=keep, tail=tail, uniform_CS=uniform_CS, buffers=buffers)
     return summary
+
+
+def _empty(logits_PV: Tensor, *, keep: Keep, tail: TailShape) -> Summary:
+    import torch
+
+    rows, vocabulary = logits_PV.shape
+    listed, columns = min(keep.most, vocabulary), len(tail.temperatures)
+
+    def full(*shape: int, value: float = float("nan"), dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full((rows, *shape), value, dtype=dtype, device=logits_PV.device)
+
+    return Summary(
+        ids_PK=full(listed, value=-1, dtype=torch.int64),
+        logprob_PK=full(listed),
+        drawn_ids_PS=full(keep.draws, value=-1, dtype=torch.int64),
+        drawn_share_PS=full(keep.draws, value=0),
+        tail_PJ=full(columns),
+        gold_logprob_PJ=full(columns),
+        gold_place_P=full(value=-1, dtype=torch.int32),
+        entropy_PJ=full(columns),
+        sketch_PD=full(tail.size, value=0, dtype=torch.int8),
+        spread_PJ=full(columns),
+    )
 
 
 def _summarise_chunk(
     gold_C: Tensor,
-    temperatures: Sequence[float],
-    summary: Summary,
-    chunk: slice,
-    below_CV: Tensor,
-    p_CV: Tensor,
-    work_CV: Tensor,
+    part: Summary,
+    *,
+    keep: Keep,
+    tail: TailShape,
+    uniform_CS: Tensor | None,
+    buffers: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    """Fill the rows `chunk` of the summary; below_CV comes in as logits, all three buffers are overwritten.
+    """Fill `part`, the chunk's rows of the summary; the first buffer comes in as logits, all three are overwritten.
 
     With d = logit - largest logit, log p_T = d / T + log max p_T: every statistic follows from the softmax at T and its
     largest entry, without a second exponential. Sums outside the list are taken with the list's entries set to zero, so
-    a tail of 1e-12 is as exact as one of 0.1.
+    a tail of 1e-12 is as exact as one of 0.1. What is listed is known only after the softmax at 1, so the Q candidates
+    for the list are held apart from the rest until then.
     """
-    import torch
-
-    ids_CK = _largest(below_CV, summary.ids_PK.shape[1])
-    below_CV.sub_(below_CV.gather(1, ids_CK[:, :1]))
-    below_CK = below_CV.gather(1, ids_CK)
-    summary.ids_PK[chunk] = ids_CK
-    log_max_CJ = below_CV.new_zeros((len(below_CV), len(temperatures)))
-    p_CK = below_CK
-    for j, halved in _order(temperatures):
-        temperature = temperatures[j]
+    below_CV, p_CV, work_CV = buffers
+    ids_CQ = largest(below_CV, max(1, min(keep.most, below_CV.shape[1])))
+    below_CV.sub_(below_CV.gather(1, ids_CQ[:, :1]))
+    below_CQ = below_CV.gather(1, ids_CQ)
+    gold_below_C = below_CV.gather(1, gold_C[:, None])[:, 0]
+    tempered: dict[int, _Tempered] = {}
+    p_CQ = below_CQ
+    for j, halved in _order(tail.temperatures):
+        temperature = tail.temperatures[j]
         if halved:  # p_T is proportional to p_2T squared: no exponential needed
             p_CV.mul_(p_CV)
-            p_CK = p_CK * p_CK
-            share_C = 1 / (p_CV.sum(dim=1) + p_CK.sum(dim=1))
+            p_CQ = p_CQ * p_CQ
         else:
-            scaled_CV = below_CV if temperature == 1 else torch.mul(below_CV, 1 / temperature, out=work_CV)
-            torch.softmax(scaled_CV, dim=1, out=p_CV)
-            p_CK = p_CV.gather(1, ids_CK)
-            p_CV.scatter_(1, ids_CK, 0.0)
-            share_C = torch.ones_like(p_CK[:, 0])
-        log_max_C = (share_C * p_CK[:, 0]).log()
-        mean_below_C = torch.mul(p_CV, below_CV, out=work_CV).sum(dim=1) + (p_CK * below_CK).sum(dim=1)
-        summary.entropy_PJ[chunk, j] = -(share_C * mean_below_C / temperature + log_max_C)
-        summary.tail_sum_JV[j] += share_C @ p_CV
-        log_max_CJ[:, j] = log_max_C
-        if j == 0:
-            summary.logprob_PK[chunk] = below_CK + log_max_C[:, None]
-            summary.tail_P[chunk] = (share_C * p_CV.sum(dim=1)).log()
-            summary.gold_logprob_P[chunk] = below_CV.gather(1, gold_C[:, None])[:, 0] + log_max_C
-    summary.lse_PJ[chunk] = log_max_CJ[:, :1] / below_CV.new_tensor(temperatures) - log_max_CJ
+            _tempered_softmax(below_CV, temperature, work_CV, p_CV)
+            p_CQ = p_CV.gather(1, ids_CQ)
+            p_CV.scatter_(1, ids_CQ, 0.0)
+        rest_C = p_CV.sum(dim=1)
+        share_C = 1 / (rest_C + p_CQ.sum(dim=1))
+        log_max_C = (share_C * p_CQ[:, 0]).log()
+        tempered[j] = _Tempered(p_CQ=p_CQ, rest_C=rest_C, share_C=share_C, log_max_C=log_max_C)
+        mean_below_C = _dot(p_CV, below_CV, work_CV) + (p_CQ * below_CQ).sum(dim=1)
+        part.entropy_PJ[:, j] = -(share_C * mean_below_C / temperature + log_max_C)
+        part.gold_logprob_PJ[:, j] = gold_below_C / temperature + log_max_C
+        if j == DRAWN_COLUMN and uniform_CS is not None:
+            drawn_CS, share_CS = draw(p_CV, ids_CQ, p_CQ, uniform_CS=uniform_CS, listed=keep.most > 0)
+            part.drawn_ids_PS.copy_(drawn_CS)
+            part.drawn_share_PS.copy_(share_CS)
+    first = tempered[0]
+    listed_CQ = choose(first.share_C[:, None] * first.p_CQ, keep)
+    _store_list(part, ids_CQ, below_CQ + first.log_max_C[:, None], listed_CQ, gold_C)
+    for j, at in tempered.items():
+        part.tail_PJ[:, j] = at.share_C * (at.rest_C + at.p_CQ.masked_fill(listed_CQ, 0.0).sum(dim=1))
+    if tail.size:
+        part.sketch_PD.copy_(tail.codes(below_CV))
+    part.spread_PJ.copy_(tail.spread(part.sketch_PD, ids_CQ, listed_CQ=listed_CQ, buffers=buffers))
+
+
+def _tempered_softmax(below_CV: Tensor, temperature: float, work_CV: Tensor, p_CV: Tensor) -> None:
+    import torch
+
+    scaled_CV = below_CV if temperature == 1 else torch.mul(below_CV, 1 / temperature, out=work_CV)
+    torch.softmax(scaled_CV, dim=1, out=p_CV)
+
+
+def _dot(a_CV: Tensor, b_CV: Tensor, work_CV: Tensor) -> Tensor:
+    """Row by row."""
+    import torch
+
+    return torch.mul(a_CV, b_CV, out=work_CV).sum(dim=1)
+
+
+def _store_list(part: Summary, ids_CQ: Tensor, logprob_CQ: Tensor, listed_CQ: Tensor, gold_C: Tensor) -> None:
+    import torch
+
+    if part.ids_PK.shape[1] == 0:
+        return
+    part.ids_PK.copy_(ids_CQ.masked_fill(~listed_CQ, -1))
+    part.logprob_PK.copy_(logprob_CQ.masked_fill(~listed_CQ, float("nan")))
+    hit_CQ = (ids_CQ == gold_C[:, None]) & listed_CQ
+    part.gold_place_P.copy_(torch.where(hit_CQ.any(dim=1), hit_CQ.int().argmax(dim=1), -1))
 
 
 def _order(temperatures: Sequence[float]) -> list[tuple[int, bool]]:
@@ -155,57 +228,86 @@ def _order(temperatures: Sequence[float]) -> list[tuple[int, bool]]:
     return order
 
 
-def _largest(x_CV: Tensor, keep: int) -> Tensor:
-    """Ids of the `keep` largest of each row, in order; exact.
+def listed_probability(logits: SparseLogits, *, column: int, temperature: float) -> NDArray[np.float32]:
+    """Probability [P, K] of every listed entry at statistics column `column` of `temperature`; 0 where there is none.
 
-    The k largest lie in the k blocks with the largest maxima, so k * 64 candidates are searched and not V, in half the
-    time. Block i holds the ids i, i + n, i + 2n, ...: maxima are then taken over whole vectors.
+    p^(1/T), scaled so that with the exact tail it adds up to 1.
     """
-    import torch
-
-    rows, vocabulary = x_CV.shape
-    blocks = vocabulary // TOP_BLOCK
-    if blocks <= 2 * keep:
-        return x_CV.topk(keep, dim=1).indices
-    inside = blocks * TOP_BLOCK
-    best_CK = x_CV[:, :inside].view(rows, TOP_BLOCK, blocks).amax(dim=1).topk(keep, dim=1, sorted=False).indices
-    members = torch.arange(0, inside, blocks, device=x_CV.device)
-    rest = torch.arange(inside, vocabulary, device=x_CV.device)
-    candidates = torch.cat([(best_CK[:, None, :] + members[:, None]).flatten(1), rest.expand(rows, -1)], dim=1)
-    return candidates.gather(1, x_CV.gather(1, candidates).topk(keep, dim=1).indices)
+    if logits.logprob_PK.shape[1] == 0:
+        return np.zeros(logits.logprob_PK.shape, np.float32)
+    # The list's first entry is its largest, so exponents are at most 0 and the sum at least 1 where there is a list.
+    share_PK: NDArray[np.float32] = logits.logprob_PK - logits.logprob_PK[:, :1]
+    np.fmax(share_PK, np.float32(-np.inf), out=share_PK)  # NaN becomes -inf
+    share_PK *= np.float32(1 / temperature)
+    np.exp(share_PK, out=share_PK)
+    total_P = np.maximum(share_PK.sum(axis=1), np.float32(1))
+    share_PK *= ((1 - np.nan_to_num(logits.tail_PJ[:, column], nan=1.0)) / total_P)[:, None]
+    return share_PK
 
 
 def restore_teacher(
-    logits: SparseLogits, tail_prior_V: NDArray[np.floating], *, column: int, temperature: float
+    logits: SparseLogits,
+    *,
+    bias_JV: NDArray[np.floating],
+    basis_DV: NDArray[np.floating] | None = None,
+    column: int,
+    temperature: float,
 ) -> NDArray[np.float64]:
     """Dense [P, V] distributions of a teacher in its own vocabulary, at statistics column `column` of `temperature`.
 
-    p(v) = exp(logprob_v / T - lse) at kept ids; the rest of the mass is spread by the tail prior, restricted to ids
-    that are not kept. Rounded logs that add up to more than 1 leave no tail. NaN where the teacher did not answer.
+    As `SparseLogits` defines them; the basis is absent for plain priors. NaN where the teacher did not answer.
     """
-    prior_V = tail_prior_V.astype(np.float64)
-    dense_PV = np.full((len(logits), len(prior_V)), np.nan)
+    vocabulary = bias_JV.shape[1]
+    dense_PV = np.full((len(logits), vocabulary), np.nan)
+    none_PK = logits.ids_PK == sentinel(logits.ids_PK.dtype)
+    none_PS = logits.drawn_ids_PS == sentinel(logits.drawn_ids_PS.dtype)
     for row in np.flatnonzero(logits.covered_P()):
-        ids_K = logits.ids_PK[row].astype(np.int64)
-        kept_K = np.exp(logits.logprob_PK[row].astype(np.float64) / temperature - float(logits.lse_PJ[row, column]))
-        outside_V = prior_V.copy()
-        outside_V[ids_K] = 0
-        tail = max(0.0, 1 - kept_K.sum())
-        dense_PV[row] = tail * outside_V / max(outside_V.sum(), np.finfo(np.float64).tiny)
-        dense_PV[row, ids_K] = kept_K
+        ids = logits.ids_PK[row][~none_PK[row]].astype(np.int64)
+        tail = float(logits.tail_PJ[row, column])
+        if logits.drawn_ids_PS.shape[1]:
+            dense_PV[row] = 0
+            drawn = logits.drawn_ids_PS[row][~none_PS[row]].astype(np.int64)
+            dense_PV[row, drawn] = tail * logits.drawn_share_PS[row][~none_PS[row]].astype(np.float64)
+        else:
+            exponent_V = bias_JV[column].astype(np.float64)
+            if basis_DV is not None:
+                exponent_V = exponent_V + _sketched(logits.sketch_PD[row], basis_DV) / temperature
+            dense_PV[row] = tail * _spread_outside(exponent_V, ids)
+        p_K = np.exp(logits.logprob_PK[row][~none_PK[row]].astype(np.float64) / temperature)
+        dense_PV[row, ids] = (1 - tail) * p_K / max(p_K.sum(), np.finfo(np.float64).tiny)
     return dense_PV
 
 
-def restore_fused(targets: FusedTargets, tail_prior_TV: NDArray[np.floating]) -> NDArray[np.float64]:
+def restore_fused(
+    targets: FusedTargets, *, bias_TV: NDArray[np.floating], basis_TDV: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
     """Dense [P, V] fused distributions in the students' vocabulary, as `FusedTargets` defines them; NaN where empty."""
-    prior_TV = tail_prior_TV.astype(np.float64)
-    dense_PV = np.full((len(targets), prior_TV.shape[1]), np.nan)
+    dense_PV = np.full((len(targets), bias_TV.shape[1]), np.nan)
     none_PM = targets.ids_PM == sentinel(targets.ids_PM.dtype)
     for row in np.flatnonzero(targets.covered_P()):
         ids = targets.ids_PM[row][~none_PM[row]].astype(np.int64)
-        outside_TV = prior_TV.copy()
-        outside_TV[:, ids] = 0
-        share_T = targets.tail_PT[row] / np.maximum(outside_TV.sum(axis=1), np.finfo(np.float64).tiny)
-        dense_PV[row] = share_T @ outside_TV
+        dense_PV[row] = 0
+        for t, bias_V in enumerate(bias_TV):
+            exponent_V = bias_V.astype(np.float64)
+            if basis_TDV is not None:
+                exponent_V = exponent_V + _sketched(targets.sketch_PTD[row, t], basis_TDV[t])
+            dense_PV[row] += float(targets.tail_PT[row, t]) * _spread_outside(exponent_V, ids)
         dense_PV[row, ids] = np.exp(targets.logprob_PM[row][~none_PM[row]].astype(np.float64))
     return dense_PV
+
+
+def _sketched(code_D: NDArray[np.int8], basis_DV: NDArray[np.floating]) -> NDArray[np.float64]:
+    product_V: NDArray[np.float64] = code_D.astype(np.float64) @ basis_DV.astype(np.float64)
+    return product_V
+
+
+def _spread_outside(exponent_V: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Softmax over what is not among `ids`, 0 at them; all zeros where nothing is left."""
+    masked_V = exponent_V.copy()
+    masked_V[ids] = -np.inf
+    largest_exponent = masked_V.max(initial=-np.inf)
+    if largest_exponent < NO_COUNTERPART / 2:
+        return np.zeros_like(masked_V)
+    spread_V: NDArray[np.float64] = np.exp(masked_V - largest_exponent)
+    spread_V /= spread_V.sum()
+    return spread_V

@@ -245,7 +245,7 @@ def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> It
         rows = _rows(store, split, prediction_P)
         pieces = decode_pieces(store.constant("pieces_utf8"))
         weights = weight_PT[:, fused.index(name)] if name in fused else [None] * len(rows)
-        tops = _tops(rows.ids_PK, rows.logprob_PK, pieces)
+        tops = _tops(*_answers_of(rows), pieces)
         yield [
             Answer(
                 who=name,
@@ -253,8 +253,16 @@ def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> It
                 truth=float(np.exp(truth)),
                 top=top,
             )
-            for weight, truth, top in zip(weights, rows.gold_logprob_P, tops, strict=True)
+            for weight, truth, top in zip(weights, rows.gold_logprob_PJ[:, 0], tops, strict=True)
         ]
+
+
+def _answers_of(rows: SparseLogits) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Ids, most likely first, and their log-probabilities: what is listed, or the draws of a teacher without lists."""
+    if rows.ids_PK.shape[1]:
+        return rows.ids_PK, rows.logprob_PK
+    none = np.full_like(rows.drawn_share_PS, np.nan)
+    return rows.drawn_ids_PS, np.log(rows.drawn_share_PS, out=none, where=rows.drawn_share_PS > 0)
 
 
 def _fusion(store: Store[FusedTargets], rows: FusedTargets, masks: Masks, pieces: list[str]) -> list[Answer]:
@@ -292,7 +300,7 @@ def _students(
         yield [found[row] for row in range(len(masks))]
 
 
-def _tops(ids_PK: NDArray[Any], logprob_PK: NDArray[np.float16], pieces: list[str]) -> list[list[tuple[str, float]]]:
+def _tops(ids_PK: NDArray[Any], logprob_PK: NDArray[np.float32], pieces: list[str]) -> list[list[tuple[str, float]]]:
     probability_PK = np.exp(logprob_PK[:, :SHOWN].astype(np.float64))
     known_PK = ~no_id(ids_PK[:, :SHOWN])
     return [

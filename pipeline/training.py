@@ -208,6 +208,8 @@ class Trainer:
     ) -> None:
         import torch
 
+        from pipeline.losses import Tails
+
         self.lm, self.loss, self.params, self.lesson = lm, student.loss, params, lesson
         self.heldout, self.special, self.autocast, self.batch_tokens = heldout, special, autocast, batch_tokens
         decayed = [parameter for parameter in lm.model.parameters() if parameter.dim() > 1]
@@ -221,7 +223,7 @@ class Trainer:
         self.state: dict[str, Any] = {"curve": [], "losses": [], "tokens": 0, "predictions": 0}
         store = lesson.targets
         self.temperature = 1.0 if store is None else float(store.facts["temperature"])
-        self.prior_TV = None if store is None else lm.tensors(store.constant("tail_prior_TV"))[0]
+        self.tails = None if store is None else Tails.of(store, lm)
 
     def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
         """Train to the last step, from the newest checkpoint if there is one."""
@@ -311,9 +313,9 @@ class Trainer:
         zero = logits.new_zeros(())
         target = zero
         if batch.targets is not None:
-            assert self.prior_TV is not None
+            assert self.tails is not None
             target = target_loss(
-                logits, batch.targets, self.prior_TV, temperature=self.temperature, tail=self.loss.tail
+                logits, batch.targets, self.tails, temperature=self.temperature, tail=self.loss.tail
             ).total
         return target, label_loss(logits, batch.label_Q).total if self.loss.labels else zero
 

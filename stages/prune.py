@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.growth import kept_stores
 from pipeline.pruning import orphans
 from pipeline.settings import read_settings
 from stages.command import params_option, stage
@@ -18,8 +19,8 @@ from storage.work import finished_folders
 @params_option
 @stage
 def main(params: Path, yes: bool) -> None:
-    """List outputs and reports of entries that params.yaml no longer has, and finished work folders."""
-    found = [*orphans(read_settings(params)), *finished_folders()]
+    """List outputs and reports of entries that params.yaml no longer has, finished work folders and kept stores."""
+    found = [*orphans(read_settings(params)), *finished_folders(), *kept_stores()]
     for path in found:
         click.echo(f"{'removing' if yes else 'would remove'} {path}")
         if yes and path.is_dir():

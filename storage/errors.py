@@ -63,3 +63,15 @@ class RecordInvalid(StoreError):
 
 class WorkBusy(StoreError):
     """Another process is writing the same store."""
+
+
+class DiskRefused(StoreError):
+    """The disk is full, read-only, failing, or not ours to write; what was finished is kept."""
+
+
+class ArchiveRefused(StoreError):
+    """An archive is not that of one store, or cannot be put where it was to go; nothing was published."""
+
+
+class FetchFailed(StoreError):
+    """A store behind a URL is not there, not reachable, or not what its manifest says; what was fetched is kept."""

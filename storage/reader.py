@@ -7,7 +7,7 @@ shards and shuffle in memory.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import arrays
-from storage.errors import SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
-from storage.manifest import FileEntry, Manifest, SplitPlan
+from storage.arrays import sentinel
+from storage.checks import layout_faults
+from storage.errors import RecordInvalid, SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
+from storage.manifest import CONSTANTS, FileEntry, Manifest, SplitPlan
+from storage.metadata import Gate
 from storage.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -35,13 +38,14 @@ class Sealed(Protocol):
 class Store(Generic[R]):
     """A sealed store of records `R`.
 
-    Raises StoreMissing, WrongKind or SchemaMismatch on opening; the message names the command that makes the store.
+    remedy is what a refusal tells the user to do; by default, to run the command that makes the store. Raises
+    StoreMissing, WrongKind or SchemaMismatch on opening.
     """
 
-    def __init__(self, path: Path, record: type[R]) -> None:
+    def __init__(self, path: Path, record: type[R], *, remedy: str = "") -> None:
         self.path = path
         self.record = record
-        self.remedy = f"Run: dvc repro {record.stage.format(name=path.name)}"
+        self.remedy = remedy or f"Run: dvc repro {record.stage.format(name=path.name)}"
         try:
             self.manifest = Manifest.read(path)
         except (StoreMissing, SchemaMismatch) as error:
@@ -52,13 +56,12 @@ class Store(Generic[R]):
             raise SchemaMismatch(
                 f"{path}: expected method revision {record.revision}, got {self.manifest.revision}. {self.remedy}"
             )
-        expected_arrays, found_arrays = {field.name for field in fields(record)}, set(self.manifest.arrays)
-        if found_arrays != expected_arrays:
-            raise SchemaMismatch(
-                f"{path}: expected arrays {sorted(expected_arrays)}, got {sorted(found_arrays)}. {self.remedy}"
-            )
+        self._require_arrays()
         self._shards = {(shard.split, shard.index): shard for shard in self.manifest.shards}
         self._checked: set[str] = set()
+        self._gate = Gate(path, self.manifest, remedy=self.remedy)
+        self._needed: dict[str, NDArray[Any]] | None = None
+        self._opened: dict[Path, Any] = {}
 
     @property
     def identity(self) -> str:
@@ -80,7 +83,9 @@ class Store(Generic[R]):
             )
 
     def plan(self, split: str) -> SplitPlan:
-        """Rows and shards of a split."""
+        """Rows and shards of a split; raises SchemaMismatch when the store has none of that name."""
+        if split not in self.manifest.splits:
+            raise SchemaMismatch(f"{self.path}: has no split {split}. {self.remedy}")
         return self.manifest.splits[split]
 
     def shard(self, split: str, index: int) -> R:
@@ -90,24 +95,25 @@ class Store(Generic[R]):
         """
         self._check_metadata(split)
         self._check_shard(split, index)
-        return self._rows(split, *self.plan(split).bounds(index))
+        return self._rows(split, range(index, index + 1))
 
     def read(self, split: str) -> R:
         """All rows of a split."""
         self._check_metadata(split)
-        for index in range(self.plan(split).shards):
+        shards = range(self.plan(split).shards)
+        for index in shards:
             self._check_shard(split, index)
-        return self._rows(split, 0, self.plan(split).rows)
+        return self._rows(split, shards)
 
     def constant(self, name: str) -> NDArray[Any]:
         """An array that belongs to the store as a whole, such as a tail prior."""
-        prefix = f"constants/{name}/"
-        found = {file: entry for file, entry in self.manifest.files.items() if file.startswith(prefix)}
+        found = self.manifest.constant_files(name)
         if not found:
             raise SchemaMismatch(f"{self.path}: has no constant {name}. {self.remedy}")
         self._check_files(found)
-        path = self.path / "constants" / name
-        return arrays.read_whole(path)
+        self._gate.constant(name)
+        path = self.path / CONSTANTS / name
+        return self._decoded(path, lambda: arrays.read_whole(path))
 
     def bytes_on_disk(self, split: str) -> int:
         """Bytes of all shard files of a split."""
@@ -115,35 +121,102 @@ class Store(Generic[R]):
             file.bytes for shard in self.manifest.shards if shard.split == split for file in shard.files.values()
         )
 
-    def _rows(self, split: str, start: int, stop: int) -> R:
+    def _rows(self, split: str, shards: range) -> R:
+        """The record of neighbouring shards, checked."""
+        plan, specs = self.plan(split), self.manifest.arrays
+        start = min(shards.start * plan.shard_rows, plan.rows)
+        stop = min(shards.stop * plan.shard_rows, plan.rows)
+        if self._needed is None:
+            self._needed = {name: self.constant(name) for name in self.record.needs}
         columns: dict[str, NDArray[Any]] = {}
-        for name, spec in self.manifest.arrays.items():
-            path = self.path / split / name
-            values = arrays.read_rows(path, start=start, stop=stop)
-            if values.dtype != np.dtype(spec.dtype) or values.shape != (stop - start, *spec.row_shape):
-                raise SchemaMismatch(
-                    f"{path}: expected {spec.dtype} {spec.row_shape}, got {values.dtype} {values.shape[1:]}. "
-                    f"{self.remedy}"
+        for name, spec in specs.items():
+            if not spec.counted_by:
+                columns[name] = self._entries(split, name, start, stop)
+        for name, spec in specs.items():
+            if spec.counted_by:
+                columns[name] = self._ragged(split, name, shards, columns[spec.counted_by])
+        try:
+            return self.record.decode(columns, specs, self._needed)
+        except RecordInvalid as error:
+            where = f"{self.path}: {split}, shards {shards.start} to {shards.stop - 1}"
+            raise RecordInvalid(f"{where}: {error}. {self.remedy}") from error
+
+    def _entries(self, split: str, name: str, start: int, stop: int) -> NDArray[Any]:
+        path, spec = self.path / split / name, self.manifest.arrays[name]
+        values = self._decoded(path, lambda: arrays.read_entries(self._array(path), start=start, stop=stop))
+        if values.dtype != np.dtype(spec.dtype) or values.shape != (stop - start, *spec.row_shape):
+            raise SchemaMismatch(
+                f"{path}: expected {spec.dtype} {spec.row_shape}, got {values.dtype} {values.shape[1:]}. {self.remedy}"
+            )
+        return values
+
+    def _array(self, path: Path) -> Any:
+        if path not in self._opened:
+            self._opened[path] = arrays.open_entries(path)
+        return self._opened[path]
+
+    def _decoded(self, path: Path, read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """What `read` gives; the ways in which a decoder fails on bytes of a stranger cannot be listed."""
+        try:
+            return read()
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ShardCorrupt(f"{path}: a chunk cannot be decoded ({type(error).__name__}). {self.remedy}") from error
+
+    def _ragged(self, split: str, name: str, shards: range, count_P: NDArray[Any]) -> NDArray[Any]:
+        """Entries of a ragged array, whose shards are filled from the front."""
+        plan, spec = self.plan(split), self.manifest.arrays[name]
+        if bool((count_P > spec.most).any()):
+            raise RecordInvalid(
+                f"{self.path}: {split}/{spec.counted_by}: a row of {int(count_P.max())} entries, at most {spec.most} "
+                f"are allowed, or a hole. {self.remedy}"
+            )
+        parts = []
+        for place, index in enumerate(shards):
+            size = int(count_P[place * plan.shard_rows : (place + 1) * plan.shard_rows].sum(dtype=np.int64))
+            start = index * spec.shard_entries(plan.shard_rows)
+            # One more than the counts say, which must be fill: rows that are counted short would read shifted.
+            entries = self._entries(split, name, start, start + min(size + 1, spec.shard_entries(plan.shard_rows)))
+            if bool((entries[size:] != sentinel(spec.dtype)).any()):
+                raise RecordInvalid(
+                    f"{self.path}: {split}/{name}: shard {index} has more entries than the {size} that "
+                    f"{spec.counted_by} counts. {self.remedy}"
                 )
-            columns[name] = values
-        return self.record.from_arrays(columns)
+            parts.append(entries[:size])
+        return np.concatenate(parts) if parts else np.zeros(0, spec.dtype)
+
+    def _require_arrays(self) -> None:
+        """Refuse other arrays than the record has, a group of them in part, and ones that are laid out otherwise."""
+        found, groups = set(self.manifest.arrays), self.record.groups()
+        whole = all(not group & found or group <= found for group in groups)
+        if not whole or not groups[0] <= found or not found <= frozenset().union(*groups):
+            expected = " and maybe ".join(str(sorted(group)) for group in groups)
+            raise SchemaMismatch(f"{self.path}: expected arrays {expected}, got {sorted(found)}. {self.remedy}")
+        if faults := layout_faults(self.record, self.manifest.arrays):
+            raise SchemaMismatch(f"{self.path}: {faults[0]}. {self.remedy}")
 
     def _check_shard(self, split: str, index: int) -> None:
         start, stop = self.plan(split).bounds(index)
         entry = self._shards.get((split, index))
         if entry is None or entry.rows != stop - start:
             raise ShardCorrupt(f"{self.path}: shard {split}/{index} is not in the manifest. {self.remedy}")
-        self._check_files(entry.files)
+        if not entry.files.keys() <= self._checked:
+            self._check_files(entry.files)
+            self._gate.shard(split, index)
 
     def _check_metadata(self, split: str) -> None:
+        self.plan(split)
         names = {f"{split}/{name}/zarr.json" for name in self.manifest.arrays}
         if not names <= self.manifest.files.keys():
             raise SchemaMismatch(f"{self.path}: the manifest does not list the arrays of {split}. {self.remedy}")
         self._check_files({name: self.manifest.files[name] for name in names})
+        for name in self.manifest.arrays:
+            self._gate.array(split, name)
 
     def _check_files(self, files: dict[str, FileEntry]) -> None:
         for name, expected in files.items():
             if name in self._checked:
                 continue
-            expected.require(self.path / name, remedy=self.remedy)
+            expected.require_in(self.path, name, remedy=self.remedy)
             self._checked.add(name)

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import ipc
 
-from storage.errors import SchemaMismatch, StoreMissing, WrongKind
-from storage.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.arrow import require_table
+from storage.errors import SchemaMismatch, ShardCorrupt, StoreMissing, WrongKind
+from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
 from storage.work import WORK_ROOT, WorkFolder
 
 DOCUMENTS = "documents"
@@ -54,9 +55,7 @@ def write_documents(
             arrays={},
             shards=tuple(shards),
         )
-        partial = work.content / f"{MANIFEST}.new"
-        partial.write_text(manifest.to_json(), encoding="utf-8")
-        partial.replace(work.content / MANIFEST)
+        manifest.write(work.content)
         work.publish()
     return manifest
 
@@ -88,9 +87,25 @@ class DocumentStore:
         return self.manifest.identity
 
     def read(self, split: str) -> pa.Table:
-        """The table of a split, memory-mapped; raises ShardCorrupt when the file is not what was sealed."""
-        (shard,) = [shard for shard in self.manifest.shards if shard.split == split]
-        ((name, expected),) = shard.files.items()
+        """The table of a split, memory-mapped.
+
+        Raises ShardCorrupt when the file is not what was sealed or no table, SchemaMismatch when there is no such split
+        or it has other columns or rows.
+        """
+        shards = [shard for shard in self.manifest.shards if shard.split == split]
+        if len(shards) != 1:
+            raise SchemaMismatch(f"{self.path}: {len(shards)} tables of split {split}; expected one. {self.remedy}")
+        ((name, expected),) = shards[0].files.items()
         path = self.path / name
-        expected.require(path, remedy=self.remedy)
-        return ipc.open_file(pa.memory_map(str(path))).read_all()
+        expected.require_in(self.path, name, remedy=self.remedy)
+        require_table(path, remedy=self.remedy)
+        try:
+            table = ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise ShardCorrupt(f"{path}: cannot be decoded ({type(error).__name__}). {self.remedy}") from error
+        if table.schema != DOCUMENT_SCHEMA or len(table) != shards[0].rows:
+            raise SchemaMismatch(
+                f"{path}: expected {shards[0].rows} rows of {', '.join(DOCUMENT_SCHEMA.names)}; got {len(table)} rows "
+                f"of {len(table.schema)} columns. {self.remedy}"
+            )
+        return table

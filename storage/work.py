@@ -10,6 +10,7 @@ cost its size.)
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from storage.errors import WorkBusy
+from storage.errors import DiskRefused, WorkBusy
 
 WORK_ROOT = Path(".work")
 IDENTITY_CHARACTERS = 16
@@ -32,13 +33,25 @@ DISCARDED = ".discarded"
 CODE = ("storage", "pipeline")
 """Packages whose change makes a finished result worth making again."""
 
+DISK_REFUSALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file would be larger than is allowed",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.EIO: "the disk fails",
+}
+"""What the system answers when it is no fault of the stage that something cannot be written."""
+
 log = logging.getLogger(__name__)
 
 
 class WorkFolder:
     """Holds the lock of one (name, identity) while it is open; one process at a time.
 
-    Raises WorkBusy on entry, naming the holder, when another process has it.
+    Raises WorkBusy on entry, naming the holder, when another process has it, and DiskRefused, on entry and in place of
+    an OSError that leaves the `with`, when the disk takes no more.
     """
 
     def __init__(self, out: Path, *, name: str, identity: str, root: Path = WORK_ROOT) -> None:
@@ -51,12 +64,16 @@ class WorkFolder:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        # One lock per name, not per identity: two runs with different params would publish to the same output.
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.root / f"{self.name}.lock", self.out)
-        self._sweep()
-        self._respect_code()
-        self._mend_journal()
+        try:
+            # One lock per name, not per identity: two runs with different params would publish to the same output.
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.root / f"{self.name}.lock", self.out)
+            self._sweep()
+            self._respect_code()
+            self._mend_journal()
+        except OSError as error:
+            _refuse_disk(error, self.out)
+            raise
         return self
 
     def __exit__(
@@ -64,6 +81,7 @@ class WorkFolder:
     ) -> None:
         assert self._lock is not None
         self._lock.close()
+        _refuse_disk(error, self.out)
 
     def entries(self) -> list[dict[str, Any]]:
         """Journal lines so far; a last line torn by a kill is not counted."""
@@ -88,7 +106,7 @@ class WorkFolder:
         retired = self.out.with_name(f".{self.out.name}.retired")
         for leftover in (staged, retired):
             shutil.rmtree(leftover, ignore_errors=True)
-        shutil.copytree(self.content, staged, copy_function=_link_or_copy)
+        shutil.copytree(self.content, staged, copy_function=link_or_copy)
         if self.out.exists():
             self.out.rename(retired)
         staged.rename(self.out)
@@ -194,9 +212,23 @@ def _locked(path: Path, out: Path) -> IO[str]:
     return stream
 
 
-def _link_or_copy(source: str, target: str) -> str:
+def link_or_copy(source: str, target: str) -> str:
+    """Make `target` a hard link of the file `source`, or a copy where the file system has none; for `copytree`."""
     with contextlib.suppress(OSError):
         os.link(source, target)
         return target
-    shutil.copy2(source, target)
+    try:
+        shutil.copy2(source, target)
+    except OSError as error:
+        _refuse_disk(error, Path(target))  # copytree would make one error of many, without their numbers
+        raise
     return target
+
+
+def _refuse_disk(error: BaseException | None, out: Path) -> None:
+    """Raise DiskRefused when `error` says that the disk, and not the stage that writes `out`, is at fault."""
+    if isinstance(error, OSError) and error.errno in DISK_REFUSALS:
+        raise DiskRefused(
+            f"{error.filename or out}: {DISK_REFUSALS[error.errno]}. What was finished is kept: make room or give "
+            "access, and run the same command to continue"
+        ) from error

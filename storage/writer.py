@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,13 +20,14 @@ from typing import Any, Self
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from storage import arrays
 from storage.arrays import ArraySpec, sentinel
-from storage.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.card import CARD
+from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.reader import Store
 from storage.records import Record
-from storage.work import WORK_ROOT, WorkFolder
+from storage.work import WORK_ROOT, WorkFolder, link_or_copy
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class Shard:
 class StoreWriter:
     """Writes one store of `record`s to `out` through a work folder.
 
-    inputs and parents enter the identity; splits is the shard plan. Raises WorkBusy when another process writes it.
+    inputs and parents enter the identity; splits is the shard plan; constants are those the record needs to be encoded.
+    Raises WorkBusy when another process writes it.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class StoreWriter:
         splits: Mapping[str, SplitPlan],
         inputs: dict[str, Any],
         parents: dict[str, str],
+        constants: Mapping[str, NDArray[Any]] | None = None,
         work_root: Path = WORK_ROOT,
     ) -> None:
         self.record = record
+        self.constants = dict(constants or {})
         self.specs = dict(specs)
         self.splits = dict(splits)
         self.inputs = inputs
@@ -72,6 +76,20 @@ class StoreWriter:
 
     def __enter__(self) -> Self:
         self.work.__enter__()
+        try:
+            self._take_up()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.work.__exit__(kind, error, trace)
+
+    def _take_up(self) -> None:
+        """Write the metadata, and find what an earlier run finished."""
         for split, plan in self.splits.items():
             for name, spec in self.specs.items():
                 path = self.work.content / split / name
@@ -89,12 +107,6 @@ class StoreWriter:
                 )
         if self._done:
             log.info("%s: continuing, %d of %d shards are done", self.work.out, len(self._done), len(self._plan()))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.work.__exit__(kind, error, trace)
 
     def _plan(self) -> list[Shard]:
         return [
@@ -115,7 +127,9 @@ class StoreWriter:
         assert isinstance(record, self.record) and len(record) == shard.stop - shard.start, shard
         record.check()
         files = {}
-        for name, values in record.arrays().items():
+        encoded = record.encode(self.specs, self.constants)
+        assert encoded.keys() == self.specs.keys(), (sorted(encoded), sorted(self.specs))
+        for name, values in encoded.items():
             spec = self.specs[name]
             assert values.dtype == np.dtype(spec.dtype) and values.shape[1:] == spec.row_shape, (name, values.dtype)
             path = self.work.content / shard.split / name
@@ -123,14 +137,32 @@ class StoreWriter:
             arrays.write_shard(path, spec, index=shard.index, shard_rows=shard_rows, values=values)
             file = arrays.shard_file(path, spec, shard.index)
             files[file.relative_to(self.work.content).as_posix()] = FileEntry.of(file)
+        self._finish(shard, files, sidecar)
+
+    def _finish(self, shard: Shard, files: dict[str, FileEntry], sidecar: Mapping[str, NDArray[Any]] | None) -> None:
+        """Write the sidecars and the journal line that says the shard is there."""
         for name, values in (sidecar or {}).items():
             file = self.work.path / "sidecar" / f"{name}-{shard.split}-{shard.index}.npy"
             file.parent.mkdir(exist_ok=True)
             np.save(file, values, allow_pickle=False)
             files[os.path.relpath(file, self.work.content)] = FileEntry.of(file)
-        entry = ShardEntry(split=shard.split, index=shard.index, rows=len(record), files=files)
+        entry = ShardEntry(split=shard.split, index=shard.index, rows=shard.stop - shard.start, files=files)
         self.work.append(asdict(entry))
         self._done[shard.split, shard.index] = entry
+
+    def adopt(self, shard: Shard, other: Store[Any], *, sidecar: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Take a whole shard over from another sealed store of the same arrays, by links where they can be made.
+
+        The caller has read it, so its files are those of its manifest.
+        """
+        (mine,) = [entry for entry in other.manifest.shards if (entry.split, entry.index) == (shard.split, shard.index)]
+        assert mine.rows == shard.stop - shard.start and other.manifest.arrays == self.specs, shard
+        for name in mine.files:
+            target = self.work.content / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            link_or_copy(str(other.path / name), str(target))
+        self._finish(shard, dict(mine.files), sidecar)
 
     def remember(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` returned in the first run of this identity (JSON): a resumed run must not decide it anew."""
@@ -147,13 +179,33 @@ class StoreWriter:
         for index in range(self.splits[split].shards):
             yield np.load(self.work.path / "sidecar" / f"{name}-{split}-{index}.npy", allow_pickle=False)
 
-    def seal(self, *, facts: dict[str, Any], constants: Mapping[str, NDArray[Any]] | None = None) -> Manifest:
-        """Write constants and manifest and publish the store; every shard must be there."""
+    def remember_arrays(self, name: str, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """What `make` returned in the first run of this identity, for arrays."""
+        path = self.work.path / f"{name}.npz"
+        if not path.exists():
+            partial = path.with_suffix(".new")
+            with partial.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **make())
+            partial.replace(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def seal(
+        self,
+        *,
+        facts: dict[str, Any],
+        constants: Mapping[str, NDArray[Any]] | None = None,
+        card: Callable[[Manifest], str] | None = None,
+    ) -> Manifest:
+        """Write constants and manifest and publish the store; every shard must be there.
+
+        card makes the store's README.md of the manifest that the store would have without it.
+        """
         left = [str(shard) for shard in self.missing()]
         assert not left, f"seal of {self.work.out} with shards missing: {left[:5]}"
         content = self.work.content
         shutil.rmtree(content / "constants", ignore_errors=True)
-        for name, values in (constants or {}).items():
+        for name, values in {**self.constants, **(constants or {})}.items():
             _write_constant(content / "constants" / name, values)
         metadata = [content / split / name / "zarr.json" for split in self.splits for name in self.specs]
         constant_files = [path for path in (content / "constants").rglob("*") if path.is_file()]
@@ -172,9 +224,11 @@ class StoreWriter:
             shards=shards,
             files=files,
         )
-        partial = content / f"{MANIFEST}.new"
-        partial.write_text(manifest.to_json(), encoding="utf-8")
-        partial.replace(content / MANIFEST)
+        if card is not None:
+            # As it will be read, so that the same can be made of the manifest later.
+            written = _write_text(content / CARD, card(Manifest.parse(manifest.to_json().encode())))
+            manifest = replace(manifest, files=files | {CARD: FileEntry.of(written)})
+        manifest.write(content)
         self.work.publish()
         return manifest
 
@@ -197,6 +251,13 @@ def _published(entry: ShardEntry) -> ShardEntry:
     return ShardEntry(split=entry.split, index=entry.index, rows=entry.rows, files=files)
 
 
+def _write_text(path: Path, text: str) -> Path:
+    """Replace a file, never edit it: it may be linked to one that was published."""
+    partial = path.with_name(f"{path.name}.new")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(path)
+
+
 def _write_constant(path: Path, values: NDArray[Any]) -> None:
     """Write a whole array that belongs to the store as such; replaced, never edited, as its files may be linked."""
     array = zarr.create_array(
@@ -204,7 +265,7 @@ def _write_constant(path: Path, values: NDArray[Any]) -> None:
         shape=values.shape,
         chunks=values.shape,
         dtype=values.dtype,
-        compressors=ZstdCodec(level=arrays.ZSTD_LEVEL, checksum=True),
+        compressors=arrays.compressors(values.dtype),
         fill_value=sentinel(values.dtype),
         overwrite=True,
         config={"write_empty_chunks": True},

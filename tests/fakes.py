@@ -11,6 +11,7 @@ import contextlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,12 +164,26 @@ def write_tiny_mlm(
         torch.manual_seed(seed)  # initialisers take no generator; the fork leaves the global state as it was
         model = BertForMaskedLM(config)
     if steps:
-        _teach_tiny(model, backend, names, seed=seed, steps=steps)
+        with _one_thread():
+            _teach_tiny(model, backend, names, seed=seed, steps=steps)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         if (tokenizer_folder / name).is_file():
             shutil.copyfile(tokenizer_folder / name, folder / name)
     return folder
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products this small gain nothing from a second thread, and on a busy machine they wait for it."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _teach_tiny(model: object, backend: Tokenizer, names: dict[str, str], *, seed: int, steps: int) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.batches import View, reference_view
 from pipeline.curriculum import Lesson, Step, Window, plan_steps
 from storage.manifest import SplitPlan
+from tests.beliefs import believe, fused_targets
 from tests.pipeline.test_batches import SPECIAL, world
+from tests.worlds import write_targets
 
 STEP_TOKENS = 40
 
@@ -62,3 +67,47 @@ def test_the_plan_depends_on_the_seed_and_not_on_what_was_drawn_before() -> None
     other = list(islice(plan_steps(school, step_tokens=STEP_TOKENS, seed=8, window_shards=4), 30))
     assert all((a.passes == b.passes).all() and a.window == b.window for a, b in zip(first, again, strict=True))
     assert any(a.passes.tolist() != b.passes.tolist() for a, b in zip(first, other, strict=True))
+
+
+class OnCpu:
+    """What `Window.targets` asks of a model."""
+
+    @staticmethod
+    def tensors(*arrays: np.ndarray[Any, Any]) -> list[torch.Tensor]:
+        return [torch.from_numpy(array) for array in arrays]
+
+
+@pytest.mark.parametrize("sketch", [0, 3])
+def test_a_window_gives_the_stored_targets_of_its_predictions(sketch: int, tmp_path: Path) -> None:
+    """In any order, from any of its shards; a row nobody answered has no ids, no mass and no NaN."""
+    school = lesson()
+    size, rng = len(school.masks), np.random.default_rng(0)
+    label_P = rng.integers(0, 50, size)
+    dense = np.stack([believe(rng, label_P, 50) for _ in range(2)])
+    rows = fused_targets(
+        dense,
+        rng.dirichlet([1, 1], size),
+        label_P,
+        keep=6,
+        covered_P=np.arange(size) % 5 != 0,
+        sketch_PTD=rng.integers(-127, 128, (size, 2, sketch)).astype(np.int8),
+    )
+    store = write_targets(
+        tmp_path / "targets" / "any",
+        {"train": rows},
+        bias_TV=rng.normal(size=(2, 50)),
+        basis_TDV=rng.normal(size=(2, sketch, 50)) if sketch else None,
+        splits={"train": school.plan},
+    )
+    taught = Lesson(view=school.view, masks=school.masks, plan=school.plan, targets=store)
+    stored = store.read("train")
+    window = Window(taught, (1, 3))
+    wanted = rng.permutation(np.flatnonzero(window.contains(np.arange(size))))
+    found = window.targets(wanted, OnCpu())  # type: ignore[arg-type]
+    none = stored.ids_PM[wanted] == 65535
+    assert (found.ids_BM.numpy() == np.where(none, -1, stored.ids_PM[wanted].astype(int))).all()
+    np.testing.assert_allclose(found.prob_BM, np.where(none, 0, np.exp(stored.logprob_PM[wanted])), rtol=1e-6)
+    assert (found.tail_BT.numpy() == np.nan_to_num(stored.tail_PT[wanted])).all()
+    assert (found.sketch_BTD.numpy() == stored.sketch_PTD[wanted]).all() and found.sketch_BTD.shape[2] == sketch
+    silent = wanted % 5 == 0
+    assert silent.any() and none[silent].all() and (found.tail_BT[torch.from_numpy(silent)] == 0).all()

@@ -1,4 +1,8 @@
-"""Reports of hand-made teachers, a fusion and a student against plain NumPy; stores that do not belong are refused."""
+"""Reports of hand-made teachers, a fusion and a student against plain NumPy; stores that do not belong are refused.
+
+Losses are compared with the dense distributions, to the step in which stores keep them; what comes first in a list is
+taken from the store, where close entries may have become equal.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +23,21 @@ from pipeline.evaluation import (
 )
 from pipeline.metrics import EvaluateParams
 from pipeline.results import read_sums
+from storage.codec import LOGPROB_STEPS, TAIL_LEVELS
 from storage.errors import StaleParent, StoreMissing, VocabularyError
 from storage.reader import Store
-from storage.records import SparseLogits
+from storage.records import FusedTargets, SparseLogits
 from tests import fakes
-from tests.beliefs import TEMPERATURES, World, cooled, make_world, write_student
+from tests.beliefs import cooled
 from tests.fakes import TinyStores
+from tests.worlds import TEMPERATURES, World, make_world, write_student
 
 CPU = torch.device("cpu")
+
+WEIGHT_STEP = 0.5 / TAIL_LEVELS
+
+HALF_STEP = 0.5 / LOGPROB_STEPS
+"""Nats by which a stored log-probability of a true token may be off."""
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +57,16 @@ def params(world: World) -> EvaluateParams:
 
 def mixture(world: World) -> np.ndarray:
     return np.einsum("pt,tpv->pv", world.weight_PT, np.stack(list(world.dense.values())))
+
+
+def fused_rows(world: World) -> FusedTargets:
+    return Store(world.data / "targets" / "confident", FusedTargets).read("heldout")
+
+
+def rank(ids_PK: np.ndarray, label_P: np.ndarray) -> np.ndarray:
+    """Place of the true token in each list, its length where it is not listed."""
+    hit_PK = ids_PK == label_P[:, None]
+    return np.where(hit_PK.any(axis=1), hit_PK.argmax(axis=1), ids_PK.shape[1])
 
 
 def gold_nll(dense_PV: np.ndarray, label_P: np.ndarray) -> np.ndarray:
@@ -74,16 +95,19 @@ def test_a_teachers_report_holds_the_means_over_what_it_answered(world: World, b
     report, label_P = beta.report, world.label_P
     covered_P = np.arange(len(label_P)) % 5 != 0
     dense_PV = world.dense["beta"][covered_P]
-    nll_P = gold_nll(dense_PV, label_P[covered_P])
-    top_P = dense_PV.argmax(axis=1)
-    rank_P = (dense_PV > np.exp(-nll_P)[:, None]).sum(axis=1)
-    assert report["nll"] == pytest.approx(nll_P.mean(), abs=1e-5)
+    rows = Store(world.data / "logits" / "beta", SparseLogits).read("heldout")
+    ids_PK = dense_PV.shape[1] - 1 - rows.ids_PK[covered_P].astype(int)  # its ids run the other way
+    rank_P = rank(ids_PK, label_P[covered_P])
+    assert report["nll"] == pytest.approx(gold_nll(dense_PV, label_P[covered_P]).mean(), abs=HALF_STEP)
+    assert report["nll"] == pytest.approx(-rows.gold_logprob_PJ[covered_P, 0].mean(), rel=1e-5)
     assert report["nll_calibrated"] == pytest.approx(
-        gold_nll(cooled(dense_PV, TEMPERATURES[1]), label_P[covered_P]).mean(), abs=1e-5
+        gold_nll(cooled(dense_PV, TEMPERATURES[1]), label_P[covered_P]).mean(), abs=HALF_STEP
     )
-    assert report["accuracy"] == pytest.approx((top_P == label_P[covered_P]).mean())
+    assert report["accuracy"] == pytest.approx((rank_P == 0).mean())
     assert report["accuracy_top5"] == pytest.approx((rank_P < 5).mean())
-    assert report["agreement"] == pytest.approx((top_P == mixture(world)[covered_P].argmax(axis=1)).mean())
+    assert report["accuracy"] == pytest.approx((dense_PV.argmax(axis=1) == label_P[covered_P]).mean(), abs=0.05)
+    agreed_P = ids_PK[:, 0] == fused_rows(world).ids_PM[covered_P, 0]
+    assert report["agreement"] == pytest.approx(agreed_P.mean())
     assert report["positions"] == covered_P.sum()
     assert report["coverage"] == pytest.approx(covered_P.mean())
     assert report["temperature"] == TEMPERATURES[1]
@@ -118,17 +142,18 @@ def test_a_fusions_report_sets_it_beside_its_best_teacher(world: World, confiden
     fused_P = gold_nll(mixture(world), label_P)
     teachers = {name: gold_nll(dense_PV, label_P)[common_P].mean() for name, dense_PV in world.dense.items()}
     best = min(teachers, key=lambda name: teachers[name])
-    assert report["nll"] == pytest.approx(fused_P.mean(), abs=1e-5)
+    assert report["nll"] == pytest.approx(fused_P.mean(), abs=HALF_STEP)
     assert report["coverage"] == 1.0
     assert report["common_positions"] == common_P.sum()
-    assert report["nll_common"] == pytest.approx(fused_P[common_P].mean(), abs=1e-5)
-    assert report["nll_common_teachers"] == pytest.approx(teachers, abs=1e-5)
+    assert report["nll_common"] == pytest.approx(fused_P[common_P].mean(), abs=HALF_STEP)
+    assert report["nll_common_teachers"] == pytest.approx(teachers, abs=HALF_STEP)
     assert report["best_teacher"] == best
-    assert report["gain"] == pytest.approx(teachers[best] - fused_P[common_P].mean(), abs=1e-5)
+    assert report["gain"] == pytest.approx(teachers[best] - fused_P[common_P].mean(), abs=2 * HALF_STEP)
+    assert report["accuracy"] == pytest.approx((rank(fused_rows(world).ids_PM, label_P) == 0).mean())
     assert report["agreement"] == 1.0
     assert report["kl_to_best_teacher"] > 0
     assert report["weights"] == pytest.approx(
-        {"alpha": world.weight_PT[:, 0].mean(), "beta": world.weight_PT[:, 1].mean()}
+        {"alpha": world.weight_PT[:, 0].mean(), "beta": world.weight_PT[:, 1].mean()}, abs=WEIGHT_STEP
     )
 
 
@@ -141,7 +166,7 @@ def test_mean_weights_by_source_add_up_over_the_sources(world: World, heldout: H
     mean = sum(row["weights"]["beta"] * row["positions"] for row in rows) / sum(counts)
     assert mean == pytest.approx(confident.report["weights"]["beta"])
     first = np.array([heldout.source_D[d] == rows[0]["source"] for d in heldout.document_P])
-    assert rows[0]["weights"]["alpha"] == pytest.approx(world.weight_PT[first, 0].mean())
+    assert rows[0]["weights"]["alpha"] == pytest.approx(world.weight_PT[first, 0].mean(), abs=WEIGHT_STEP)
 
 
 def test_a_students_report_holds_scores_size_and_curve(
@@ -238,15 +263,32 @@ def test_a_student_of_another_vocabulary_is_refused(
         evaluate_student(params, heldout, model=folder, device=CPU, batch_tokens=512)
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
-def test_a_fusion_of_one_teacher_is_that_teacher(
-    world: World, heldout: Heldout, params: EvaluateParams, tmp_path: Path, calibrated: bool
+@pytest.mark.parametrize("keep", [4, 8])
+def test_the_five_most_likely_are_counted_only_where_five_are_known(
+    world: World, heldout: Heldout, params: EvaluateParams, tmp_path: Path, keep: int
 ) -> None:
-    """Through the real fusion: at the temperature it was fused at, nothing is gained and nothing lost."""
+    other = make_world(world.stores, tmp_path / "data", keep=keep)
+    teacher = evaluate_teacher(params, heldout, logits=other.data / "logits" / "alpha").report
+    assert ("accuracy_top5" in teacher) == (keep >= 5)
+    fusion = evaluate_fusion(
+        params, heldout, targets=other.data / "targets" / "confident", logits=other.data / "logits"
+    ).report
+    assert ("accuracy_top5" in fusion) == (keep >= 5)
+    assert fusion["keep"] == teacher["keep"] == keep
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "sketch", "draws"), [(False, 0, 0), (True, 0, 0), (False, 6, 0), (True, 6, 0), (True, 0, 5)]
+)
+def test_a_fusion_of_one_teacher_is_that_teacher(
+    world: World, heldout: Heldout, params: EvaluateParams, tmp_path: Path, calibrated: bool, sketch: int, draws: int
+) -> None:
+    """Through the real fusion: at the temperature it was fused at, nothing is gained and nothing lost but steps."""
     from pipeline.fusion import FusionParams, fuse
 
+    logits = make_world(world.stores, tmp_path / "data", sketch=sketch, draws=draws, fusions=()).data / "logits"
     settings = FusionParams(
-        teachers=["beta"], weighting="uniform", tau=1.0, calibrated=calibrated, prior="equal", temperature=1.0, keep=8
+        teachers=["beta"], weighting="uniform", tau=1.0, calibrated=calibrated, prior="equal", temperature=1.0, keep=16
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -254,17 +296,19 @@ def test_a_fusion_of_one_teacher_is_that_teacher(
             settings,
             sequences=world.stores.sequences,
             masks=world.stores.masks,
-            logits=world.data / "logits",
+            logits=logits,
             out=tmp_path / "only",
             declared=["alpha", "beta"],
             threads=1,
         )
-    report = evaluate_fusion(params, heldout, targets=tmp_path / "only", logits=world.data / "logits").report
-    teacher = evaluate_teacher(params, heldout, logits=world.data / "logits" / "beta").report
+    report = evaluate_fusion(params, heldout, targets=tmp_path / "only", logits=logits).report
+    teacher = evaluate_teacher(params, heldout, logits=logits / "beta").report
     assert report["nll"] == pytest.approx(teacher["nll_calibrated" if calibrated else "nll"], abs=1e-5)
-    assert report["ece"] == pytest.approx(teacher["ece_calibrated" if calibrated else "ece"], abs=1e-3)
-    assert (report["accuracy"], report["coverage"]) == (teacher["accuracy"], teacher["coverage"])
+    assert report["ece"] == pytest.approx(teacher["ece_calibrated" if calibrated else "ece"], abs=1e-2)
+    assert report["coverage"] == teacher["coverage"]
+    if not draws:  # what was drawn at the calibrated temperature is in another order at 1
+        assert report["accuracy"] == pytest.approx(teacher["accuracy"], abs=0.05)
     assert report["best_teacher"] == "beta"
     assert report["gain"] == pytest.approx(0, abs=1e-5)
-    assert report["kl_to_best_teacher"] == pytest.approx(0, abs=1e-5)
+    assert report["kl_to_best_teacher"] == pytest.approx(0, abs=2e-3)
     assert report["weights"] == {"beta": 1.0}

@@ -27,6 +27,15 @@ NAMES = Names(
 )
 PARAMS = EvaluateParams(against="data/targets/confident", bootstrap=100, seed=0)
 DOCUMENTS = 50
+FIDELITY = {
+    "positions": 1552,
+    "bytes_per_position": 50.25,
+    "entries": 20.25,
+    "mass": 0.84,
+    "tv": 0.092,
+    "kl": [0.187, 0.209],
+    "gradient": {"near": {"angle_degrees": 2.53, "length_ratio": 1.01, "blocks": 2}},
+}
 
 
 def scores(nll: float, **more: Any) -> dict[str, Any]:
@@ -85,6 +94,7 @@ def reports(tmp_path: Path) -> Path:
     for name, nll, coverage in (("sci", 2.9, 0.97), ("prose", 3.0, 0.9)):
         report = scores(nll, parameters=109_500_000, bytes_per_position=130.25, store_bytes=2_000_000, temperature=1.1)
         write_evaluation(folder / "teachers" / f"{name}.json", report | {"coverage": coverage})
+        write_json(folder / "fidelity" / f"{name}.json", FIDELITY | ({"kl": [None]} if name == "prose" else {}))
     both = {"sci": 0.625, "prose": 0.375}
     write_evaluation(folder / "fusions" / "confident.json", fusion(2.80, both, "entropy", 0.1))
     write_evaluation(folder / "fusions" / "uniform.json", fusion(2.75, both, "uniform", 0.01))
@@ -112,10 +122,18 @@ def test_names_come_from_the_sections_of_params() -> None:
         "students": {"s": {}},
     }
     assert Names.of(params).runs() == [
-        "sources-w", "ingest-w", "corpus", "tokenize", "mask", "teach-t", "fuse-f", "train-s",
+        "sources-w", "ingest-w", "corpus", "tokenize", "mask", "teach-t", "exact-t", "fidelity-t", "fuse-f", "train-s",
         "evaluate-teacher-t", "evaluate-fusion-f", "evaluate-student-s",
     ]  # fmt: skip
     assert Names.of({"teachers": None}).teachers == ()
+
+
+def test_the_page_says_what_the_stores_keep(summary: dict[str, Any]) -> None:
+    assert summary["fidelity"]["sci"]["kl_calibrated"] == 0.209
+    assert summary["fidelity"]["prose"]["kl_calibrated"] is None
+    text = page(summary)
+    assert "| `sci` | 50.2 | 20.2 | 0.840 | 0.187 | 0.209 | 0.092 | 2.5 | 1.010 | 1552 |" in text
+    assert "| `prose` | 50.2 | 20.2 | 0.840 | infinite | infinite |" in text
 
 
 def test_the_summary_joins_scores_and_costs(summary: dict[str, Any]) -> None:

@@ -41,6 +41,17 @@ def refused(tmp_path: Path, change: Change, message: str) -> None:
     assert str(caught.value) == f"{path}: {message}"
 
 
+def draw(params: dict[str, Any], teacher: str) -> None:
+    params["teachers"][teacher]["keep"] = {"form": "topk+sampled", "k": 8, "draws": 24}
+
+
+def test_drawn_teachers_are_accepted_in_calibrated_fusions(tmp_path: Path) -> None:
+    settings = read_settings(changed(tmp_path, lambda params: draw(params, "mpnet-sci")))
+    sci, prose = settings.teachers["mpnet-sci"], settings.teachers["mpnet-prose"]
+    assert (sci.keep.most, sci.keep.draws, sci.sketch) == (8, 24, 0)  # nothing is left for a sketch to describe
+    assert prose.sketch == prose.tail.sketch == DEFAULTS["teachers"]["mpnet-prose"]["tail"]["sketch"]
+
+
 def test_the_defaults_are_accepted() -> None:
     settings = read_settings(Path("params.yaml"))
     assert set(settings.teachers) == set(DEFAULTS["teachers"])
@@ -63,6 +74,24 @@ def test_the_defaults_are_accepted() -> None:
             lambda p: p["students"]["fused"]["loss"].update(tal="prior"),
             "students.fused.loss: unknown key 'tal' (did you mean 'tail'?)",
         ),
+        (lambda p: p["teachers"]["mpnet-sci"].update(keep=64),
+            "teachers.mpnet-sci.keep: Input should be a valid dictionary or object to extract fields from, got 64"),
+        (lambda p: p["teachers"]["mpnet-sci"].update(keep={"form": "topk"}), "teachers.mpnet-sci.keep.k: missing"),
+        (lambda p: p["teachers"]["mpnet-sci"].update(keep={"form": "top", "k": 3}),
+            "teachers.mpnet-sci.keep.form: expected one of 'topk', 'nucleus', 'sampled', 'topk+sampled', got 'top'"),
+        (lambda p: p["teachers"]["mpnet-sci"]["keep"].update(least=97),
+            "teachers.mpnet-sci.keep: least must not exceed most (96), got 97"),
+        (lambda p: p["teachers"]["mpnet-sci"].update(keep={"form": "sampled", "draws": 255}),
+            "teachers.mpnet-sci.keep.draws: Input should be less than or equal to 254, got 255"),
+        (lambda p: p["teachers"]["mpnet-sci"]["tail"].update(stp=0.4),
+            "teachers.mpnet-sci.tail: unknown key 'stp' (did you mean 'step'?)"),
+        (lambda p: p["teachers"]["mpnet-sci"]["tail"].update(sketch=129),
+            "teachers.mpnet-sci.tail.sketch: Input should be less than or equal to 128, got 129"),
+        (lambda p: p["teachers"]["mpnet-sci"].pop("seed"), "teachers.mpnet-sci.seed: missing"),
+        (lambda p: p["teachers"]["mpnet-sci"].update(temperatures=[2.0, 1.0]),
+            "teachers.mpnet-sci.temperatures: must be positive, distinct and begin with 1.0, got [2.0, 1.0]"),
+        (lambda p: p["exact"].update(positions=0),
+            "exact.positions: Input should be greater than or equal to 1, got 0"),
         (lambda p: p["sources"]["wordnet"].update(kind="wordnt"),
             "sources.wordnet.kind: expected one of model, wordnet, dataset, got 'wordnt' (did you mean 'wordnet'?)"),
         (lambda p: p["runtime"].update(device="gpu"),
@@ -124,7 +153,25 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
         ),
         (
             lambda p: p["fusions"]["confident"].update(temperature=4.0),
-            "fusions.confident.temperature: 4.0 is not among teachers.mpnet-sci.temperatures, [1.0, 2.0]",
+            "fusions.confident.temperature: 4.0 is not among teachers.mpnet-sci.temperatures, [1.0]",
+        ),
+        (
+            lambda p: (draw(p, "mpnet-prose"), p["fusions"]["confident"].update(calibrated=False)),
+            (
+                "fusions.confident: teachers.mpnet-prose.keep draws ids, which stand for the calibrated temperature "
+                "alone; expected calibrated: true and temperature: 1.0, got false and 1.0"
+            ),
+        ),
+        (
+            lambda p: (
+                draw(p, "mpnet-sci"),
+                [teacher.update(temperatures=[1.0, 2.0]) for teacher in p["teachers"].values()],
+                p["fusions"]["confident"].update(temperature=2.0),
+            ),
+            (
+                "fusions.confident: teachers.mpnet-sci.keep draws ids, which stand for the calibrated temperature "
+                "alone; expected calibrated: true and temperature: 1.0, got true and 2.0"
+            ),
         ),
         (
             lambda p: p["students"]["fused"].update(targets="data/targets/confidnt"),

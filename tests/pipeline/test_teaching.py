@@ -1,4 +1,8 @@
-"""What a store of beliefs holds, against the teacher asked one pass at a time with full float64 softmax."""
+"""What a store of beliefs holds, against the teacher asked one pass at a time with full float64 softmax.
+
+What lies on disk is rounded: roots of listed probabilities to 1/256, of tails to 1/500, log-probabilities of true
+tokens to 1/256 nat, entropies to 1/128, spreads to 1/64; a row is scaled to add up to 1.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ from transformers import AutoModelForMaskedLM
 
 from pipeline import teaching
 from pipeline.batches import group_passes
+from pipeline.seeds import generator
+from pipeline.sketch_fit import PSEUDO_ROWS
+from pipeline.sparse import restore_teacher
 from pipeline.teaching import TeacherParams, teach
 from storage.errors import DataError, StaleParent, TeacherRefused
 from storage.reader import Store
@@ -24,14 +31,22 @@ from tests import fakes
 from tests.fakes import TinyStores
 
 KEEP = 5
+TOPK = {"form": "topk", "k": KEEP}
+SAMPLED = {"form": "topk+sampled", "k": 2, "draws": 20}
 
 
-def ask(stores: TinyStores, teacher: Path, out: Path, **changes: Any) -> Store[SparseLogits]:
+def ask(
+    stores: TinyStores, teacher: Path, out: Path, *, keep: dict[str, Any] = TOPK, sketch: int = 6, seed: int = 0,
+    **changes: Any,
+) -> Store[SparseLogits]:  # fmt: skip
     settings = {
         "documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks, "out": out,
         "device": torch.device("cpu"), "dtype": torch.float32, "batch_tokens": 300,
     }  # fmt: skip
-    params = TeacherParams(model=str(teacher), keep=KEEP, temperatures=[1.0, 2.0])
+    params = TeacherParams.model_validate({
+        "model": str(teacher), "keep": keep, "tail": {"sketch": sketch, "step": 0.4}, "temperatures": [1.0, 2.0],
+        "seed": seed,
+    })  # fmt: skip
     teach(params, **(settings | changes))
     return Store(out, SparseLogits)
 
@@ -94,62 +109,221 @@ def reference_file(tiny_stores: TinyStores, tiny_tokenizer: Path) -> Path:
     return Path(shutil.copy(tiny_tokenizer / "tokenizer.json", tiny_stores.sequences.parent.parent / "reference.json"))
 
 
-@pytest.mark.parametrize("split", ["train", "heldout"])
-def test_the_store_holds_the_full_softmax_at_kept_entries(
-    logits: Store[SparseLogits], tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path, split: str
-) -> None:
-    record = logits.read(split)
-    full = dense(tiny_stores, tiny_teacher, split)
-    covered = record.covered_P()
-    assert 0.5 < covered.mean() < 1, "the two vocabularies cut some words differently"
-    assert (covered == np.isfinite(full[:, 0])).all()
-    full = full[covered]
-    kept = np.take_along_axis(full, record.ids_PK[covered].astype(int), axis=1)
-    np.testing.assert_allclose(record.logprob_PK[covered].astype(float), kept, atol=8e-3)
-    np.testing.assert_allclose(kept, np.sort(full, axis=1)[:, ::-1][:, :KEEP], atol=1e-5)
-    outside = np.exp(full).sum(axis=1) - np.exp(kept).sum(axis=1)
-    np.testing.assert_allclose(np.exp(record.tail_P[covered]), outside, atol=1e-5)
-    gold = np.take_along_axis(full, record.gold_id_P[covered, None].astype(int), axis=1)[:, 0]
-    np.testing.assert_allclose(record.gold_logprob_P[covered], gold, atol=1e-4)
-    for j, temperature in enumerate(logits.facts["temperatures"]):
-        scaled = full / temperature
-        lse = np.log(np.exp(scaled).sum(axis=1))
-        np.testing.assert_allclose(record.lse_PJ[covered, j], lse, atol=1e-4)
-        logp = scaled - lse[:, None]
-        np.testing.assert_allclose(record.entropy_PJ[covered, j], -(np.exp(logp) * logp).sum(axis=1), atol=1e-3)
+@pytest.fixture(scope="module")
+def full(tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path) -> dict[str, np.ndarray]:
+    return {split: dense(tiny_stores, tiny_teacher, split) for split in SPLITS}
 
 
-def test_the_tail_prior_is_the_mean_distribution_outside_the_kept_entries(
-    logits: Store[SparseLogits], tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path
-) -> None:
-    record = logits.read("train")
-    full = dense(tiny_stores, tiny_teacher, "train")
-    covered = record.covered_P()
-    for j, temperature in enumerate(logits.facts["temperatures"]):
-        scaled = full[covered] / temperature
-        probability = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
-        np.put_along_axis(probability, record.ids_PK[covered].astype(int), 0, axis=1)
-        expected = probability.sum(axis=0) / probability.sum()
-        np.testing.assert_allclose(logits.constant("tail_prior_JV")[j], expected, atol=1e-5)
-
-
-def test_the_gold_id_is_the_true_piece_in_the_teachers_own_ids(
-    logits: Store[SparseLogits], tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path
-) -> None:
-    record = logits.read("heldout")
+@pytest.fixture(scope="module")
+def gold(tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path) -> np.ndarray:
+    """The held-out true tokens in the teacher's own ids; -1 where it has no such piece."""
     labels = Store(tiny_stores.masks, Masks).read("heldout").label_P
     theirs, ours = Tokenizer.from_file(str(tiny_teacher / "tokenizer.json")), Tokenizer.from_file(str(reference_file))
-    covered = record.covered_P()
-    assert [theirs.id_to_token(int(number)) for number in record.gold_id_P[covered]] == [
-        ours.id_to_token(int(number)) for number in labels[covered]
-    ]
+    found = [theirs.token_to_id(ours.id_to_token(int(number))) for number in labels]
+    return np.array([-1 if number is None else number for number in found])
 
 
-def test_batch_size_does_not_change_what_is_believed(
-    logits: Store[SparseLogits], tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path
+def softmax_at(log_p: np.ndarray, temperature: float) -> np.ndarray:
+    power = np.exp(log_p / temperature)
+    return np.asarray(power / power.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_the_store_holds_the_full_softmax_at_listed_ids(
+    logits: Store[SparseLogits], full: dict[str, np.ndarray], split: str
 ) -> None:
-    other = ask(tiny_stores, tiny_teacher, workplace / "fox", batch_tokens=128).read("train")
-    np.testing.assert_allclose(other.gold_logprob_P, logits.read("train").gold_logprob_P, atol=1e-4)
+    record = logits.read(split)
+    covered = record.covered_P()
+    assert 0.5 < covered.mean() < 1, "the two vocabularies cut some words differently"
+    assert (covered == np.isfinite(full[split][:, 0])).all()
+    log_p = full[split][covered]
+    kept = np.take_along_axis(log_p, record.ids_PK[covered].astype(int), axis=1)
+    # Rounding may change the order of nearly equal ones, and not which are listed.
+    np.testing.assert_allclose(np.sort(kept, axis=1), np.sort(log_p, axis=1)[:, -KEEP:], atol=1e-5)
+    root = np.exp(record.logprob_PK[covered] / 2)
+    np.testing.assert_allclose(root, np.exp(kept / 2), atol=1 / 256 + 0.01)
+    assert np.abs(root - np.exp(kept / 2)).mean() < 1 / 400
+    outside = 1 - np.exp(kept).sum(axis=1)
+    np.testing.assert_allclose(np.sqrt(record.tail_PJ[covered, 0]), np.sqrt(outside), atol=1 / 500 + 0.006)
+    for j, temperature in enumerate(logits.facts["temperatures"]):
+        p = softmax_at(log_p, temperature)
+        listed = np.take_along_axis(p, record.ids_PK[covered].astype(int), axis=1).sum(axis=1)
+        entropy = -(p * np.log(p)).sum(axis=1)
+        np.testing.assert_allclose(record.entropy_PJ[covered, j], entropy, atol=1 / 128 + 1e-4)
+        if j:  # that at temperature 1 shares in the scaling of the list
+            np.testing.assert_allclose(np.sqrt(record.tail_PJ[covered, j]), np.sqrt(1 - listed), atol=1 / 500 + 1e-4)
+
+
+def test_the_true_token_is_known_in_the_teachers_own_ids(
+    logits: Store[SparseLogits], full: dict[str, np.ndarray], gold: np.ndarray
+) -> None:
+    record = logits.read("heldout")
+    covered = record.covered_P()
+    log_p, gold_P = full["heldout"][covered], gold[covered]
+    assert (gold_P >= 0).all(), "a word that is cut alike consists of pieces that both have"
+    for j, temperature in enumerate(logits.facts["temperatures"]):
+        expected = np.log(softmax_at(log_p, temperature)[np.arange(len(gold_P)), gold_P])
+        np.testing.assert_allclose(record.gold_logprob_PJ[covered, j], expected, atol=1 / 256 + 1e-4)
+    place = record.gold_place_P[covered]
+    among = (record.ids_PK[covered] == gold_P[:, None]).any(axis=1)
+    assert (among == (place >= 0)).all() and 0 < among.sum() < len(among)
+    assert (record.ids_PK[covered][among, place[among]] == gold_P[among]).all()
+    assert (record.gold_place_P[~covered] == -1).all()
+
+
+def test_temperatures_are_multiples_of_the_best_one(logits: Store[SparseLogits], full: dict[str, np.ndarray]) -> None:
+    raw, fitted, doubled = logits.facts["temperatures"]
+    assert (raw, doubled) == (1.0, pytest.approx(2 * fitted, abs=2e-6))
+    assert logits.facts["calibration"]["temperature"] == fitted
+    record = logits.read("calibration")
+    nll = -record.gold_logprob_PJ[record.covered_P()].mean(axis=0)
+    assert logits.facts["calibration"]["nll_raw"] == pytest.approx(nll[0], abs=1e-3)
+    assert logits.facts["calibration"]["nll"] == pytest.approx(nll[1], abs=1e-3)
+    assert nll[1] < nll[0] and nll[1] < nll[2]
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Store[SparseLogits]:
+    folder = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return ask(tiny_stores, tiny_teacher, folder / "logits" / "fox", sketch=0)
+
+
+def test_without_a_sketch_the_prior_is_the_mean_distribution_outside_the_lists(
+    plain: Store[SparseLogits], full: dict[str, np.ndarray]
+) -> None:
+    assert "sketch_PD" not in plain.manifest.arrays
+    log_p = full["calibration"][np.isfinite(full["calibration"][:, 0])]
+    listed = np.argsort(-log_p, axis=1)[:, :KEEP]
+    for j, temperature in enumerate(plain.facts["temperatures"]):
+        p = softmax_at(log_p, temperature)
+        np.put_along_axis(p, listed, 0, axis=1)
+        mass = p.sum(axis=0) + PSEUDO_ROWS / p.shape[1]
+        np.testing.assert_allclose(plain.constant("tail_bias_JV")[j], np.log(mass / mass.sum()), atol=1e-3)
+    mean = np.exp(log_p).mean(axis=0)
+    assert (np.diff(mean[plain.constant("order_V")]) <= 1e-6).all()
+
+
+def divergence(store: Store[SparseLogits], log_p: np.ndarray, column: int) -> np.ndarray:
+    record = store.read("heldout")
+    basis = store.constant("tail_basis_DV") if "sketch_PD" in store.manifest.arrays else None
+    temperature = store.facts["temperatures"][column]
+    found = restore_teacher(
+        record, bias_JV=store.constant("tail_bias_JV"), basis_DV=basis, column=column, temperature=temperature
+    )[record.covered_P()]
+    p = softmax_at(log_p[record.covered_P()], temperature)
+    return np.asarray((p * np.log(p / found)).sum(axis=1))
+
+
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_a_sketch_brings_the_restored_softmax_closer(
+    logits: Store[SparseLogits], plain: Store[SparseLogits], full: dict[str, np.ndarray], column: int
+) -> None:
+    sketched_kl = divergence(logits, full["heldout"], column).mean()
+    plain_kl = divergence(plain, full["heldout"], column).mean()
+    assert 0 < sketched_kl < 0.5 * plain_kl
+
+
+def test_spreads_are_of_what_is_not_listed(logits: Store[SparseLogits]) -> None:
+    record = logits.read("train")
+    basis, bias = logits.constant("tail_basis_DV").astype(np.float64), logits.constant("tail_bias_JV")
+    for row in np.flatnonzero(record.covered_P())[::7]:
+        for j, temperature in enumerate(logits.facts["temperatures"]):
+            exponent = bias[j].astype(np.float64) + record.sketch_PD[row].astype(np.float64) @ basis / temperature
+            outside = np.delete(exponent, record.ids_PK[row].astype(int))
+            assert record.spread_PJ[row, j] == pytest.approx(np.log(np.exp(outside).sum()), abs=1 / 64 + 1e-3)
+    assert (record.sketch_PD[~record.covered_P()] == 0).all()
+
+
+def test_a_nucleus_lists_what_is_likely_enough(
+    tiny_stores: TinyStores, tiny_teacher: Path, full: dict[str, np.ndarray], workplace: Path
+) -> None:
+    form = {"form": "nucleus", "mass": 0.9, "floor": 0.02, "least": 2, "most": 9}
+    store = ask(tiny_stores, tiny_teacher, workplace / "fox", keep=form)
+    record = store.read("heldout")
+    assert store.facts["keep"] == form and store.facts["most"] == 9
+    lengths = set()
+    for row in np.flatnonzero(record.covered_P()):
+        p = np.sort(np.exp(full["heldout"][row]))[::-1]
+        before = np.cumsum(p) - p
+        wanted = (p >= 0.02) & (before < 0.9) & (np.arange(len(p)) < 9)
+        count = max(2, int(wanted.sum()))
+        edge = min(np.abs(p - 0.02).min(), np.abs(before - 0.9).min())
+        ids = record.ids_PK[row][record.ids_PK[row] < 65535]
+        assert len(ids) == count or edge < 1e-5
+        if len(ids) == count:
+            assert set(ids.tolist()) == set(np.argsort(-full["heldout"][row])[:count].tolist())
+        lengths.add(len(ids))
+    assert len(lengths) > 3
+    assert (record.ids_PK[~record.covered_P()] == 65535).all()
+
+
+@pytest.mark.parametrize("keep", [{"form": "sampled", "draws": 30}, SAMPLED], ids=["sampled", "topk+sampled"])
+def test_draws_follow_the_rest_of_the_softmax(
+    tiny_stores: TinyStores, tiny_teacher: Path, full: dict[str, np.ndarray], workplace: Path, keep: dict[str, Any]
+) -> None:
+    """Each by the inverse of the distribution function at the calibrated temperature, from the shard's own numbers."""
+    store = ask(tiny_stores, tiny_teacher, workplace / "fox", keep=keep, seed=3)
+    assert not {"sketch_PD", "spread_PJ"} & set(store.manifest.arrays)
+    record, draws = store.read("heldout"), int(keep["draws"])
+    covered = record.covered_P()
+    plan = store.plan("heldout")
+    uniform = np.concatenate([
+        generator(3, "draws", "heldout", index).random((np.diff(plan.bounds(index))[0], draws))
+        for index in range(plan.shards)
+    ])  # fmt: skip
+    p = softmax_at(full["heldout"], store.facts["temperatures"][1])
+    listed = np.argsort(-full["heldout"], axis=1)[:, : keep.get("k", 0)]
+    np.put_along_axis(p, listed, 0, axis=1)
+    upto = p.cumsum(axis=1)
+    same = 0
+    for row in np.flatnonzero(covered):
+        drawn = np.searchsorted(upto[row], uniform[row] * upto[row, -1], side="right")
+        ids, times = np.unique(drawn, return_counts=True)
+        found = record.drawn_share_PS[row] > 0
+        shares = dict(zip(record.drawn_ids_PS[row][found].tolist(), record.drawn_share_PS[row][found], strict=True))
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert not set(shares) & set(record.ids_PK[row].tolist())
+        same += shares == pytest.approx(dict(zip(ids.tolist(), times / draws, strict=True)), abs=1e-6)
+    assert same >= 0.95 * covered.sum()  # the rest lie within float32 of a border
+    restored = restore_teacher(
+        record,
+        bias_JV=store.constant("tail_bias_JV"),
+        column=1,
+        temperature=store.facts["temperatures"][1],
+    )[covered]
+    truth = softmax_at(full["heldout"][covered], store.facts["temperatures"][1])
+    tail = p[covered].sum(axis=1)[:, None]
+    share = p[covered] / tail
+    sigma = np.sqrt((tail**2 * share * (1 - share) / draws).sum(axis=0))
+    rounding = 0.01 * truth.sum(axis=0) + 1e-3 * len(truth)
+    assert (np.abs(restored.sum(axis=0) - truth.sum(axis=0)) <= 5 * sigma + rounding).all()
+
+
+def test_batch_size_changes_neither_beliefs_nor_draws(
+    tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path
+) -> None:
+    one = ask(tiny_stores, tiny_teacher, workplace / "one", keep=SAMPLED).read("train")
+    other = ask(tiny_stores, tiny_teacher, workplace / "other", keep=SAMPLED, batch_tokens=128).read("train")
+    np.testing.assert_allclose(other.gold_logprob_PJ, one.gold_logprob_PJ, atol=1 / 128 + 1e-6)
+    assert (other.gold_logprob_PJ == one.gold_logprob_PJ)[one.covered_P()].mean() > 0.99
+    assert (other.drawn_ids_PS == one.drawn_ids_PS).all(axis=1).mean() > 0.98
+
+
+def test_the_seed_decides_the_draws_and_nothing_else(
+    tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path
+) -> None:
+    one, other = (
+        ask(tiny_stores, tiny_teacher, workplace / name, keep=SAMPLED, seed=seed)
+        for name, seed in (("one", 0), ("other", 1))
+    )
+    assert one.identity != other.identity
+    drawn = [store.read("heldout").drawn_ids_PS for store in (one, other)]
+    assert (drawn[0] != drawn[1]).any(axis=1).mean() > 0.5
+    for name, values in one.read("heldout").arrays().items():
+        if not name.startswith("drawn"):
+            np.testing.assert_array_equal(other.read("heldout").arrays()[name], values)
 
 
 def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
@@ -162,11 +336,11 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
     made: list[str] = []
     answer = teaching._answer_shard
 
-    def failing(lm: Any, part: Any, shard: Any, **rest: Any) -> Any:
+    def failing(lm: Any, part: Any, shard: Any, *rest: Any, **more: Any) -> Any:
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(str(shard))
-        return answer(lm, part, shard, **rest)
+        return answer(lm, part, shard, *rest, **more)
 
     monkeypatch.setattr(teaching, "_answer_shard", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -174,9 +348,9 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
     assert not (workplace / "fox").exists()
     again: list[str] = []
 
-    def counting(lm: Any, part: Any, shard: Any, **rest: Any) -> Any:
+    def counting(lm: Any, part: Any, shard: Any, *rest: Any, **more: Any) -> Any:
         again.append(str(shard))
-        return answer(lm, part, shard, **rest)
+        return answer(lm, part, shard, *rest, **more)
 
     monkeypatch.setattr(teaching, "_answer_shard", counting)
     store = ask(tiny_stores, tiny_teacher, workplace / "fox")

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from pipeline.tracing import Stores, Trace, lines, spelled, trace
+from storage.codec import LEVELS, LOGPROB_STEPS
 from storage.errors import DataError, StaleParent, StoreMissing
 from storage.reader import Store
-from storage.records import SPLITS, Masks, Sequences
+from storage.records import SPLITS, FusedTargets, Masks, Sequences, SparseLogits
 from storage.tables import DocumentStore
-from tests.beliefs import World, make_world, write_student
 from tests.fakes import TinyStores, words_of
+from tests.worlds import World, make_world, write_student
 
 CPU = torch.device("cpu")
 
@@ -88,23 +89,45 @@ def test_teachers_answer_with_weight_and_pieces_of_their_own(world: World) -> No
     found = follow(world, None)
     assert found.split == "heldout"
     pieces = spelled_pieces(world)
+    stored = {name: read_logits(world, name) for name in ("alpha", "beta")}
+    fused_rows = Store(world.data / "targets" / "confident", FusedTargets).read("heldout")
     for number, answers in enumerate(found.answers_P):
         alpha, beta, fused = answers
         assert (alpha.who, beta.who, fused.who, fused.role) == ("alpha", "beta", "confident", "fused")
-        top = np.argsort(-world.dense["alpha"][number])[:5]
+        top = stored["alpha"].ids_PK[number, :5]
         assert [piece for piece, _ in alpha.top] == [pieces[piece] for piece in top]
-        assert [p for _, p in alpha.top] == pytest.approx(world.dense["alpha"][number][top], rel=2e-3)
-        assert alpha.truth == pytest.approx(world.dense["alpha"][number][world.label_P[number]], rel=1e-4)
+        assert np.sqrt([p for _, p in alpha.top]) == pytest.approx(
+            np.sqrt(world.dense["alpha"][number][top]), abs=1 / LEVELS
+        )
+        assert alpha.truth == pytest.approx(world.dense["alpha"][number][world.label_P[number]], rel=1 / LOGPROB_STEPS)
         if number % 5:
             assert (alpha.role, beta.role) == ("teacher, weight 0.75", "teacher, weight 0.25")
-            top = np.argsort(-world.dense["beta"][number])[:5]  # its ids run the other way, its pieces do not
-            assert [piece for piece, _ in beta.top] == [pieces[piece] for piece in top]
+            top = stored["beta"].ids_PK[number, :5].astype(int)  # its ids run the other way, its pieces do not
+            assert [piece for piece, _ in beta.top] == [pieces[len(pieces) - 1 - piece] for piece in top]
         else:
             assert (alpha.role, beta.role) == ("teacher, weight 1.00", "teacher, weight 0.00")
             assert beta.top == []
-        mixture = world.weight_PT[number] @ [world.dense["alpha"][number], world.dense["beta"][number]]
-        assert fused.top[0][0] == pieces[int(mixture.argmax())]
+        assert fused.top[0][0] == pieces[int(fused_rows.ids_PM[number, 0])]
     assert len(found.answers_P) >= 2
+
+
+def test_a_teacher_without_lists_is_shown_by_its_draws(world: World, tmp_path: Path) -> None:
+    """What was drawn most stands first; nobody reads "no answer" where there is one."""
+    other = make_world(world.stores, tmp_path / "data", keep=0, draws=30, fusions=())
+    stores = Stores.open(
+        other.data, teachers=["alpha", "beta"], targets=world.data / "targets" / "confident", students={}
+    )
+    found = trace(stores, None, device=CPU, batch_tokens=256)
+    pieces, rows = spelled_pieces(world), read_logits(other, "alpha")
+    for number, (alpha, beta, _) in enumerate(found.answers_P):
+        assert alpha.top[0] == (pieces[rows.drawn_ids_PS[number, 0]], pytest.approx(rows.drawn_share_PS[number, 0]))
+        shares = [share for _, share in alpha.top]
+        assert shares == sorted(shares, reverse=True) and all(share > 0 for share in shares)
+        assert (beta.top == []) == (number % 5 == 0)
+
+
+def read_logits(world: World, name: str) -> SparseLogits:
+    return Store(world.data / "logits" / name, SparseLogits).read("heldout")
 
 
 def spelled_pieces(world: World) -> list[str]:

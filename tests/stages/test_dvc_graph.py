@@ -36,9 +36,12 @@ mask: {rate: 0.15, copies: 1, seed: 0, shard_rows: 8192}
 teachers:
   ann: &teacher   # an anchor
     model: data/sources/mini
-    keep: 32
+    keep: {form: topk, k: 32}
+    tail: {sketch: 0, step: 0.4}
     temperatures: [1.0, 2.0]
+    seed: 0
   bob: *teacher
+exact: {positions: 64}
 fusions:
   both: &fusion
     teachers: [ann, bob]
@@ -74,7 +77,7 @@ runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 4096, checkpoin
 """
 
 TEXT = {"ingest@own", "corpus", "tokenize", "mask"}
-TEACHERS = {"teach@ann", "teach@bob"}
+TEACHERS = {"teach@ann", "teach@bob", "exact@ann", "exact@bob", "fidelity@ann", "fidelity@bob"}
 FUSIONS = {"fuse@both", "fuse@alone"}
 STUDENTS = {"train@fused", "train@labels"}
 OF_TEACHERS = {"evaluate-teacher@ann", "evaluate-teacher@bob"}
@@ -201,10 +204,10 @@ def test_git_sees_what_should_be_kept_and_no_more(project: Project) -> None:
 
 
 def test_editing_a_teacher(project: Project) -> None:
-    project.params(lambda params: params["teachers"]["bob"].update(keep=16))
+    project.params(lambda params: params["teachers"]["bob"]["keep"].update(k=16))
     # fuse@alone and its evaluation look at data/logits, in which something changed; what fuse@alone wrote did not.
     fused_again = FUSIONS | OF_FUSIONS
-    of_bob = {"teach@bob", "evaluate-teacher@bob", "train@fused", "evaluate@fused"}
+    of_bob = {"teach@bob", "fidelity@bob", "evaluate-teacher@bob", "train@fused", "evaluate@fused"}
     assert project.ran() == {"check", "report"} | of_bob | fused_again
 
 
@@ -225,7 +228,8 @@ def test_editing_the_fusion_that_agreement_is_measured_with(project: Project) ->
 def test_adding_a_teacher_that_no_fusion_uses(project: Project) -> None:
     project.params(lambda params: params["teachers"].update(cleo=dict(params["teachers"]["ann"])))
     fused_again = FUSIONS | OF_FUSIONS  # data/logits changed; what they write did not, so no student runs
-    assert project.ran() == {"check", "teach@cleo", "evaluate-teacher@cleo", "report"} | fused_again
+    of_cleo = {"teach@cleo", "exact@cleo", "fidelity@cleo", "evaluate-teacher@cleo"}
+    assert project.ran() == {"check", "report"} | of_cleo | fused_again
 
 
 def test_removing_a_teacher(project: Project) -> None:
@@ -241,9 +245,13 @@ def test_removing_a_teacher(project: Project) -> None:
     listed = project.run(sys.executable, "-m", "stages.prune")
     expected = [
         "data/logits/bob",
+        "data/exact/bob",
         "reports/teachers/bob.arrow",
         "reports/teachers/bob.json",
+        "reports/fidelity/bob.json",
         "reports/runs/evaluate-teacher-bob.json",
+        "reports/runs/exact-bob.json",
+        "reports/runs/fidelity-bob.json",
         "reports/runs/teach-bob.json",
     ]
     assert [line for line in listed.stdout.splitlines() if line.startswith("would remove ")] == [
@@ -261,8 +269,8 @@ def test_removing_a_teacher(project: Project) -> None:
 
 def test_one_stage_with_what_it_needs_or_what_follows(project: Project) -> None:
     def change(params: dict[str, Any]) -> None:
-        params["teachers"]["ann"]["keep"] = 16
-        params["teachers"]["bob"]["keep"] = 8
+        params["teachers"]["ann"]["keep"]["k"] = 16
+        params["teachers"]["bob"]["keep"]["k"] = 8
         params["fusions"]["both"]["tau"] = 2.0
         params["students"]["labels"]["loss"]["labels"] = 0.5
 
@@ -320,7 +328,7 @@ def test_a_real_store_leaves_the_cache_whole(tmp_path: Path) -> None:
     project.ran()
     cache = project.root / ".dvc" / "cache" / "files" / "md5"
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
-    shard = project.root / "s" / "train" / "ids_PK" / "c" / "1" / "0"
+    shard = project.root / "s" / "train" / "tail_PJ" / "c" / "1" / "0"
     expected = samples.file_hashes(project.root / "s")
     assert any(shard.samefile(path) for path in before), "the output costs no second copy"
     shutil.rmtree(project.root / "s")

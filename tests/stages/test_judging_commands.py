@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stages import evaluate, evaluate_fusion, evaluate_teacher, report, show
-from tests.beliefs import make_world, write_student
 from tests.fakes import TinyStores
+from tests.worlds import make_world, write_student
 
 PARAMS = """
 sources: {}

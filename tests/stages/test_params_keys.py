@@ -52,8 +52,23 @@ mask.copies
 mask.seed
 mask.shard_rows
 teachers.*.model
-teachers.*.keep
+teachers.*.keep.<topk>.form
+teachers.*.keep.<topk>.k
+teachers.*.keep.<nucleus>.form
+teachers.*.keep.<nucleus>.mass
+teachers.*.keep.<nucleus>.floor
+teachers.*.keep.<nucleus>.least
+teachers.*.keep.<nucleus>.most
+teachers.*.keep.<sampled>.form
+teachers.*.keep.<sampled>.draws
+teachers.*.keep.<topk+sampled>.form
+teachers.*.keep.<topk+sampled>.k
+teachers.*.keep.<topk+sampled>.draws
+teachers.*.tail.sketch
+teachers.*.tail.step
 teachers.*.temperatures
+teachers.*.seed
+exact.positions
 fusions.*.teachers
 fusions.*.weighting
 fusions.*.tau
@@ -110,7 +125,8 @@ def keys(where: str, kind: type[Section]) -> Iterator[str]:
     for name, field in kind.model_fields.items():
         inner = [part for part in members(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
         for part in inner:
-            yield from keys(f"{where}.{name}", part)
+            which = f".<{typing.get_args(part.model_fields['form'].annotation)[0]}>" if len(inner) > 1 else ""
+            yield from keys(f"{where}.{name}{which}", part)
         if not inner:
             yield f"{where}.{name}"
 
@@ -147,6 +163,8 @@ def test_every_key_of_the_default_settings_belongs_to_exactly_one_section() -> N
     for name in params["sources"]:
         kind = params["sources"][name]["kind"]
         params["sources"][name] = {f"<{kind}>": params["sources"][name]}
+    for teacher in params["teachers"].values():
+        teacher["keep"] = {f"<{teacher['keep']['form']}>": teacher["keep"]}
     for key in set(used(params, "")):
         found = [known for known in all_keys() if re.fullmatch(pattern(known), key)]
         assert len(found) == 1, (key, found)

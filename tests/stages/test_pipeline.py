@@ -59,8 +59,16 @@ def tiny_params(folder: Path, teachers: dict[str, Path], student: Path) -> dict[
     params["tokenize"] = {"tokenizer": "data/sources/student", "sequence_tokens": 24}
     params["mask"] = {"rate": 0.3, "copies": 2, "seed": 0, "shard_rows": 64}
     params["teachers"] = {
-        name: {"model": f"data/sources/{name}", "keep": 8, "temperatures": [1.0, 2.0]} for name in teachers
+        name: {
+            "model": f"data/sources/{name}",
+            "keep": {"form": "topk", "k": 8},
+            "tail": {"sketch": 4, "step": 0.4},
+            "temperatures": [1.0, 2.0],
+            "seed": 0,
+        }
+        for name in teachers
     }
+    params["exact"] = {"positions": 64}
     for fusion in params["fusions"].values():
         fusion["teachers"] = [rename[name] for name in fusion["teachers"]]
     for entry in params["students"].values():

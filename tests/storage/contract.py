@@ -97,8 +97,8 @@ class StoreContract:
         self.refused(out, WrongKind, str(out), f"expected a store of {body['kind']}", "got recipes")
 
     def test_other_schema(self, out: Path) -> None:
-        samples.edit_manifest(out, {"schema": 2}, resealed=True)
-        self.refused(out, SchemaMismatch, "manifest.json", "expected format belief-store schema 1", "schema 2")
+        samples.edit_manifest(out, {"schema": 3}, resealed=True)
+        self.refused(out, SchemaMismatch, "manifest.json", "expected format belief-store schema 2", "schema 3")
 
     def test_other_method_revision(self, out: Path) -> None:
         body = samples.manifest_of(out)
@@ -115,7 +115,7 @@ class StoreContract:
         samples.edit_manifest(out, {key: samples.manifest_of(out)["facts"] | {"vocabulary": 99}}, resealed=False)
         self.refused(out, SchemaMismatch, "manifest.json", "changed since it was sealed")
 
-    @pytest.mark.parametrize("text", ["", "{}", "[]", "null", "{", "[1, 2", '{"format": "belief-store", "schema": 1}'])
+    @pytest.mark.parametrize("text", ["", "{}", "[]", "null", "{", "[1, 2", '{"format": "belief-store", "schema": 2}'])
     def test_no_manifest_of_ours(self, out: Path, text: str) -> None:
         (out / "manifest.json").write_text(text, encoding="utf-8")
         self.refused(out, SchemaMismatch, "manifest.json", "not a manifest of this format")

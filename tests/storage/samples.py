@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from storage.arrays import ArraySpec
 from storage.manifest import SplitPlan
-from storage.records import FusedTargets, Masks, Record, Sequences, SparseLogits
+from storage.records import FusedTargets, HiddenStates, Masks, Record, Sequences, SparseLogits
 from storage.tables import DOCUMENT_SCHEMA, write_documents
 from storage.writer import StoreWriter
 
@@ -67,29 +68,47 @@ def masks(rows: int, *, seed: int = 0) -> Masks:
     )
 
 
-def logits(rows: int, *, seed: int = 0, keep: int = 4) -> SparseLogits:
-    """Top `keep` of a random softmax, every seventh row unanswered."""
+ORDER = np.random.default_rng(5).permutation(VOCABULARY).astype(np.uint32)
+"""Constant of stores of logits and targets: the order in which their lists are stored."""
+
+
+def logits(rows: int, *, seed: int = 0, most: int = 6, draws: int = 0, sketch: int = 3) -> SparseLogits:
+    """1 to `most` of a random softmax (none when it is 0), `draws` draws of the rest; every seventh row unanswered."""
     chance = np.random.default_rng(seed)
     score = chance.normal(scale=3.0, size=(rows, VOCABULARY))
-    logprob = score - np.log(np.exp(score).sum(axis=1, keepdims=True))
-    ids = np.argsort(-logprob, axis=1)[:, :keep]
-    kept = np.take_along_axis(logprob, ids, axis=1)
-    gold = chance.integers(0, VOCABULARY, rows)
+    prob = np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)
     silent = np.arange(rows) % 7 == 6
-    entropy = -(np.exp(logprob) * logprob).sum(axis=1)
-    lse = np.log(np.exp(logprob[:, None, :] / np.array([1.0, 1.1, 2.2])[:, None]).sum(axis=2))
+    count = np.where(silent, 0, chance.integers(1, most, rows, endpoint=True) if most else 0)
+    listed = np.arange(most) < count[:, None]
+    ids = np.argsort(-prob, axis=1)[:, :most]
+    kept = np.where(listed, np.take_along_axis(prob, ids, axis=1), 0)
+    gold = chance.integers(0, VOCABULARY, rows)
+    gold_logprob = np.log(prob[np.arange(rows), gold])
+    found = (ids == gold[:, None]) & listed
+    drawn = np.sort(chance.integers(0, VOCABULARY, (rows, draws)), axis=1)
+    first = np.append(np.ones((rows, min(draws, 1)), bool), np.diff(drawn, axis=1) > 0, axis=1)
+    share = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=2)
+    share = np.where(first & ~silent[:, None], share / max(draws, 1), 0)
+    order = np.argsort(-share, axis=1, kind="stable")
+    drawn, share = np.take_along_axis(drawn, order, axis=1), np.take_along_axis(share, order, axis=1)
+    tail = np.stack([1 - kept.sum(axis=1), *chance.random((TEMPERATURES - 1, rows))], axis=1)
+    columns = np.linspace(1, 1.2, TEMPERATURES)
+    blank = silent[:, None]
     return SparseLogits(
-        ids_PK=np.where(silent[:, None], 65535, ids).astype(np.uint16),
-        logprob_PK=np.where(silent[:, None], np.nan, kept).astype(np.float16),
-        tail_P=np.where(silent, np.nan, np.log1p(-np.exp(kept).sum(axis=1))).astype(np.float32),
-        gold_id_P=np.where(silent, 65535, gold).astype(np.uint16),
-        gold_logprob_P=np.where(silent, np.nan, logprob[np.arange(rows), gold]).astype(np.float32),
-        entropy_PJ=np.where(silent[:, None], np.nan, entropy[:, None].repeat(TEMPERATURES, 1)).astype(np.float32),
-        lse_PJ=np.where(silent[:, None], np.nan, lse).astype(np.float32),
+        ids_PK=np.where(listed, ids, 65535).astype(np.uint16),
+        logprob_PK=np.log(kept, out=np.full(kept.shape, np.nan), where=listed).astype(np.float32),
+        drawn_ids_PS=np.where(share > 0, drawn, 65535).astype(np.uint16),
+        drawn_share_PS=share.astype(np.float32),
+        tail_PJ=np.where(blank, np.nan, tail).astype(np.float32),
+        gold_logprob_PJ=np.where(blank, np.nan, gold_logprob[:, None] * columns).astype(np.float32),
+        gold_place_P=np.where(found.any(axis=1), found.argmax(axis=1) if most else 0, -1).astype(np.int32),
+        entropy_PJ=np.where(blank, np.nan, -(prob * np.log(prob)).sum(axis=1)[:, None] * columns).astype(np.float32),
+        sketch_PD=np.where(blank, 0, chance.integers(-127, 128, (rows, sketch))).astype(np.int8),
+        spread_PJ=np.where(blank, np.nan, chance.normal(size=(rows, TEMPERATURES))).astype(np.float32),
     )
 
 
-def targets(rows: int, *, seed: int = 0, keep: int = 4) -> FusedTargets:
+def targets(rows: int, *, seed: int = 0, keep: int = 4, sketch: int = 2) -> FusedTargets:
     """Mixtures of two teachers; every seventh row unanswered, every fifth with one entry fewer."""
     chance = np.random.default_rng(seed)
     prob = -np.sort(-chance.dirichlet(np.ones(keep + 1), rows), axis=1)
@@ -100,10 +119,31 @@ def targets(rows: int, *, seed: int = 0, keep: int = 4) -> FusedTargets:
     weight = chance.dirichlet(np.ones(2), rows)
     return FusedTargets(
         ids_PM=np.where(hole, 65535, ids).astype(np.uint16),
-        logprob_PM=np.where(hole, np.nan, np.log(prob[:, :keep])).astype(np.float16),
-        weight_PT=np.where(silent[:, None], 0, weight).astype(np.float32),
-        tail_PT=np.where(silent[:, None], 0, weight * tail[:, None]).astype(np.float32),
+        logprob_PM=np.where(hole, np.nan, np.log(prob[:, :keep])).astype(np.float32),
+        weight_PT=np.where(silent[:, None], np.nan, weight).astype(np.float32),
+        tail_PT=np.where(silent[:, None], np.nan, weight * tail[:, None]).astype(np.float32),
         gold_logprob_P=np.where(silent, np.nan, -chance.random(rows)).astype(np.float32),
+        sketch_PTD=chance.integers(-127, 128, (rows, 2, sketch)).astype(np.int8),
+    )
+
+
+def logits_specs(*, most: int = 6, draws: int = 0, sketch: int = 3) -> dict[str, ArraySpec]:
+    """Arrays on disk of `logits` of the same form."""
+    return SparseLogits.specs(most=most, draws=draws, temperatures=TEMPERATURES, sketch=sketch, vocabulary=VOCABULARY)
+
+
+def targets_specs(*, keep: int = 4, sketch: int = 2) -> dict[str, ArraySpec]:
+    """Arrays on disk of `targets` of the same form."""
+    return FusedTargets.specs(keep=keep, teachers=2, sketch=sketch, vocabulary=VOCABULARY)
+
+
+def hidden(rows: int, *, seed: int = 0, width: int = 5) -> HiddenStates:
+    """Normal states; every seventh row unanswered."""
+    chance = np.random.default_rng(seed)
+    silent = np.arange(rows) % 7 == 6
+    return HiddenStates(
+        hidden_PH=np.where(silent[:, None], np.nan, chance.normal(size=(rows, width))).astype(np.float16),
+        gold_id_P=np.where(silent, 65535, chance.integers(0, VOCABULARY, rows)).astype(np.uint16),
     )
 
 
@@ -142,10 +182,11 @@ def rows_of(record: Record, start: int, stop: int) -> Any:
 def logits_writer(out: Path, work_root: Path, **changes: Any) -> StoreWriter:
     """A writer of teacher beliefs over `SPLITS`."""
     arguments: dict[str, Any] = {
-        "specs": SparseLogits.specs(keep=4, temperatures=TEMPERATURES, vocabulary=VOCABULARY),
+        "specs": logits_specs(),
         "splits": SPLITS,
         "inputs": INPUTS,
         "parents": PARENTS,
+        "constants": {"order_V": ORDER},
         "work_root": work_root,
         **changes,
     }
@@ -196,6 +237,25 @@ def edit_manifest(store: Path, changes: Mapping[str, Any], *, resealed: bool) ->
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         body["checksum"] = hashlib.sha256(text.encode()).hexdigest()
     (store / "manifest.json").write_text(json.dumps(body), encoding="utf-8")
+
+
+def relist(store: Path, *names: str) -> None:
+    """Put size and hash of files that were changed into the manifest, as a careful forger would; checksum included."""
+    body, found = manifest_of(store), file_hashes(store)
+    for files in (body["files"], *(shard["files"] for shard in body["shards"])):
+        for name in files.keys() & set(names):
+            files[name] = {"bytes": (store / name).stat().st_size, "sha256": found[name]}
+    edit_manifest(store, {"files": body["files"], "shards": body["shards"]}, resealed=True)
+
+
+def drop_array(store: Path, name: str) -> None:
+    """Take one array out of a manifest with all its files, as if the store had been made without it."""
+    body = manifest_of(store)
+    del body["arrays"][name]
+    for files in (body["files"], *(shard["files"] for shard in body["shards"])):
+        for file in [file for file in files if file.split("/")[1] == name]:
+            del files[file]
+    edit_manifest(store, body, resealed=True)
 
 
 def flip(path: Path, *, at: int | None = None) -> None:

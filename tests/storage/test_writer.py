@@ -28,7 +28,7 @@ SHARDS = 5
 """Shards of the sample store: 4 of train, none of calibration, 1 of heldout."""
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     narrow=DTYPES,
     wide=DTYPES,
@@ -129,7 +129,7 @@ def damaged(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["content/train/logprob_PK/c/1/0", "content/train/tail_P/c/3", "sidecar/total-train-2.npy"]
+    "name", ["content/train/tail_PJ/c/1/0", "content/train/step_E/c/3", "sidecar/total-train-2.npy"]
 )
 def test_a_shard_that_changed_since_its_journal_line_is_made_again(
     tmp_path: Path, expected: dict[str, str], caplog: pytest.LogCaptureFixture, name: str
@@ -138,7 +138,7 @@ def test_a_shard_that_changed_since_its_journal_line_is_made_again(
     with logits_writer(out, work) as writer:
         fill(writer, shards=4)
     damaged(work, name)
-    index = {"c/1/0": 1, "P/c/3": 3, "2.npy": 2}[name[-5:]]
+    index = {"c/1/0": 1, "E/c/3": 3, "2.npy": 2}[name[-5:]]
     with logits_writer(out, work) as writer:
         assert [str(shard) for shard in writer.missing()] == [f"train/{index}", "heldout/0"]
         fill(writer)
@@ -151,7 +151,7 @@ def test_a_shard_file_that_is_gone_is_made_again(tmp_path: Path, expected: dict[
     out, work = tmp_path / "store", tmp_path / "work"
     with logits_writer(out, work) as writer:
         fill(writer)
-    next(work.glob("*/content/heldout/ids_PK/c/0/0")).unlink()
+    next(work.glob("*/content/heldout/code_E/c/0")).unlink()
     with logits_writer(out, work) as writer:
         assert [str(shard) for shard in writer.missing()] == ["heldout/0"]
         fill(writer)
@@ -177,7 +177,7 @@ def test_leftovers_of_killed_writes_are_not_published(tmp_path: Path, expected: 
     with logits_writer(out, work) as writer:
         fill(writer)
         content = writer.work.content
-        for name in ("manifest.json.new", "train/tail_P/c/2.0123.partial", "train/other_P/c/0", "constants/old/c/0"):
+        for name in ("manifest.json.new", "train/step_E/c/2.0123.partial", "train/other_P/c/0", "constants/old/c/0"):
             (content / name).parent.mkdir(parents=True, exist_ok=True)
             (content / name).write_text("of a killed or older run", encoding="utf-8")
         seal(writer)
@@ -217,8 +217,8 @@ def test_a_record_that_breaks_its_rules_is_not_written(tmp_path: Path) -> None:
         shard = next(writer.missing())
         made = samples.logits(16)
         with pytest.raises(RecordInvalid, match="do not add up to 1"):
-            writer.write(shard, replace(made, tail_P=made.tail_P + np.float32(1)))
-        for wrong in (samples.masks(16), samples.logits(15), replace(made, tail_P=made.tail_P.astype(np.float64))):
+            writer.write(shard, replace(made, tail_PJ=made.tail_PJ + np.float32(1)))
+        for wrong in (samples.masks(16), samples.logits(15), replace(made, sketch_PD=made.sketch_PD[:, :2])):
             with pytest.raises(AssertionError):
                 writer.write(shard, wrong)
         assert writer.work.entries() == []
@@ -253,12 +253,13 @@ def test_sidecars_are_kept_in_shard_order_and_not_published(tmp_path: Path, thro
 
 def test_the_manifest_says_what_the_store_is(through: Path) -> None:
     body = samples.manifest_of(through)
-    assert (body["format"], body["schema"], body["kind"], body["revision"]) == ("belief-store", 1, "logits", 1)
+    assert (body["format"], body["schema"], body["kind"], body["revision"]) == ("belief-store", 2, "logits", 1)
     assert body["inputs"] == samples.INPUTS
     assert body["parents"] == samples.PARENTS
     assert body["facts"] == {"temperature": 1.25, "vocabulary": samples.VOCABULARY}
     assert body["splits"]["train"] == {"rows": 50, "shard_rows": 16}
-    assert body["arrays"]["ids_PK"] == {"dtype": "uint16", "row_shape": [4]}
+    assert body["arrays"]["tail_PJ"] == {"dtype": "uint8", "row_shape": [3], "counted_by": "", "most": 0}
+    assert body["arrays"]["step_E"] == {"dtype": "uint16", "row_shape": [], "counted_by": "count_P", "most": 6}
     assert [(shard["split"], shard["index"], shard["rows"]) for shard in body["shards"]] == [
         ("train", 0, 16),
         ("train", 1, 16),

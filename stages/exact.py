@@ -1,0 +1,46 @@
+"""Keep a model's hidden states at a few held-out blanks, from which its full softmax can be computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import runtime
+from pipeline.config import section
+from pipeline.exact import ExactParams, keep_exact
+from stages.command import RunRecord, params_option, stage
+
+path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--model", type=path, required=True, help="Folder of a masked language model.")
+@click.option("--documents", type=path, required=True, help="Store of documents.")
+@click.option("--sequences", type=path, required=True, help="Store of sequences.")
+@click.option("--masks", type=path, required=True, help="Store of masks.")
+@click.option("--out", type=path, required=True, help="Store of hidden states to write.")
+@params_option
+@stage
+def main(name: str, model: Path, documents: Path, sequences: Path, masks: Path, out: Path, params: Path) -> None:
+    """Keep the exact answers of the model in --model, called NAME."""
+    settings = section(params, "runtime", runtime.RuntimeParams)
+    record = RunRecord(f"exact-{name}")
+    device, dtype = runtime.apply(settings)
+    keep_exact(
+        section(params, "exact", ExactParams),
+        model,
+        documents=documents,
+        sequences=sequences,
+        masks=masks,
+        out=out,
+        device=device,
+        dtype=dtype,
+        batch_tokens=settings.batch_tokens,
+    )
+    record.write(device=device.type, dtype=str(dtype).removeprefix("torch."))
+
+
+if __name__ == "__main__":
+    main()

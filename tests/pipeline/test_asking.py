@@ -1,0 +1,163 @@
+"""What a model is asked: every blank it can answer once, in whole passes, whatever the bounds and batches."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.asking import Lesson, SplitLesson, model_digest
+from pipeline.models import MaskedLM, masked_lm
+from storage.errors import StaleParent, VocabularyError
+from storage.reader import Store
+from storage.records import SPLITS, Masks
+from tests import fakes
+from tests.fakes import TinyStores
+
+CPU = torch.device("cpu")
+
+
+def open_lesson(lm: MaskedLM, folder: Path, stores: TinyStores, **changes: Any) -> Lesson:
+    places = {"documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks, "batch_tokens": 200}
+    return Lesson.open(folder, lm, **(places | changes))
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_teacher: Path) -> Iterator[MaskedLM]:
+    with masked_lm(tiny_teacher, device=CPU, dtype=torch.float32) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def part(lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores) -> SplitLesson:
+    return open_lesson(lm, tiny_teacher, tiny_stores).split("train")
+
+
+def collect(part: SplitLesson, lm: MaskedLM, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [stop - start, V] and gold ids of each row; NaN and -1 where there is no answer, no row twice."""
+    size = stop - start
+    logits, gold = np.full((size, len(part.lesson.to_student_V)), np.nan), np.full(size, -1)
+    with torch.inference_mode():
+        for some, true_ids, row in part.answers(lm, start, stop):
+            assert np.isnan(logits[row]).all() and len(np.unique(row)) == len(row) > 0
+            logits[row], gold[row] = some.numpy(), true_ids.numpy()
+    return logits, gold
+
+
+def test_a_split_has_the_text_of_each_sequence(part: SplitLesson) -> None:
+    assert len(part.texts) == len(part.sequences)
+    for n in range(0, len(part.texts), 5):
+        columns = np.flatnonzero(part.sequences.word_NL[n] >= 0)
+        end = part.sequences.char_end_NL[n, columns[-1]]
+        assert 0 < end <= len(part.texts[n])
+    assert part.masks.sequence_P.max() < len(part.sequences)
+
+
+def test_bounds_are_widened_to_whole_passes(part: SplitLesson) -> None:
+    passes = list(zip(part.masks.copy_P.tolist(), part.masks.sequence_P.tolist(), strict=True))
+    rng = np.random.default_rng(0)
+    widened = 0
+    for _ in range(200):
+        start = int(rng.integers(0, len(passes)))
+        stop = int(rng.integers(start + 1, len(passes) + 1))
+        touched = set(passes[start:stop])
+        inside = [p for p, key in enumerate(passes) if key in touched]
+        low, high = part.whole_passes(start, stop)
+        assert inside == list(range(low, high))
+        widened += (low, high) != (start, stop)
+    assert widened > 100
+
+
+def test_answers_do_not_depend_on_the_bounds(part: SplitLesson, lm: MaskedLM) -> None:
+    """A blank of a neighbouring shard is blank here too: passes across a border see the same text on both sides."""
+    rows = len(part.masks)
+    whole, gold = collect(part, lm, 0, rows)
+    for step in (17, 64):
+        pieces = [collect(part, lm, start, min(start + step, rows)) for start in range(0, rows, step)]
+        np.testing.assert_allclose(np.concatenate([piece[0] for piece in pieces]), whole, atol=1e-4)
+        assert np.array_equal(np.concatenate([piece[1] for piece in pieces]), gold)
+    assert 0.5 < np.isfinite(whole[:, 0]).mean() < 1
+    assert ((gold >= 0) == np.isfinite(whole[:, 0])).all()
+
+
+def test_answers_do_not_depend_on_the_batches(part: SplitLesson, lm: MaskedLM) -> None:
+    one_by_one = replace(part, lesson=replace(part.lesson, batch_tokens=1))
+    assert len(list(one_by_one.answers(lm, 0, 40))) > len(list(part.answers(lm, 0, 40)))
+    np.testing.assert_allclose(collect(one_by_one, lm, 0, 40)[0], collect(part, lm, 0, 40)[0], atol=1e-4)
+
+
+def test_true_ids_name_the_same_pieces_in_both_vocabularies(part: SplitLesson, lm: MaskedLM) -> None:
+    _, gold = collect(part, lm, 0, len(part.masks))
+    answered = gold >= 0
+    labels = part.masks.label_P.astype(int)
+    assert (part.lesson.to_student_V[gold[answered]] == labels[answered]).all()
+    assert len(np.unique(gold[answered])) > 20
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_split_can_be_loaded(split: str, lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores) -> None:
+    loaded = open_lesson(lm, tiny_teacher, tiny_stores).split(split)
+    assert len(loaded.masks) == Store(tiny_stores.masks, Masks).plan(split).rows
+
+
+def test_a_model_is_asked_about_the_ids_of_its_tokenizer_only(
+    tiny_teacher: Path, tiny_stores: TinyStores, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Some models pad their output; a padded one gives the same logits, and one that is too small is refused."""
+    from transformers import AutoModelForMaskedLM
+
+    padded = AutoModelForMaskedLM.from_pretrained(tiny_teacher)
+    whole = padded.config.vocab_size
+    folders = {}
+    for name, size in (("padded", whole + 7), ("small", whole - 7)):
+        folders[name] = Path(shutil.copytree(tiny_teacher, tmp_path / name))
+        model = AutoModelForMaskedLM.from_pretrained(tiny_teacher)
+        model.resize_token_embeddings(size)
+        model.save_pretrained(folders[name])
+    plain_lm: MaskedLM = request.getfixturevalue("lm")
+    wide = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["padded"]).eval(), CPU)
+    assert wide.vocabulary == whole + 7
+    answers = [
+        collect(open_lesson(model, folder, tiny_stores).split("heldout"), model, 0, 30)[0]
+        for model, folder in ((wide, folders["padded"]), (plain_lm, tiny_teacher))
+    ]
+    assert answers[0].shape == (30, whole)
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+    small = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["small"]), CPU)
+    with pytest.raises(VocabularyError, match=rf"small: the tokenizer has {whole} ids, the model {whole - 7}"):
+        open_lesson(small, folders["small"], tiny_stores)
+
+
+def test_stores_that_do_not_belong_together_are_refused(
+    lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    other = fakes.tiny_sequences(tmp_path, tiny_tokenizer, sequence_tokens=16)
+    with pytest.raises(StaleParent, match=r"masks: made from sequences .* Run: dvc repro mask"):
+        open_lesson(lm, tiny_teacher, tiny_stores, sequences=other)
+    documents = fakes.tiny_documents(tmp_path / "texts", texts=fakes.TINY_TEXT[:50])
+    with pytest.raises(StaleParent, match=r"sequences: made from documents .* Run: dvc repro tokenize"):
+        open_lesson(lm, tiny_teacher, tiny_stores, documents=documents)
+
+
+def test_a_models_digest_is_of_what_decides_its_answers(tiny_mlm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_mlm, tmp_path / "copy"))
+    before = model_digest(tiny_mlm)
+    assert len(before) == 64 and model_digest(folder) == before
+    (folder / "README.md").write_text("Anything.")
+    (folder / "vocab.txt").write_text("anything\n")  # the fast tokenizer is in tokenizer.json
+    assert model_digest(folder) == before
+    seen = {before}
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole + b" ")
+        seen.add(model_digest(folder))
+        (folder / name).write_bytes(whole)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    seen.add(model_digest(folder))
+    assert len(seen) == 5
