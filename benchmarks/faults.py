@@ -70,7 +70,7 @@ def troubled(galleries: Mapping[str, Gallery], folder: Path, *, cases: int, seed
             ]
     killed = []
     for number, kind in enumerate(damage.KINDS):
-        verdict, hits = adversity.killed(galleries[kind], folder / "case", kills=max(2, cases // 5), seed=seed + number)
+        verdict, hits = adversity.killed(galleries[kind], folder / "case", kills=max(12, cases), seed=seed + number)
         killed += [verdict] * (hits["partial"] + hits["published"])
     found["writer killed"] = killed
     return found

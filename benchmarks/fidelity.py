@@ -171,7 +171,10 @@ def real_student(path: Path, teacher: Full, order: NDArray[np.int64], *, device:
     student = Full.open(path, device=device)
     place = np.full(int(max(student.row_Q.max(), teacher.row_Q.max())) + 1, -1)
     place[student.row_Q] = np.arange(len(student))
-    mine = student.take(place[teacher.row_Q[order]])
+    asked = place[teacher.row_Q[order]]
+    if bool((asked < 0).any()):
+        raise click.ClickException(f"{path}: did not answer all that the teacher did; keep it over the same masks")
+    mine = student.take(asked)
     found = bridge(
         decode_pieces(teacher.store.constant("pieces_utf8")), decode_pieces(student.store.constant("pieces_utf8"))
     )

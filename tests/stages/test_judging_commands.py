@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.results import write_json
 from stages import evaluate, evaluate_fusion, evaluate_teacher, report, show
 from tests.fakes import TinyStores
 from tests.worlds import make_world, write_student
@@ -22,6 +23,15 @@ students: {fused: {}, labels-only: {}}
 evaluate: {against: data/targets/confident, bootstrap: 20, seed: 0}
 runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 512, checkpoint_seconds: 60.0}
 """
+FIDELITY = {
+    "positions": 64,
+    "bytes_per_position": 40.5,
+    "entries": 8.0,
+    "mass": 0.9,
+    "tv": 0.05,
+    "kl": [0.1, 0.12],
+    "gradient": {"near": {"angle_degrees": 3.0, "length_ratio": 1.0, "blocks": 1}},
+}
 STORES = ["--documents", "data/documents", "--sequences", "data/sequences", "--masks", "data/masks"]
 
 
@@ -33,6 +43,8 @@ def workshop(tiny_stores: TinyStores, tiny_mlm: Path, tmp_path_factory: pytest.T
     write_student(folder / "models" / "fused", tiny_mlm, tiny_stores)
     write_student(folder / "models" / "labels-only", tiny_mlm, tiny_stores, targets=None)
     (folder / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    for name in ("alpha", "beta"):  # the worlds' teachers were never models, whose hidden states could be kept
+        write_json(folder / "reports" / "fidelity" / f"{name}.json", FIDELITY)
     return folder
 
 

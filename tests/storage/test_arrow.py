@@ -6,6 +6,7 @@ import random
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -126,3 +127,26 @@ def test_a_store_of_documents_with_other_contents(tmp_path: Path) -> None:
         samples.edit_manifest(tmp_path / "store", {"shards": body["shards"]}, resealed=True)
         with pytest.raises(SchemaMismatch, match=r"expected 3 rows of doc_id, source, text; got \d rows of \d columns"):
             DocumentStore(tmp_path / "store").read("heldout")
+
+
+def test_offsets_that_lie_elsewhere(tmp_path: Path) -> None:
+    """Arrow reads them unchecked: the text would be whatever stands in memory there."""
+    samples.write_sample_documents(tmp_path / "store", tmp_path / "work")
+    file = write(tmp_path / "store" / "heldout.arrow", samples.documents(3), compression=None)
+    right = np.cumsum([0, *(len(text.encode()) for text in samples.documents(3).column("text").to_pylist())]).astype(
+        "<i4"
+    )
+    wrong = np.array([0, 5, 4, 10**6], "<i4")
+    data = file.read_bytes()
+    assert data.count(right.tobytes()) == 1
+    file.write_bytes(data.replace(right.tobytes(), wrong.tobytes()))
+    body = samples.manifest_of(tmp_path / "store")
+    shard = next(shard for shard in body["shards"] if shard["split"] == "heldout")
+    size = (tmp_path / "store" / "heldout.arrow").stat().st_size
+    hashed = samples.file_hashes(tmp_path / "store")["heldout.arrow"]
+    shard["files"] = {"heldout.arrow": {"bytes": size, "sha256": hashed}}
+    samples.edit_manifest(tmp_path / "store", {"shards": body["shards"]}, resealed=True)
+    with pytest.raises(
+        ShardCorrupt, match=r"heldout\.arrow: cannot be decoded \(ArrowInvalid\)\. Run: dvc repro corpus"
+    ):
+        DocumentStore(tmp_path / "store").read("heldout")
