@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from storage.arrays import sentinel
 from storage.errors import RecordInvalid
 
+SUM_TOLERANCE = 1e-3
+"""Of a sum of float32 masses that the writer took for 1, beside the rounding of its parts."""
 LEVELS = 128
 """Steps of sqrt(p) between 0 and 1 in a listed probability."""
 TAIL_LEVELS = 250
@@ -248,6 +250,22 @@ def share_out(
         np.minimum(level_BK, 0, out=logprob_PK[block])
     whole_P = np.where(total_P > 0, total_P, np.float32(1))
     return logprob_PK, np.divide(tail_PT, whole_P[:, None], dtype=np.float32)
+
+
+def require_whole(levels_PK: NDArray[np.uint8], tail_PT: NDArray[np.float32]) -> None:
+    """Refuse rows whose stored masses do not add up to 1, which `share_out` would hide; NaN tails are unanswered rows.
+
+    Rounding sqrt(p) to steps of h moves p by at most h sqrt(p) + h * h / 4, or to the least level by h * h; the sum of
+    sqrt(p) over n entries is at most sqrt(n). The same for tails, with their own steps. Raises RecordInvalid.
+    """
+    listed_P, tails = (levels_PK > 0).sum(axis=1), tail_PT.shape[1]
+    total_P = np.einsum("pk,pk->p", levels_PK, levels_PK, dtype=np.float32) / np.float32(LEVELS**2) + tail_PT.sum(
+        axis=1
+    )
+    step, tail_step = 1 / LEVELS, 1 / TAIL_LEVELS
+    bound_P = step * np.sqrt(listed_P) + step**2 * listed_P + tail_step * np.sqrt(tails) + tail_step**2 * tails
+    if bool((np.abs(total_P - 1) > bound_P + SUM_TOLERANCE).any()):
+        raise RecordInvalid("lists: listed mass and tail do not add up to 1")
 
 
 def to_shares(weight_PT: NDArray[Any]) -> NDArray[np.uint8]:

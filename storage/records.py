@@ -289,6 +289,7 @@ class SparseLogits(Record):
                 highest=codec.LEVELS,
                 at_P=arrays["gold_at_P"],
             )
+        codec.require_whole(levels_PK, tail_PJ[:, :1])
         logprob_PK, tail_PJ[:, :1] = codec.share_out(levels_PK, tail_PJ[:, :1])
         drawn_ids_PS, drawn_share_PS = np.zeros((rows, 0), ids), np.zeros((rows, 0), np.float32)
         if "drawn_count_P" in specs:
@@ -471,6 +472,7 @@ class FusedTargets(Record):
         tail_PT[np.isnan(gold_P)] = np.nan
         weight_PT = codec.from_shares(arrays["weight_PT"])
         weight_PT[np.isnan(gold_P)] = np.nan
+        codec.require_whole(levels_PM, tail_PT)
         logprob_PM, tail_PT = codec.share_out(levels_PM, tail_PT)
         rows, teachers = tail_PT.shape
         sketch_PTD = arrays.get("sketch_PTD", np.zeros((rows, teachers, 0), np.int8))

@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from storage import codec
 from storage.arrays import ArraySpec
 from storage.audit import audit
 from storage.checks import constant_faults, first_and_last, layout_faults, record_faults
-from storage.errors import StoreMissing
+from storage.errors import RecordInvalid, StoreMissing
 from storage.manifest import identity_of
 from storage.records import FusedTargets, HiddenStates, Masks, Record, Sequences, SparseLogits
 from storage.writer import StoreWriter
@@ -189,6 +193,44 @@ def test_values_that_break_the_record(copied: Callable[[str], Path]) -> None:
         "record train/1: begins before train/0 ends: out of order, or twice",
         "record train/1: holds the same bytes as train/0",
     ]
+
+
+@pytest.mark.parametrize(("kind", "split"), [("logits", "heldout"), ("targets", "train")])
+def test_masses_that_scaling_would_hide(copied: Callable[[str], Path], kind: str, split: str) -> None:
+    """Every listed value is 1 and every hash is right: decoded, rows would add up to 1 all the same."""
+    store = copied(kind)
+    array = zarr.open_array(store / split / "code_E", mode="r+")
+    codes = array[...]
+    array[...] = np.where(codes == 255, codes, 128).astype(np.uint8)
+    reseal(store, *(name for name in damage.files_of(store) if name.startswith(f"{split}/code_E/c/")))
+    found = audit(store)
+    assert {(finding.kind, finding.where.partition("/")[0]) for finding in found} == {("record", split)}
+    assert all("listed mass and tail do not add up to 1" in finding.message for finding in found)
+
+
+@settings(deadline=None)
+@given(
+    listed=st.integers(0, 300),
+    tails=st.integers(1, 4),
+    concentration=st.floats(-2, 2).map(lambda power: 10.0**power),
+    seed=st.integers(0, 99),
+    off=st.floats(1.2, 5),
+)
+def test_masses_add_up_within_the_rounding_of_the_codes(
+    listed: int, tails: int, concentration: float, seed: int, off: float
+) -> None:
+    """What sums to 1 passes whatever its shape; with values `off` times as large, it does not."""
+    chance = np.random.default_rng(seed)
+    p = chance.dirichlet(np.full(listed + tails, concentration), 20) if listed + tails > 1 else np.ones((20, 1))
+    with np.errstate(divide="ignore"):
+        levels = codec.to_levels(np.log(p[:, :listed]).astype(np.float32))
+    tail = codec.from_root(codec.to_root(p[:, listed:].astype(np.float32)))
+    codec.require_whole(levels, tail)
+    codec.require_whole(np.zeros((3, listed), np.uint8), np.full((3, tails), np.nan, np.float32))
+    if off > 1.2 + 2 * np.sqrt(listed) / 128:
+        tail[-1] += off - 1
+        with pytest.raises(RecordInvalid, match="listed mass and tail do not add up to 1"):
+            codec.require_whole(levels, tail)
 
 
 def test_a_shard_twice_in_a_store_without_order(copied: Callable[[str], Path]) -> None:

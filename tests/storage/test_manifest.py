@@ -85,7 +85,8 @@ def test_every_part_of_the_question_changes_the_identity(change: dict[str, Any])
     assert identity_of(**{**QUESTION, **change}) != identity_of(**QUESTION)
 
 
-names = st.text("abcxyzABC019_-", min_size=1, max_size=6).filter(lambda name: name[0] != "-")
+names = st.text("abcxyz019_-", min_size=1, max_size=6).filter(lambda name: name[0] != "-")
+"""Lower case: names that differ in case alone are refused, as files on some systems."""
 hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
 entries = st.builds(FileEntry, bytes=st.integers(0, 2**40), sha256=hashes)
 row_shapes = st.lists(st.integers(1, 9), max_size=3).map(tuple)
