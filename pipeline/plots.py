@@ -1,4 +1,4 @@
-"""Pictures of a summary: convergence, weights by source of text, size against score; PNG and data for `dvc plots`.
+"""Pictures of a summary: convergence, weights, size and costs against scores; PNG and data for `dvc plots`.
 
 Drawn without pyplot, so that no window system and no global figure is involved. The same summary gives the same bytes.
 """
@@ -9,12 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.ranking import SUITES, distilled
 from pipeline.results import write_json
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#000000")
 """Paul Tol's bright scheme, told apart by colour-blind readers too; repeats after eight."""
 
 DOTS_PER_INCH = 120
+
+DRAWN_COSTS = {"million parameters": "million parameters", "ms": "latency, ms"}
+"""Costs of `pipeline.ranking` that scores are drawn against, and what their axes say."""
 
 VEGA_TEMPLATE = {
     "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -39,14 +43,20 @@ VEGA_TEMPLATE = {
 
 
 def draw(summary: dict[str, Any], folder: Path) -> None:
-    """Write convergence.png, weights.png, size.png, curves.json and its template for `dvc plots` to `folder`."""
+    """Write convergence.png, weights.png, size.png, curves.json and its template for `dvc plots` to `folder`.
+
+    And costs.png, when models were ranked by scores against costs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    _convergence(summary["students"], folder / "convergence.png")
+    students = distilled(summary)
+    _convergence(students, folder / "convergence.png")
     _weights(summary["fusions"], folder / "weights.png")
-    _size(summary, folder / "size.png")
+    _size({"teachers": summary["teachers"], "students": students}, folder / "size.png")
+    if any(row["against"] for row in summary.get("rankings", [])):
+        _costs(summary["rankings"], folder / "costs.png")
     points = [
         {"student": name, "step": step, "nll": nll}
-        for name, student in summary["students"].items()
+        for name, student in students.items()
         for step, nll in student["curve"]
     ]
     (folder / "curves.json").write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
@@ -91,13 +101,13 @@ def _weights(fusions: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def _size(summary: dict[str, Any], path: Path) -> None:
+def _size(models: dict[str, dict[str, Any]], path: Path) -> None:
     from matplotlib.ticker import FormatStrFormatter
 
     figure = _figure(7, 4.5)
     axes = figure.subplots()
     for kind, marker in (("teachers", "s"), ("students", "o")):
-        for number, (name, entry) in enumerate(summary[kind].items()):
+        for number, (name, entry) in enumerate(models[kind].items()):
             nll = entry["nll"]
             error = [[nll - entry["nll_low"]], [entry["nll_high"] - nll]]
             axes.errorbar(
@@ -116,6 +126,37 @@ def _size(summary: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.has_data():
         axes.legend()
+    _save(figure, path)
+
+
+def _costs(rankings: list[dict[str, Any]], path: Path) -> None:
+    """A row of panels a suite, a panel a cost that is drawn; the stepped line is the best score at each cost."""
+    rows = [row for row in rankings if row["against"]]
+    suites = list(dict.fromkeys(row["suite"] for row in rows))
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = _figure(9.5, 0.9 + 2.9 * len(suites))
+    panels = figure.subplots(len(suites), len(DRAWN_COSTS), squeeze=False)
+    for suite, line in zip(suites, panels, strict=True):
+        shown = [row for row in rows if row["suite"] == suite]
+        for axes, (title, label) in zip(line, DRAWN_COSTS.items(), strict=True):
+            for row in shown:
+                cost, value = row["against"][title]["cost"], row["value"]
+                error = [[value - row["low"]], [row["high"] - value]] if "low" in row and "high" in row else None
+                colour = _colour(models.index(row["model"]))
+                axes.errorbar(cost, value, yerr=error, fmt="o", color=colour, capsize=3, label=row["model"])
+            # From 0, so that what chance does to the times of equal models looks as small as it is.
+            right = 1.08 * max(row["against"][title]["cost"] for row in shown)
+            front = sorted((r["against"][title]["cost"], r["value"]) for r in shown if r["against"][title]["front"])
+            costs, values = zip(*front, (right, front[-1][1]), strict=True)
+            axes.step(costs, values, where="post", color="#777777", linewidth=1, label="Pareto front")
+            axes.set(xlim=(0, right), xlabel=label, ylabel=f"{suite}: {shown[0]['metric']}")
+            if SUITES[suite].lower:
+                axes.invert_yaxis()  # better is up in every panel
+            axes.grid(alpha=0.3)
+    found = {
+        label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(4, len(found)))
     _save(figure, path)
 
 

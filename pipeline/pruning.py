@@ -1,7 +1,7 @@
 """What earlier settings made and the present ones no longer name.
 
-DVC leaves the output of a removed teacher, fusion or student where it is. `fuse` refuses folders of teachers that are
-not named, and reports must not show them.
+DVC leaves the output of a removed entry where it is. `fuse` refuses folders of teachers that are not named,
+`paraphrase` and `wsd` would judge by sets that are not, and reports must not show them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from pathlib import Path
 
+from pipeline.ranking import SUITES
 from pipeline.settings import Settings
 
-SINGLE_RUNS = ("corpus", "tokenize", "mask")
+SINGLE_RUNS = ("corpus", "tokenize", "mask", "lexicon")
 """Stages without a name after them in `reports/runs`."""
 
 
@@ -23,11 +24,15 @@ def orphans(settings: Settings, root: Path = Path()) -> list[Path]:
         "data/logits": settings.teachers.keys(),
         "data/exact": settings.teachers.keys(),
         "data/targets": settings.fusions.keys(),
-        "models": settings.students.keys(),
+        "data/senses": settings.senses.keys(),
+        "data/beliefs": settings.believers.keys(),
+        "data/paraphrase": settings.rewriters.keys(),
+        "models": settings.students.keys() | settings.lexical.keys(),
         "reports/teachers": settings.teachers.keys(),
         "reports/fidelity": settings.teachers.keys(),
         "reports/fusions": settings.fusions.keys(),
         "reports/students": settings.students.keys(),
+        **{f"reports/{suite}": getattr(settings.judged, suite).keys() for suite in SUITES},
         "reports/runs": set(_runs(settings)),
     }
     return [path for folder, names in made.items() for path in _others(root / folder, names)]
@@ -44,9 +49,14 @@ def _runs(settings: Settings) -> Iterator[str]:
         "fidelity": settings.teachers,
         "fuse": settings.fusions,
         "train": settings.students,
+        "senses": settings.senses,
+        "lexical": settings.lexical,
+        "beliefs": settings.believers,
+        "rewrite": settings.rewriters,
         "evaluate-teacher": settings.teachers,
         "evaluate-fusion": settings.fusions,
         "evaluate-student": settings.students,
+        **{rules.stage: getattr(settings.judged, suite) for suite, rules in SUITES.items()},
     }
     for stage, names in sections.items():
         yield from (f"{stage}-{name}" for name in names)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
+
+from pipeline.ranking import distilled
+from pipeline.report_cells import NONE, Column, markdown, number, present, ranged, seconds, signed, table, text
+from pipeline.report_suites import lexical_disappointments, suites_part
 
 LOW_COVERAGE = 0.95
 """A teacher that answers less than this is named among the disappointments; guess."""
-
-NONE = "–"
-
 
 _INTRODUCTION = """\
 NLL is in nats a masked piece, lower is better; brackets hold 95 % intervals from a bootstrap over documents.
@@ -39,32 +39,34 @@ done before; peak memory is the resident memory of the process."""
 def page(summary: dict[str, Any]) -> str:
     """Markdown of a summary (`pipeline.reporting.summarise`)."""
     lines = [f"- {line}" for line in disappointments(summary)]
+    students = distilled(summary)
     parts = [
         "# Results on held-out text",
         _INTRODUCTION,
         _run(summary),
         "## Students",
-        _table(_STUDENT_COLUMNS, summary["students"]),
+        table(_STUDENT_COLUMNS, students),
         "![Convergence](plots/convergence.png)",
         "![Size and score](plots/size.png)",
         "### Held-out NLL by training step",
-        _curves(summary["students"]),
+        _curves(students),
         "### Differences between students",
-        _differences(summary["differences"]["students"], list(summary["students"])),
+        _differences(summary["differences"]["students"], list(students)),
+        *suites_part(summary),
         "## Teachers",
-        _table(_TEACHER_COLUMNS, summary["teachers"]),
+        table(_TEACHER_COLUMNS, summary["teachers"]),
         _TEACHERS_NOTE,
         "### What their stores keep of the full softmax",
-        _table(_FIDELITY_COLUMNS, summary["fidelity"]),
+        table(_FIDELITY_COLUMNS, summary["fidelity"]),
         _FIDELITY_NOTE,
         "## Fusions",
-        _table(_FUSION_COLUMNS, summary["fusions"]),
+        table(_FUSION_COLUMNS, summary["fusions"]),
         _FUSIONS_NOTE,
         "![Weights by source of text](plots/weights.png)",
         "## What disappointed",
         "\n".join(lines) or "Nothing that these tests look for.",
         "## Costs",
-        _table(_STAGE_COLUMNS, summary["stages"]),
+        table(_STAGE_COLUMNS, summary["stages"]),
         _COSTS_NOTE,
     ]
     return "\n\n".join(parts) + "\n"
@@ -72,12 +74,14 @@ def page(summary: dict[str, Any]) -> str:
 
 def _run(summary: dict[str, Any]) -> str:
     run: dict[str, Any] = {key: NONE if value is None else value for key, value in summary["run"].items()}
-    entries = [entry for kind in ("students", "fusions", "teachers") for entry in summary[kind].values()]
+    entries = [
+        entry for kind in (distilled(summary), summary["fusions"], summary["teachers"]) for entry in kind.values()
+    ]
     documents = sorted({entry["documents"] for entry in entries})
     return (
         f"{' / '.join(map(str, documents)) or NONE} documents. Python {run['python']}, "
         f"torch {run['torch']}, device {run['device']}, number format {run['dtype']}; "
-        f"{_seconds(run['seconds'])} s in all stages together."
+        f"{seconds(run['seconds'])} s in all stages together."
     )
 
 
@@ -98,7 +102,7 @@ def disappointments(summary: dict[str, Any]) -> list[str]:
         if len(fusion["weights"]) > 1 and fusion.get("gain_low", 1) <= 0:
             found.append(
                 f"fusion `{name}` is not shown to be better than its best teacher `{fusion['best_teacher']}`: gain "
-                f"{_signed(fusion['gain'])} [{_signed(fusion['gain_low'])}, {_signed(fusion['gain_high'])}] nat."
+                f"{signed(fusion['gain'])} [{signed(fusion['gain_low'])}, {signed(fusion['gain_high'])}] nat."
             )
     for pair in summary["differences"]["fusions"]:
         first, second = (summary["fusions"][pair[side]] for side in ("first", "second"))
@@ -111,7 +115,7 @@ def disappointments(summary: dict[str, Any]) -> list[str]:
                 f"teacher `{name}` answered {100 * teacher['coverage']:.1f} % of the blanks only; its vocabulary cuts "
                 "the other words differently."
             )
-    return found
+    return found + lexical_disappointments(summary)
 
 
 def _not_lower(who: str, whom: str, difference: dict[str, float]) -> list[str]:
@@ -122,38 +126,7 @@ def _not_lower(who: str, whom: str, difference: dict[str, float]) -> list[str]:
 
 
 def _difference(entry: dict[str, float]) -> str:
-    return f"{_signed(entry['nll'])} [{_signed(entry['nll_low'])}, {_signed(entry['nll_high'])}]"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def _number(key: str, *, digits: int = 4, scale: float = 1.0) -> Callable[[dict[str, Any]], str]:
-    return lambda entry: f"{entry[key] * scale:.{digits}f}" if key in entry else NONE
-
-
-def _ranged(key: str, *, digits: int = 4) -> Callable[[dict[str, Any]], str]:
-    def cell(entry: dict[str, Any]) -> str:
-        if key not in entry:
-            return NONE
-        low, high = entry.get(f"{key}_low"), entry.get(f"{key}_high")
-        between = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-        return f"{entry[key]:.{digits}f}{between}"
-
-    return cell
-
-
-def _present(key: str) -> Callable[[dict[str, Any]], str]:
-    return lambda entry: "infinite" if entry[key] is None else f"{entry[key]:.3f}"
-
-
-def _text(key: str) -> Callable[[dict[str, Any]], str]:
-    return lambda entry: str(entry.get(key, NONE))
+    return f"{signed(entry['nll'])} [{signed(entry['nll_low'])}, {signed(entry['nll_high'])}]"
 
 
 def _covered(entry: dict[str, Any]) -> str:
@@ -167,79 +140,72 @@ def _over_labels(entry: dict[str, Any]) -> str:
 def _gain(entry: dict[str, Any]) -> str:
     if len(entry["weights"]) < 2 or "gain_low" not in entry:
         return NONE
-    return f"{_signed(entry['gain'])} [{_signed(entry['gain_low'])}, {_signed(entry['gain_high'])}]"
+    return f"{signed(entry['gain'])} [{signed(entry['gain_low'])}, {signed(entry['gain_high'])}]"
 
 
-Column = tuple[str, Callable[[dict[str, Any]], str]]
 _SCORES: tuple[Column, ...] = (
-    ("top 1", _ranged("accuracy", digits=3)),
-    ("top 5", _ranged("accuracy_top5", digits=3)),
-    ("ECE", _ranged("ece", digits=3)),
-    ("agreement", _ranged("agreement", digits=3)),
+    ("top 1", ranged("accuracy", digits=3)),
+    ("top 5", ranged("accuracy_top5", digits=3)),
+    ("ECE", ranged("ece", digits=3)),
+    ("agreement", ranged("agreement", digits=3)),
 )
 _COSTS: tuple[Column, ...] = (
-    ("seconds", lambda entry: _seconds(entry["seconds"]) if "seconds" in entry else NONE),
-    ("peak memory, GB", _number("peak_memory_bytes", digits=2, scale=1e-9)),
+    ("seconds", lambda entry: seconds(entry["seconds"]) if "seconds" in entry else NONE),
+    ("peak memory, GB", number("peak_memory_bytes", digits=2, scale=1e-9)),
 )
 _STUDENT_COLUMNS: tuple[Column, ...] = (
-    ("learns from", _text("learns_from")),
-    ("NLL", _ranged("nll")),
+    ("learns from", text("learns_from")),
+    ("NLL", ranged("nll")),
     ("NLL minus labels only", _over_labels),
-    ("parameters, M", _number("parameters", digits=1, scale=1e-6)),
-    ("weights, MB", _number("model_bytes", digits=1, scale=1e-6)),
+    ("parameters, M", number("parameters", digits=1, scale=1e-6)),
+    ("weights, MB", number("model_bytes", digits=1, scale=1e-6)),
     *_COSTS,
     *_SCORES,
-    ("KL from fused", _ranged("kl", digits=3)),
+    ("KL from fused", ranged("kl", digits=3)),
 )
 _STORE_SIZE: tuple[Column, ...] = (
-    ("bytes a position", _number("bytes_per_position", digits=1)),
-    ("store, MB", _number("store_bytes", digits=1, scale=1e-6)),
+    ("bytes a position", number("bytes_per_position", digits=1)),
+    ("store, MB", number("store_bytes", digits=1, scale=1e-6)),
 )
 _TEACHER_COLUMNS: tuple[Column, ...] = (
-    ("NLL", _ranged("nll")),
-    ("NLL calibrated", _ranged("nll_calibrated")),
-    ("temperature", _number("temperature", digits=3)),
+    ("NLL", ranged("nll")),
+    ("NLL calibrated", ranged("nll_calibrated")),
+    ("temperature", number("temperature", digits=3)),
     ("answered", _covered),
-    ("parameters, M", _number("parameters", digits=1, scale=1e-6)),
+    ("parameters, M", number("parameters", digits=1, scale=1e-6)),
     *_STORE_SIZE,
     *_COSTS,
     *_SCORES,
 )
 _FIDELITY_COLUMNS: tuple[Column, ...] = (
-    ("bytes a position", _number("bytes_per_position", digits=1)),
-    ("entries", _number("entries", digits=1)),
-    ("mass listed", _number("mass", digits=3)),
-    ("KL", _present("kl")),
-    ("KL, calibrated", _present("kl_calibrated")),
-    ("TV", _number("tv", digits=3)),
-    ("gradient angle, degrees", _number("gradient_angle_degrees", digits=1)),
-    ("gradient length", _number("gradient_length_ratio", digits=3)),
-    ("blanks", _text("positions")),
+    ("bytes a position", number("bytes_per_position", digits=1)),
+    ("entries", number("entries", digits=1)),
+    ("mass listed", number("mass", digits=3)),
+    ("KL", present("kl")),
+    ("KL, calibrated", present("kl_calibrated")),
+    ("TV", number("tv", digits=3)),
+    ("gradient angle, degrees", number("gradient_angle_degrees", digits=1)),
+    ("gradient length", number("gradient_length_ratio", digits=3)),
+    ("blanks", text("positions")),
 )
 _FUSION_COLUMNS: tuple[Column, ...] = (
-    ("weighting", _text("weighting")),
-    ("NLL", _ranged("nll")),
-    ("best teacher", _text("best_teacher")),
+    ("weighting", text("weighting")),
+    ("NLL", ranged("nll")),
+    ("best teacher", text("best_teacher")),
     ("gain", _gain),
-    ("KL to best", _ranged("kl_to_best_teacher", digits=3)),
+    ("KL to best", ranged("kl_to_best_teacher", digits=3)),
     ("answered", _covered),
     *_STORE_SIZE,
     *_COSTS,
     *_SCORES,
 )
 _STAGE_COLUMNS: tuple[Column, ...] = (
-    ("seconds", _number("seconds", digits=1)),
-    ("CPU seconds", _number("cpu_seconds", digits=1)),
-    ("peak memory, GB", _number("peak_memory_bytes", digits=2, scale=1e-9)),
-    ("device", _text("device")),
-    ("number format", _text("dtype")),
+    ("seconds", number("seconds", digits=1)),
+    ("CPU seconds", number("cpu_seconds", digits=1)),
+    ("peak memory, GB", number("peak_memory_bytes", digits=2, scale=1e-9)),
+    ("device", text("device")),
+    ("number format", text("dtype")),
 )
-
-
-def _table(columns: Sequence[Column], entries: dict[str, Any]) -> str:
-    """A row an entry, its name first."""
-    rows = [[f"`{name}`", *(cell(entry) for _, cell in columns)] for name, entry in entries.items()]
-    return _markdown(["", *(title for title, _ in columns)], rows)
 
 
 def _curves(students: dict[str, Any]) -> str:
@@ -249,16 +215,11 @@ def _curves(students: dict[str, Any]) -> str:
     for name, student in students.items():
         losses = dict(map(tuple, student["curve"]))
         rows.append([f"`{name}`", *(f"{losses[step]:.4f}" if step in losses else NONE for step in steps)])
-    return _markdown(["step", *map(str, steps)], rows)
+    return markdown(["step", *map(str, steps)], rows)
 
 
 def _differences(pairs: list[dict[str, Any]], names: list[str]) -> str:
     """NLL of the row's student minus the column's."""
     cells = {(pair["first"], pair["second"]): _difference(pair) for pair in pairs}
     rows = [[f"`{row}`", *(cells.get((row, column), NONE) for column in names)] for row in names]
-    return _markdown(["NLL, row minus column", *(f"`{name}`" for name in names)], rows)
-
-
-def _markdown(titles: list[str], rows: list[list[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(["NLL, row minus column", *(f"`{name}`" for name in names)], rows)

@@ -6,14 +6,19 @@ resamples of documents. What every number cost stands beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import decode
+from pipeline.judged import JudgedParams
 from pipeline.metrics import EvaluateParams, paired_differences
 from pipeline.plots import draw
+from pipeline.ranking import SUITES, comparisons, rankings
 from pipeline.report_page import page
 from pipeline.results import read_json, read_sums, require_same_blanks, write_json
+from storage.errors import SchemaMismatch, StaleParent
 
 LABELS = "labels"
 """What a student without a teacher learns from (`learns_from` of its report)."""
@@ -25,6 +30,15 @@ STAGES = {"teachers": "evaluate-teacher", "fusions": "evaluate-fusion", "student
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A model that goes through suites."""
+
+    model: str
+    """Its folder."""
+    suites: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
     """Keys of params.yaml, in its order."""
 
@@ -33,12 +47,22 @@ class Names:
     teachers: tuple[str, ...]
     fusions: tuple[str, ...]
     students: tuple[str, ...]
+    judged: Mapping[str, Candidate] = field(default_factory=dict)
+    lexical: Mapping[str, str] = field(default_factory=dict)
+    """Lexical student to the folder it starts from."""
+    senses: tuple[str, ...] = ()
+    believers: tuple[str, ...] = ()
+    rewriters: tuple[str, ...] = ()
 
     @staticmethod
     def of(params: dict[str, Any]) -> Names:
         """Read the names from the whole of params.yaml."""
-        kinds = ("sources", "inputs", "teachers", "fusions", "students")
-        return Names(**{kind: tuple(params.get(kind) or ()) for kind in kinds})
+        kinds = ("sources", "inputs", "teachers", "fusions", "students", "senses", "believers", "rewriters")
+        return Names(
+            **{kind: tuple(params.get(kind) or ()) for kind in kinds},
+            judged=_candidates(params),
+            lexical={name: entry["start"] for name, entry in (params.get("lexical") or {}).items()},
+        )
 
     def runs(self) -> list[str]:
         """Names of the run records, in the order of the stages."""
@@ -53,10 +77,28 @@ class Names:
             *(f"fidelity-{name}" for name in self.teachers),
             *(f"fuse-{name}" for name in self.fusions),
             *(f"train-{name}" for name in self.students),
+            "lexicon",
+            *(f"senses-{name}" for name in self.senses),
+            *(f"lexical-{name}" for name in self.lexical),
+            *(f"beliefs-{name}" for name in self.believers),
+            *(f"rewrite-{name}" for name in self.rewriters),
             *(f"evaluate-teacher-{name}" for name in self.teachers),
             *(f"evaluate-fusion-{name}" for name in self.fusions),
             *(f"evaluate-student-{name}" for name in self.students),
+            *(f"{SUITES[suite].stage}-{name}" for name, entry in self.judged.items() for suite in entry.suites),
         ]
+
+
+def _candidates(params: dict[str, Any]) -> dict[str, Candidate]:
+    """Models by name, each with its suites, from the section `judged`, which has them by suite."""
+    if "judged" not in params:
+        return {}
+    models: dict[str, str] = {}
+    suites: dict[str, list[str]] = {}
+    for suite, name, entry in decode(params["judged"], JudgedParams, where="judged").entries():
+        models[name] = entry.model
+        suites.setdefault(name, []).append(suite)
+    return {name: Candidate(model=model, suites=tuple(suites[name])) for name, model in models.items()}
 
 
 def write_report(params: EvaluateParams, names: Names, *, reports: Path, out: Path) -> dict[str, Any]:
@@ -80,6 +122,7 @@ def summarise(params: EvaluateParams, names: Names, *, reports: Path) -> dict[st
             name: {**_read(reports, kind, name), **_cost(runs.get(f"{made_by}-{name}", {}))}
             for name in getattr(names, kind)
         }
+    _add_suites(summary, names, reports)
     summary["fidelity"] = {name: _fidelity(reports, name) for name in names.teachers}
     pairs = {kind: _differences(params, reports, kind, getattr(names, kind)) for kind in ("fusions", "students")}
     # Lists, not mappings: `dvc metrics` would make a column of each of their numbers.
@@ -89,18 +132,61 @@ def summarise(params: EvaluateParams, names: Names, *, reports: Path) -> dict[st
     }
     control = control_of(summary)
     for name, student in summary["students"].items():
-        if control is not None and name != control:
+        if control is not None and name != control and name in names.students:
             student["over_labels"] = pairs["students"][name, control]
     return summary
 
 
 def control_of(summary: dict[str, Any]) -> str | None:
     """The student without a teacher that the others are compared with: the first one, if any."""
-    return next((name for name, student in summary["students"].items() if student["learns_from"] == LABELS), None)
+    return next((name for name, student in summary["students"].items() if student.get("learns_from") == LABELS), None)
 
 
 def _read(reports: Path, kind: str, name: str) -> dict[str, Any]:
     return read_json(reports / kind / f"{name}.json", remedy=f"dvc repro {STAGES[kind]}@{name}")
+
+
+def _add_suites(summary: dict[str, Any], names: Names, reports: Path) -> None:
+    """Add the metrics of every suite to the entry of its model, and what follows from them; nothing without suites."""
+    for name, start in names.lexical.items():
+        summary["students"][name] = {"start": start, **_cost(summary["stages"].get(f"lexical-{name}", {}))}
+    if not names.judged:
+        return
+    found = {name: _suites(reports, name, entry) for name, entry in names.judged.items()}
+    headlines: dict[str, str] = {}
+    for name, suites in found.items():
+        entry = summary["teachers" if name in names.teachers else "students"].setdefault(name, {})
+        for suite, report in suites.items():
+            about = {key: report[key] for key in ("energy_source", "run") if key in report}
+            entry[suite] = report["metrics"] | about
+            if headlines.setdefault(suite, report["headline"]) != report["headline"]:
+                raise SchemaMismatch(
+                    f"{reports / suite / name}.json: ranked by {report['headline']}, but models before it by "
+                    f"{headlines[suite]}. Run: dvc repro {SUITES[suite].stage}"
+                )
+    metrics = {name: {suite: report["metrics"] for suite, report in suites.items()} for name, suites in found.items()}
+    named = {entry.model: name for name, entry in names.judged.items()}
+    pairs = {name: named.get(start, start) for name, start in names.lexical.items() if name in metrics}
+    # Lists, as differences are.
+    summary["rankings"] = rankings(metrics, headlines)
+    summary["lexical"] = comparisons(metrics, headlines, pairs)
+
+
+def _suites(reports: Path, name: str, entry: Candidate) -> dict[str, dict[str, Any]]:
+    """The reports of one model by suite; raises StaleParent when they judged different weights."""
+    found = {
+        suite: read_json(reports / suite / f"{name}.json", remedy=f"dvc repro {SUITES[suite].stage}@{name}")
+        for suite in entry.suites
+    }
+    first = next(iter(found), "")
+    for suite, report in found.items():
+        judged, wanted = report["model"]["weights"], found[first]["model"]["weights"]
+        if judged != wanted:
+            raise StaleParent(
+                f"{reports / suite / name}.json: judged weights {judged[:12]} of {entry.model}, but {first} judged "
+                f"{wanted[:12]}. Run: dvc repro {SUITES[suite].stage}@{name} {SUITES[first].stage}@{name}"
+            )
+    return found
 
 
 def _fidelity(reports: Path, name: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def read_json_lines(file: Path, fields: Fields, advance: Advance) -> Iterator[Fo
 
     Raises DataError when the compressed file is damaged.
     """
-    for number, line in enumerate(_lines(file, advance), start=1):
+    for number, line in enumerate(raw_lines(file, advance), start=1):
         where = f"{file}:{number}"
         if not line.strip():
             continue
@@ -148,7 +148,7 @@ def read_text_file(file: Path, name: str, advance: Advance) -> Iterator[Found | 
     A number would do as a name until somebody inserts a paragraph: then every later one would change its split.
     """
     try:
-        text = b"".join(_chunks(file, advance)).decode("utf-8-sig")
+        text = b"".join(raw_chunks(file, advance)).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         yield Rejected(str(file), f"not UTF-8: {error}")
         return
@@ -233,16 +233,17 @@ def _record(value: Any, fields: Fields, where: str) -> Found | Rejected:
     return found
 
 
-def _lines(file: Path, advance: Advance) -> Iterator[bytes]:
+def raw_lines(file: Path, advance: Advance) -> Iterator[bytes]:
+    """Decompressed lines without their ends; raises DataError as `raw_chunks` does."""
     rest = b""
-    for chunk in _chunks(file, advance):
+    for chunk in raw_chunks(file, advance):
         *whole, rest = (rest + chunk).split(b"\n")
         yield from whole
     if rest:
         yield rest
 
 
-def _chunks(file: Path, advance: Advance) -> Iterator[bytes]:
+def raw_chunks(file: Path, advance: Advance) -> Iterator[bytes]:
     """Decompressed bytes; a file that ends too early is refused, as half a corpus looks like a corpus."""
     zstd = file.name.endswith(".zst")
     decoder: Any = _Zstd() if zstd else _Gzip() if file.name.endswith(".gz") else None

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
-from pipeline.batches import model_inputs, reference_view, token_batches
+from pipeline.batches import reference_view
 from pipeline.config import Section
 from pipeline.curriculum import WINDOW_PREDICTIONS, Lesson, Step, Window, plan_steps
+from pipeline.language_task import LanguageTask, LossParams
 from storage.errors import StaleParent, VocabularyError
 from storage.manifest import digest, file_sha256
 from storage.reader import Store
@@ -30,27 +28,9 @@ from storage.work import WorkFolder
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.losses import TargetBatch
     from pipeline.models import MaskedLM
 
 log = logging.getLogger(__name__)
-
-
-class LossParams(Section):
-    """Weights of the two terms, and how the mass outside the kept entries is treated."""
-
-    targets: float = Field(ge=0)
-    labels: float = Field(ge=0)
-    tail: Literal["prior", "bucket", "renormalised"]
-    anneal: float = Field(default=0.0, ge=0, le=1)
-    """Share of the steps over which the targets' weight falls linearly to 0; 0 keeps it.
-
-    Teacher annealing (Clark et al. 2019, arXiv 1907.04829): the teachers lead at first, the true tokens decide in the
-    end."""
-
-    def targets_weight(self, step: int, steps: int) -> float:
-        """Weight of the targets at a step, counted from 0."""
-        return self.targets * max(0.0, 1 - step / (self.anneal * steps)) if self.anneal else self.targets
 
 
 class StudentParams(Section):
@@ -78,16 +58,6 @@ class TrainingParams(Section):
     gradient_clip: float = Field(gt=0)
     evaluations: int = Field(ge=1)
     seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MicroBatch:
-    """Part of a step, on the model's device."""
-
-    inputs: list[torch.Tensor]
-    """Arguments of `MaskedLM.logits`."""
-    label_Q: torch.Tensor
-    targets: TargetBatch | None
 
 
 def learning_rate(step: int, params: TrainingParams) -> float:
@@ -122,7 +92,7 @@ def train(
 
     stores = Store(sequences, Sequences), Store(masks, Masks)
     stores[1].require_parent("sequences", stores[0])
-    targets = _targets(student, stores[1])
+    targets = open_targets(student.targets, student.loss, masks=stores[1])
     reference = load_tokenizer(tokenizer)
     if len(reference.pieces) != stores[0].facts["vocabulary"]:
         raise VocabularyError(f"{tokenizer}: expected the tokenizer of {sequences}. Run: dvc repro tokenize")
@@ -143,7 +113,7 @@ def train(
             lm,
             student,
             params,
-            lesson=_lesson(stores[0], stores[1], targets),
+            lesson=open_lesson(stores[0], stores[1], targets),
             heldout=(stores[0].read("heldout"), stores[1].read("heldout")),
             special=stores[0].facts["special"],
             autocast=dtype,
@@ -170,10 +140,11 @@ def train(
     return record
 
 
-def _targets(student: StudentParams, masks: Store[Masks]) -> Store[FusedTargets] | None:
-    if student.loss.targets == 0:
+def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[FusedTargets] | None:
+    """The fused store at `path`, or None where the loss has no part for it; refuses one that answers other masks."""
+    if loss.targets == 0:
         return None
-    targets = Store(Path(student.targets), FusedTargets)
+    targets = Store(Path(path), FusedTargets)
     targets.require_parent("masks", masks)
     if targets.facts["vocabulary"] != masks.facts["vocabulary"]:
         raise VocabularyError(
@@ -185,7 +156,8 @@ def _targets(student: StudentParams, masks: Store[Masks]) -> Store[FusedTargets]
     return targets
 
 
-def _lesson(sequences: Store[Sequences], masks: Store[Masks], targets: Store[FusedTargets] | None) -> Lesson:
+def open_lesson(sequences: Store[Sequences], masks: Store[Masks], targets: Store[FusedTargets] | None) -> Lesson:
+    """All passes of the train split, with their targets if there are any."""
     rows = masks.read("train")
     view = reference_view(sequences.read("train"), rows, special=sequences.facts["special"])
     return Lesson(view=view, masks=rows, plan=masks.plan("train"), targets=targets)
@@ -208,10 +180,8 @@ class Trainer:
     ) -> None:
         import torch
 
-        from pipeline.losses import Tails
-
         self.lm, self.loss, self.params, self.lesson = lm, student.loss, params, lesson
-        self.heldout, self.special, self.autocast, self.batch_tokens = heldout, special, autocast, batch_tokens
+        self.heldout, self.special, self.batch_tokens = heldout, special, batch_tokens
         decayed = [parameter for parameter in lm.model.parameters() if parameter.dim() > 1]
         others = [parameter for parameter in lm.model.parameters() if parameter.dim() <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -221,9 +191,7 @@ class Trainer:
             eps=1e-6,
         )
         self.state: dict[str, Any] = {"curve": [], "losses": [], "tokens": 0, "predictions": 0}
-        store = lesson.targets
-        self.temperature = 1.0 if store is None else float(store.facts["temperature"])
-        self.tails = None if store is None else Tails.of(store, lm)
+        self.task = LanguageTask(lm, student.loss, lesson=lesson, autocast=autocast, batch_tokens=batch_tokens)
 
     def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
         """Train to the last step, from the newest checkpoint if there is one."""
@@ -267,70 +235,19 @@ class Trainer:
 
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, self.params)
-        micro = self._micro_batches(step, window)
-        labels = sum(len(batch.label_Q) for batch in micro)
-        targets = sum(int((batch.targets.ids_BM[:, 0] >= 0).sum()) for batch in micro if batch.targets is not None)
-        totals = np.zeros(2)
-        for batch in micro:
-            with self._autocast():
-                logits = self.lm.logits(*batch.inputs).float()
-            terms = self._terms(logits, batch)
-            # Sums divided by the count of the whole step: cutting a step otherwise changes no token's weight.
-            loss = self.loss.labels * terms[1] / labels
-            if targets:
-                loss = loss + self.loss.targets_weight(number, self.params.steps) * terms[0] / targets
-            loss.backward()  # type: ignore[no-untyped-call]
-            totals += [float(terms[0].detach()) / max(1, targets), float(terms[1].detach()) / labels]
+        done = self.task.backward(step, window, targets_weight=self.loss.targets_weight(number, self.params.steps))
         torch.nn.utils.clip_grad_norm_(self.lm.model.parameters(), self.params.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.state["tokens"] += int(self.lesson.view.lengths_G()[step.passes].sum())
-        self.state["predictions"] += labels
-        self.state["losses"].append([round(float(total), 5) for total in totals])
-
-    def _micro_batches(self, step: Step, window: Window) -> list[MicroBatch]:
-        batches = []
-        for batch in token_batches(self.lesson.view.lengths_G()[step.passes], self.batch_tokens):
-            inputs = model_inputs(self.lesson.view, step.passes[batch])
-            kept = window.contains(inputs.prediction_Q)  # a pass on the border of a window brings its part only
-            prediction_Q = inputs.prediction_Q[kept]
-            label_Q = self.lesson.masks.label_P[prediction_Q].astype(np.int64)
-            batches.append(
-                MicroBatch(
-                    inputs=self.lm.tensors(
-                        inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[kept], inputs.column_Q[kept]
-                    ),
-                    label_Q=self.lm.tensors(label_Q)[0],
-                    targets=None if self.lesson.targets is None else window.targets(prediction_Q, self.lm),
-                )
-            )
-        return batches
-
-    def _terms(self, logits: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums of the target loss and of the label loss; a term of weight 0 is not computed."""
-        from pipeline.losses import label_loss, target_loss
-
-        zero = logits.new_zeros(())
-        target = zero
-        if batch.targets is not None:
-            assert self.tails is not None
-            target = target_loss(
-                logits, batch.targets, self.tails, temperature=self.temperature, tail=self.loss.tail
-            ).total
-        return target, label_loss(logits, batch.label_Q).total if self.loss.labels else zero
-
-    def _autocast(self) -> Any:
-        import torch
-
-        if self.autocast == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.lm.device.type, dtype=self.autocast)
+        self.state["tokens"] += done.tokens
+        self.state["predictions"] += done.labels
+        self.state["losses"].append([round(float(total), 5) for total in done.means])
 
     def _evaluate(self, step: int) -> None:
         from pipeline.judging import heldout_nll
 
         self.lm.model.eval()
-        with self._autocast():
+        with self.task.autocasting():
             nll = heldout_nll(self.lm, *self.heldout, batch_tokens=self.batch_tokens, special=self.special)
         self.lm.model.train()
         self.state["curve"].append([step, round(nll, 5)])

@@ -23,7 +23,7 @@ from storage.manifest import CONSTANTS, MANIFEST, Manifest
 from storage.metadata import Gate
 from storage.reader import Store
 from storage.records import RECORDS, FusedTargets, Record, SparseLogits
-from storage.tables import DOCUMENTS, DocumentStore
+from storage.tables import COLUMNS, DOCUMENTS, DocumentStore, columns_of, read_table
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,6 +65,8 @@ def audit(path: Path) -> list[Finding]:
         audit.documents()
     elif manifest.kind in RECORDS:
         audit.arrays(RECORDS[manifest.kind])
+    elif COLUMNS in manifest.facts:
+        audit.tables()
     else:
         audit.add("manifest", MANIFEST, f"unknown kind {manifest.kind}. A newer version may read it")
     return audit.findings
@@ -151,6 +153,17 @@ class _Audit:
                     for table in self.attempt("shard", shard.split, opened.read, shard.split):
                         self.attempt("record", shard.split, _require_documents, table)
 
+    def tables(self) -> None:
+        """Read every table: the columns that the facts name, the rows that the plan has, no nulls."""
+        columns = self.manifest.facts[COLUMNS]
+        if self.manifest.arrays or not isinstance(columns, dict) or columns.keys() != self.manifest.splits.keys():
+            self.add("fact", COLUMNS, f"expected the columns of every table, got {strict.shown(columns)}. {REMEDY}")
+            return
+        for shard in self.manifest.shards:
+            if self.sound([shard.split, *shard.files]):
+                for table in self.attempt("shard", shard.split, read_table, self.path, shard, remedy=REMEDY):
+                    self.attempt("record", shard.split, _require_table, table, columns[shard.split], rows=shard.rows)
+
     def arrays(self, record: type[Record]) -> None:
         """Decode and check every constant and every shard of a store of arrays."""
         for store in self.attempt("manifest", MANIFEST, Store, self.path, record):
@@ -215,6 +228,17 @@ class _Audit:
                 answered = not isinstance(record, SparseLogits | FusedTargets) or bool(record.covered_P().any())
                 if answered and seen.setdefault(content, entry.index) != entry.index:
                     self.add("record", where, f"holds the same bytes as {split}/{seen[content]}")
+
+
+def _require_table(table: Any, columns: Any, *, rows: int) -> None:
+    """What a table must be that its store names the columns of."""
+    if columns_of(table.schema) != columns or len(table.schema) != len(columns) or len(table) != rows:
+        raise RecordInvalid(
+            f"expected {rows} rows of the columns that facts.columns names, got {len(table)} rows of "
+            f"{len(table.schema)} columns. {REMEDY}"
+        )
+    if empty := [name for name in table.column_names if table.column(name).null_count]:
+        raise RecordInvalid(f"nulls in {', '.join(empty)}. {REMEDY}")
 
 
 def _require_documents(table: Any) -> None:

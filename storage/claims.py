@@ -36,8 +36,8 @@ ENTRIES_LIMIT = 65534
 
 CLAIM_LIMIT = 1000
 """Bytes in memory that one byte of shard files may stand for, over a split. Stores of real teachers have 1.5 to 6; made
-for the purpose, 40 where lists of up to 256 hold three entries and 200 where rows of 512 hold ten tokens. The compressor
-could do 30,000: a megabyte that fills 30 GB."""
+for the purpose, 40 where lists of up to 256 hold three entries and 200 where rows of 512 hold ten tokens. The
+compressor could do 30,000: a megabyte that fills 30 GB."""
 
 CLAIM_FLOOR_BYTES = 64 * 1024 * 1024
 """This much may be claimed whatever the files hold: rows without any answer compress a thousandfold."""

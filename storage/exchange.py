@@ -35,7 +35,7 @@ from storage.reader import Store
 from storage.records import RECORDS, Record
 from storage.staging import disk, staged
 from storage.strict import Refused
-from storage.tables import DOCUMENTS, DocumentStore
+from storage.tables import COLUMNS, DOCUMENTS, DocumentStore, read_table
 
 LISTS = {
     "input_ids_NL": ("word_NL", "char_start_NL", "char_end_NL"),
@@ -93,6 +93,11 @@ def _tables(store: Path, manifest: Manifest) -> Iterator[tuple[str, pa.Table]]:
         for split in manifest.splits:
             table = documents.read(split)
             yield f"{split}/00000", table.add_column(0, "row", _count(0, len(table)))
+        return
+    if manifest.kind not in RECORDS and COLUMNS in manifest.facts:
+        for shard in manifest.shards:
+            table = read_table(store, shard, remedy=REMEDY)
+            yield f"{shard.split}/00000", table.add_column(0, "row", _count(0, len(table)))
         return
     if manifest.kind not in RECORDS:
         raise WrongKind(f"{store}: expected a store of {', '.join(RECORDS)} or {DOCUMENTS}, got {manifest.kind}")

@@ -1,57 +1,86 @@
-"""Tables of text as Arrow IPC files with a manifest: documents, one file per split.
+"""Tables of text as Arrow IPC files with a manifest: documents, sense inventories, lexical instances; a file per table.
 
 A table is written in one go (minutes even for gigabytes, so it is not resumable) and sealed like every other store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
 from storage.arrow import require_table
-from storage.errors import SchemaMismatch, ShardCorrupt, StoreMissing, WrongKind
+from storage.errors import SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
 from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
 from storage.work import WORK_ROOT, WorkFolder
 
 DOCUMENTS = "documents"
 REVISION = 1
-"""Raised when the method changes, so that stores made by the old one are refused."""
+"""Of documents. Raised when the method changes, so that stores made by the old one are refused."""
 DOCUMENT_SCHEMA = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("text", pa.string())])
+COLUMNS = "columns"
+"""Fact of every store of tables but documents, whose columns are always the same: table, column, type."""
 
 
 def write_documents(
     out: Path,
-    tables: dict[str, pa.Table],
+    tables: Mapping[str, pa.Table],
     *,
     inputs: dict[str, Any],
     facts: dict[str, Any],
     work_root: Path = WORK_ROOT,
 ) -> Manifest:
     """Publish one table per split with columns doc_id, source, text (strings), in the order given."""
-    identity = identity_of(kind=DOCUMENTS, revision=REVISION, inputs=inputs, parents={})
-    with WorkFolder(out, name=f"{DOCUMENTS}-{out.name}", identity=identity, root=work_root) as work:
+    return write_tables(
+        out,
+        tables,
+        kind=DOCUMENTS,
+        revision=REVISION,
+        schemas=dict.fromkeys(tables, DOCUMENT_SCHEMA),
+        inputs=inputs,
+        facts=facts,
+        work_root=work_root,
+    )
+
+
+def write_tables(
+    out: Path,
+    tables: Mapping[str, pa.Table],
+    *,
+    kind: str,
+    revision: int,
+    schemas: Mapping[str, pa.Schema],
+    inputs: dict[str, Any],
+    facts: dict[str, Any],
+    parents: dict[str, str] | None = None,
+    work_root: Path = WORK_ROOT,
+) -> Manifest:
+    """Publish tables by name as a sealed store of `kind`; each must have its schema, which its facts then name."""
+    if kind != DOCUMENTS:
+        facts = facts | {COLUMNS: {name: columns_of(table.schema) for name, table in tables.items()}}
+    identity = identity_of(kind=kind, revision=revision, inputs=inputs, parents=parents or {})
+    with WorkFolder(out, name=f"{kind}-{out.name}", identity=identity, root=work_root) as work:
         shards = []
-        for split, table in tables.items():
-            assert table.schema == DOCUMENT_SCHEMA, table.schema
-            file = work.content / f"{split}.arrow"
+        for name, table in tables.items():
+            assert table.schema == schemas[name], table.schema
+            file = work.content / f"{name}.arrow"
             partial = file.with_suffix(".new")
             with ipc.new_file(str(partial), table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as sink:
                 sink.write_table(table, max_chunksize=8192)
             partial.replace(file)
-            shards.append(ShardEntry(split=split, index=0, rows=len(table), files={file.name: FileEntry.of(file)}))
+            shards.append(ShardEntry(split=name, index=0, rows=len(table), files={file.name: FileEntry.of(file)}))
         manifest = Manifest(
-            kind=DOCUMENTS,
-            revision=REVISION,
+            kind=kind,
+            revision=revision,
             identity=identity,
             inputs=inputs,
-            parents={},
+            parents=parents or {},
             facts=facts,
-            splits={
-                split: SplitPlan(rows=len(table), shard_rows=max(1, len(table))) for split, table in tables.items()
-            },
+            splits={name: SplitPlan(rows=len(table), shard_rows=max(1, len(table))) for name, table in tables.items()},
             arrays={},
             shards=tuple(shards),
         )
@@ -60,25 +89,54 @@ def write_documents(
     return manifest
 
 
-class DocumentStore:
-    """A sealed store of documents.
+def columns_of(schema: pa.Schema) -> dict[str, str]:
+    """Names of columns with their types as FORMAT.md spells them, whatever Arrow calls them."""
+    return {field.name: _type_name(field.type) for field in schema}
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"list of {_type_name(kind.value_type)}"
+    return "utf8" if pa.types.is_string(kind) else np.dtype(kind.to_pandas_dtype()).name
+
+
+def read_table(store: Path, shard: ShardEntry, *, remedy: str) -> pa.Table:
+    """The table of a shard, memory-mapped, whatever columns it has.
+
+    Raises ShardCorrupt when the file is not what was sealed or no table.
+    """
+    ((file, expected),) = shard.files.items()
+    path = store / file
+    expected.require_in(store, file, remedy=remedy)
+    require_table(path, remedy=remedy)
+    try:
+        table = ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)  # Arrow believes offsets: one that lies elsewhere would be read from there
+    except (pa.ArrowException, OSError) as error:
+        raise ShardCorrupt(f"{path}: cannot be decoded ({type(error).__name__}). {remedy}") from error
+    return table
+
+
+class TableStore:
+    """A sealed store of tables.
 
     made_by is the DVC stage that makes it. Raises StoreMissing, WrongKind or SchemaMismatch on opening; the message
     names that stage.
     """
 
-    def __init__(self, path: Path, *, made_by: str = "corpus") -> None:
+    def __init__(self, path: Path, *, kind: str, revision: int, schemas: Mapping[str, pa.Schema], made_by: str) -> None:
         self.path = path
+        self.schemas = schemas
         self.remedy = f"Run: dvc repro {made_by}"
         try:
             self.manifest = Manifest.read(path)
         except (StoreMissing, SchemaMismatch) as error:
             raise type(error)(f"{error}. {self.remedy}") from error
-        if self.manifest.kind != DOCUMENTS:
-            raise WrongKind(f"{path}: expected a store of {DOCUMENTS}, got {self.manifest.kind}. {self.remedy}")
-        if self.manifest.revision != REVISION:
+        if self.manifest.kind != kind:
+            raise WrongKind(f"{path}: expected a store of {kind}, got {self.manifest.kind}. {self.remedy}")
+        if self.manifest.revision != revision:
             raise SchemaMismatch(
-                f"{path}: expected method revision {REVISION}, got {self.manifest.revision}. {self.remedy}"
+                f"{path}: expected method revision {revision}, got {self.manifest.revision}. {self.remedy}"
             )
 
     @property
@@ -86,27 +144,35 @@ class DocumentStore:
         """SHA-256 of what the store was made from."""
         return self.manifest.identity
 
-    def read(self, split: str) -> pa.Table:
-        """The table of a split, memory-mapped.
+    def require_parent(self, name: str, identity: str) -> None:
+        """Raise StaleParent unless the store was made from the parent at hand."""
+        made_from = self.manifest.parents.get(name, "none")
+        if made_from != identity:
+            raise StaleParent(
+                f"{self.path}: made from {name} {made_from[:12]}, but {name} at hand is {identity[:12]}. {self.remedy}"
+            )
 
-        Raises ShardCorrupt when the file is not what was sealed or no table, SchemaMismatch when there is no such split
+    def read(self, name: str) -> pa.Table:
+        """The table of a name (of documents: a split), memory-mapped.
+
+        Raises ShardCorrupt when the file is not what was sealed or no table, SchemaMismatch when there is no such table
         or it has other columns or rows.
         """
-        shards = [shard for shard in self.manifest.shards if shard.split == split]
+        shards = [shard for shard in self.manifest.shards if shard.split == name]
         if len(shards) != 1:
-            raise SchemaMismatch(f"{self.path}: {len(shards)} tables of split {split}; expected one. {self.remedy}")
-        ((name, expected),) = shards[0].files.items()
-        path = self.path / name
-        expected.require_in(self.path, name, remedy=self.remedy)
-        require_table(path, remedy=self.remedy)
-        try:
-            table = ipc.open_file(pa.memory_map(str(path))).read_all()
-            table.validate(full=True)  # Arrow believes offsets: one that lies elsewhere would be read from there
-        except (pa.ArrowException, OSError) as error:
-            raise ShardCorrupt(f"{path}: cannot be decoded ({type(error).__name__}). {self.remedy}") from error
-        if table.schema != DOCUMENT_SCHEMA or len(table) != shards[0].rows:
+            raise SchemaMismatch(f"{self.path}: {len(shards)} tables of split {name}; expected one. {self.remedy}")
+        table = read_table(self.path, shards[0], remedy=self.remedy)
+        schema = self.schemas.get(name, DOCUMENT_SCHEMA)
+        if table.schema != schema or len(table) != shards[0].rows:
             raise SchemaMismatch(
-                f"{path}: expected {shards[0].rows} rows of {', '.join(DOCUMENT_SCHEMA.names)}; got {len(table)} rows "
-                f"of {len(table.schema)} columns. {self.remedy}"
+                f"{self.path / next(iter(shards[0].files))}: expected {shards[0].rows} rows of "
+                f"{', '.join(schema.names)}; got {len(table)} rows of {len(table.schema)} columns. {self.remedy}"
             )
         return table
+
+
+class DocumentStore(TableStore):
+    """A sealed store of documents: a table a split."""
+
+    def __init__(self, path: Path, *, made_by: str = "corpus") -> None:
+        super().__init__(path, kind=DOCUMENTS, revision=REVISION, schemas={}, made_by=made_by)

@@ -62,6 +62,22 @@ def test_what_the_settings_name_stays(settings: Settings, tmp_path: Path) -> Non
         "reports/runs/evaluate-student-fused.json",
         "reports/runs/evaluate-teacher-mpnet-sci.json",
         "reports/runs/evaluate-fusion-confident.json",
+        "data/lexicon",
+        "data/senses/examples",
+        "data/paraphrase/prose",
+        "models/lexical",
+        "reports/wsd/lexical.json",
+        "reports/language_model/lexical.json",
+        "reports/paraphrase/fused.json",
+        "reports/costs/mpnet-sci.json",
+        "reports/runs/lexicon.json",
+        "reports/runs/senses-examples.json",
+        "reports/runs/lexical-lexical.json",
+        "reports/runs/rewrite-prose.json",
+        "reports/runs/wsd-lexical.json",
+        "reports/runs/language-model-lexical.json",
+        "reports/runs/paraphrase-fused.json",
+        "reports/runs/costs-mpnet-sci.json",
     )
     (tmp_path / "models" / ".gitignore").touch()
     assert orphans(settings, tmp_path) == []
@@ -84,5 +100,14 @@ def test_what_they_do_not_name_goes(settings: Settings, tmp_path: Path) -> None:
         "reports/runs/teach-bert.json",
         "reports/runs/teach-confident.json",
         "reports/runs/evaluate-student-small.json",
+        "data/senses/semcor",
+        "data/beliefs/large",
+        "data/paraphrase/.old.staged",
+        "reports/wsd/fused.json",
+        "reports/glue/lexical.json",
+        "reports/costs/small.json",
+        "reports/runs/beliefs-large.json",
+        "reports/runs/glue-lexical.json",
+        "reports/runs/language_model-lexical.json",
     )
     assert set(orphans(settings, tmp_path)) == made

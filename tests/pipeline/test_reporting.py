@@ -123,7 +123,7 @@ def test_names_come_from_the_sections_of_params() -> None:
     }
     assert Names.of(params).runs() == [
         "sources-w", "ingest-w", "corpus", "tokenize", "mask", "teach-t", "exact-t", "fidelity-t", "fuse-f", "train-s",
-        "evaluate-teacher-t", "evaluate-fusion-f", "evaluate-student-s",
+        "lexicon", "evaluate-teacher-t", "evaluate-fusion-f", "evaluate-student-s",
     ]  # fmt: skip
     assert Names.of({"teachers": None}).teachers == ()
 

@@ -98,6 +98,20 @@ def test_the_defaults_are_accepted() -> None:
             "runtime.device: Input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
         (lambda p: p.update(teachers={}), "teachers: expected at least one entry, got {}"),
         (lambda p: p.update(inputs=["a"]), "inputs: expected at least one entry, got ['a']"),
+        (lambda p: p.update(rewriters=None), "rewriters: expected a mapping of entries, {} for none, got None"),
+        (lambda p: p.pop("believers"), "section 'believers' is missing"),
+        (lambda p: p["judged"].update(language_models={}),
+            "judged: unknown key 'language_models' (did you mean 'language_model'?)"),
+        (lambda p: p["judged"].pop("glue"), "judged.glue: missing"),
+        (lambda p: p["judged"]["wsd"].update({"a b": {"model": "models/lexical"}}),
+            "judged.wsd: name 'a b' may have letters, digits, '-' and '_' only"),
+        (lambda p: p["judged"]["language_model"]["lexical"].pop("before"),
+            "judged.language_model.lexical.before: missing"),
+        (lambda p: p["judged"]["costs"]["fused"].update(modl="x"), "judged.costs.fused: unknown key 'modl'"),
+        (lambda p: p["lexical"]["lexical"].update(objective="bi_encoder"),
+            "lexical.lexical: language_model belongs to objectives that end in _m, and only to these"),
+        (lambda p: p["rewriters"]["prose"].update(shares=[1.5]),
+            "rewriters.prose: shares must be different numbers between 0 and 1, got [1.5]"),
     ],
 )  # fmt: skip
 def test_sections(tmp_path: Path, change: Change, message: str) -> None:
@@ -105,7 +119,9 @@ def test_sections(tmp_path: Path, change: Change, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert.base", "a b", "", "ä", "a/b", "../x", 7])
-@pytest.mark.parametrize("section", ["sources", "inputs", "teachers", "fusions", "students"])
+@pytest.mark.parametrize(
+    "section", ["sources", "inputs", "teachers", "fusions", "students", "senses", "lexical", "rewriters"]
+)
 def test_names(tmp_path: Path, section: str, name: str) -> None:
     first = next(iter(DEFAULTS[section].values()))
     refused(
@@ -127,7 +143,7 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
         ),
         (
             lambda p: p["students"]["fused"].update(start="models/fusd"),
-            "students.fused.start: 'models/fusd' needs an entry 'fusd' in students (did you mean 'fused'?)",
+            "students.fused.start: 'models/fusd' needs an entry 'fusd' in students or lexical (did you mean 'fused'?)",
         ),
         (
             lambda p: p["tokenize"].update(tokenizer="some/folder"),

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.language_task import LossParams
 from pipeline.sparse import restore_fused
-from pipeline.training import LossParams, StudentParams, TrainingParams, learning_rate, train
+from pipeline.training import StudentParams, TrainingParams, learning_rate, train
 from storage.errors import StaleParent, VocabularyError
 from storage.reader import Store
 from storage.records import SPLITS, FusedTargets, Masks, Sequences

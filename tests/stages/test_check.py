@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def project(tmp_path: Path) -> Path:
     """A folder with the default settings and what they need on disk."""
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    for name in ("mpnet-sci", "mpnet-prose", "minilm-l6-mlm"):
+    for name in ("mpnet-sci", "mpnet-prose", "minilm-l6-mlm", "minilm-prose"):
         (tmp_path / "assets" / name).mkdir(parents=True)
     return tmp_path
 
@@ -51,6 +51,20 @@ def test_bad_settings_are_one_line_and_exit_code_2(project: Path) -> None:
     assert not (project / "data").exists()
 
 
+def test_contradictions_between_sections_are_one_line(project: Path) -> None:
+    path = project / "params.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert text.count("  glue: {}") == 1
+    path.write_text(text.replace("  glue: {}", "  glue: {fused: {model: models/fused}}"), encoding="utf-8")
+    done = run(project, "stages.check", "--out", "data/params.ok")
+    expected = (
+        "Error: params.yaml: glue.data: no folder 'data/glue'. Unpack GLUE there, or set data: hub and its revision\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    (project / "data" / "glue").mkdir(parents=True)
+    assert run(project, "stages.check").returncode == 0
+
+
 def test_no_settings(tmp_path: Path) -> None:
     done = run(tmp_path, "stages.check")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -59,6 +73,7 @@ def test_no_settings(tmp_path: Path) -> None:
 
 def test_checking_loads_nothing_slow(project: Path) -> None:
     slow = ["torch", "transformers", "dask", "peft", "nltk", "matplotlib", "tokenizers", "huggingface_hub"]
+    slow += ["sklearn", "scipy"]
     script = f"import sys, stages.check; print([name for name in {slow} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120

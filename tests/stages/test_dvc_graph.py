@@ -72,7 +72,46 @@ students:
     targets: data/masks
     start: data/sources/mini
     loss: {targets: 0.0, labels: 1.0, tail: prior}
+lexicon: {kind: jsonl, path: assets}
+senses:
+  examples: {kind: examples, path: data/lexicon, heldout: 0.1}
+lexical:
+  lex:
+    start: models/fused
+    senses: [examples]
+    objective: lmgc
+    reading: {context_tokens: 32, gloss_tokens: 32, examples: false}
+    gold: 1.0
+    belief: 0.0
+    beliefs: data/senses
+    targets: data/masks
+    training: {epochs: 1.0, step_words: 4, learning_rate: 1.0e-4, warmup: 0.1, weight_decay: 0.0, gradient_clip: 1.0,
+      most_candidates: 4, seed: 0}
+believers: {}
+rewriters:
+  hand: {model: assets, split: heldout, shares: [0.2], temperature: 1.0, top_k: 8, words_min: 6, words_max: 20,
+    paragraphs: 24, test_share: 0.5, seed: 0}
 evaluate: {against: data/targets/alone, bootstrap: 100, seed: 0}
+wsd: {bootstrap: 100, seed: 0}
+paraphrase:
+  seeds: [0]
+  finetune: &finetune
+    {epochs: 1, learning_rate: 1.0e-3, batch: 8, warmup: 0.1, weight_decay: 0.0, max_tokens: 32, pooling: mean}
+  train_examples: 0
+  test_examples: 0
+  bootstrap: 100
+glue: {data: data/glue, tasks: [RTE], seeds: [0], finetune: *finetune, train_examples: 0, dev_examples: 0}
+costs: {sequence_tokens: 16, batches: [1], passes: 20, threads: 1}
+judged:
+  wsd:
+    lex: {model: models/lex}
+  language_model:
+    lex: {model: models/lex, before: models/fused}
+  paraphrase:
+    fused: {model: models/fused}
+  glue: {}
+  costs:
+    labels: {model: models/labels}
 runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 4096, checkpoint_seconds: 60.0}
 """
 
@@ -84,7 +123,12 @@ OF_TEACHERS = {"evaluate-teacher@ann", "evaluate-teacher@bob"}
 OF_FUSIONS = {"evaluate-fusion@both", "evaluate-fusion@alone"}
 OF_STUDENTS = {"evaluate@fused", "evaluate@labels"}
 JUDGED = OF_TEACHERS | OF_FUSIONS | OF_STUDENTS
-EVERYTHING = {"check", "sources@mini", "report"} | TEXT | TEACHERS | FUSIONS | STUDENTS | JUDGED
+SENSES = {"lexicon", "senses@examples", "rewrite@hand"}
+OF_FUSED = {"evaluate@fused", "paraphrase@fused", "lexical@lex", "wsd@lex", "language-model@lex"}
+"""What follows when the student that the lexical one starts from is another."""
+SUITES = {"wsd@lex", "language-model@lex", "paraphrase@fused", "costs@labels"}
+EVERYTHING = {"check", "sources@mini", "report", "lexical@lex"} | TEXT | TEACHERS | FUSIONS | STUDENTS | JUDGED
+EVERYTHING |= SENSES | SUITES
 
 
 def stubbed(text: str) -> str:
@@ -207,14 +251,14 @@ def test_editing_a_teacher(project: Project) -> None:
     project.params(lambda params: params["teachers"]["bob"]["keep"].update(k=16))
     # fuse@alone and its evaluation look at data/logits, in which something changed; what fuse@alone wrote did not.
     fused_again = FUSIONS | OF_FUSIONS
-    of_bob = {"teach@bob", "fidelity@bob", "evaluate-teacher@bob", "train@fused", "evaluate@fused"}
-    assert project.ran() == {"check", "report"} | of_bob | fused_again
+    of_bob = {"teach@bob", "fidelity@bob", "evaluate-teacher@bob", "train@fused"}
+    assert project.ran() == {"check", "report"} | of_bob | fused_again | OF_FUSED
 
 
 def test_editing_a_fusion_and_changing_it_back(project: Project) -> None:
     before = (project.root / "params.yaml").read_text(encoding="utf-8")
     project.params(lambda params: params["fusions"]["both"].update(tau=2.0))
-    assert project.ran() == {"check", "fuse@both", "evaluate-fusion@both", "train@fused", "evaluate@fused", "report"}
+    assert project.ran() == {"check", "fuse@both", "evaluate-fusion@both", "train@fused", "report"} | OF_FUSED
     (project.root / "params.yaml").write_text(before, encoding="utf-8")
     assert project.ran() == {"report"}, "the others are cached; the report lies in git and not in the cache"
     assert project.run("git", "status", "--short").stdout == ""
@@ -277,20 +321,64 @@ def test_one_stage_with_what_it_needs_or_what_follows(project: Project) -> None:
     project.params(change)
     assert project.ran("repro", "teach@ann") == {"check", "teach@ann"}
     ran = project.ran("repro", "--downstream", "fuse@both")
-    assert ran == {"fuse@both", "evaluate-fusion@both", "train@fused", "evaluate@fused", "report"}
+    assert ran == {"fuse@both", "evaluate-fusion@both", "train@fused", "report"} | OF_FUSED
 
 
-def test_adding_a_student_and_removing_one(project: Project) -> None:
+def test_adding_a_student(project: Project) -> None:
     project.params(lambda params: params["students"].update(small=dict(params["students"]["fused"])))
     assert project.ran() == {"check", "train@small", "evaluate@small", "report"}
-    project.params(lambda params: params["students"].pop("labels"))
+
+
+def test_removing_a_student_that_a_suite_judged(project: Project) -> None:
+    project.params(lambda params: (params["students"].pop("labels"), params["judged"]["costs"].pop("labels")))
     assert project.ran() == {"check", "report"}
+
+
+def test_a_suite_begins_and_ends(project: Project) -> None:
+    """The report follows the first entry of a suite and the last, whose folder goes."""
+    project.params(lambda params: params["judged"]["glue"].update(labels={"model": "models/labels"}))
+    assert project.ran() == {"check", "glue@labels", "report"}
+    project.params(lambda params: params["glue"].update(seeds=[1]))
+    assert project.ran() == {"check", "glue@labels", "report"}
+    project.params(lambda params: [params["judged"][suite].clear() for suite in ("glue", "wsd")])
+    (project.root / "data" / "glue").mkdir()
+    pruned = project.run(sys.executable, "-m", "stages.prune", "--yes")
+    assert "removing reports/glue/labels.json" in pruned.stdout
+    shutil.rmtree(project.root / "reports" / "glue")
+    shutil.rmtree(project.root / "reports" / "wsd")
+    assert project.ran() == {"check", "report"}
+    assert project.ran() == set()
+
+
+def test_editing_a_lexical_student_and_the_costs(project: Project) -> None:
+    project.params(lambda params: params["lexical"]["lex"]["training"].update(seed=1))
+    project.params(lambda params: params["costs"].update(passes=30))
+    assert project.ran() == {"check", "lexical@lex", "wsd@lex", "language-model@lex", "costs@labels", "report"}
+
+
+def test_a_lexical_student_that_learns_from_another(project: Project) -> None:
+    def add(params: dict[str, Any]) -> None:
+        params["believers"]["big"] = {"model": "models/lex", "senses": ["examples"]}
+        more = {"belief": 1.0, "beliefs": "data/beliefs/big", "start": "models/labels"}
+        params["lexical"]["small"] = params["lexical"]["lex"] | more
+
+    project.params(add)
+    assert project.ran() == {"check", "beliefs@big", "lexical@small", "report"}
+    project.params(lambda params: params["lexical"]["lex"]["training"].update(seed=1))
+    assert project.ran() >= {"lexical@lex", "beliefs@big", "lexical@small", "report"}
+
+
+def test_lexicon_and_rewriters(project: Project) -> None:
+    project.params(lambda params: params["lexicon"].update(path="own"))
+    project.params(lambda params: params["rewriters"]["hand"].update(seed=1))
+    of_both = SENSES | SUITES - {"costs@labels"}
+    assert project.ran() == {"check", "lexical@lex", "report"} | of_both
 
 
 def test_editing_a_student_as_an_experiment(project: Project) -> None:
     """`exp run -S` rewrites params.yaml: comments and anchors stay. Metrics are compared with the last commit."""
     ran = project.ran("exp", "run", "-S", "students.labels.loss.labels=0.25")
-    assert ran == {"check", "train@labels", "evaluate@labels", "report"}
+    assert ran == {"check", "train@labels", "evaluate@labels", "costs@labels", "report"}
     text = (project.root / "params.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text)["students"]["labels"]["loss"]["labels"] == 0.25
     for kept in ("# A comment at the top.", "# a comment", "&teacher", "*teacher", "<<: *fusion"):

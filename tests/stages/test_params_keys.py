@@ -92,9 +92,87 @@ students.*.loss.targets
 students.*.loss.labels
 students.*.loss.tail
 students.*.loss.anneal
+lexicon.kind
+lexicon.path
+senses.*.kind
+senses.*.path
+senses.*.share
+senses.*.heldout
+lexical.*.start
+lexical.*.senses
+lexical.*.objective
+lexical.*.reading.context_tokens
+lexical.*.reading.gloss_tokens
+lexical.*.reading.examples
+lexical.*.gold
+lexical.*.belief
+lexical.*.beliefs
+lexical.*.targets
+lexical.*.language_model.weight
+lexical.*.language_model.step_tokens
+lexical.*.language_model.loss.targets
+lexical.*.language_model.loss.labels
+lexical.*.language_model.loss.tail
+lexical.*.language_model.loss.anneal
+lexical.*.training.epochs
+lexical.*.training.step_words
+lexical.*.training.learning_rate
+lexical.*.training.warmup
+lexical.*.training.weight_decay
+lexical.*.training.gradient_clip
+lexical.*.training.most_candidates
+lexical.*.training.seed
+believers.*.model
+believers.*.senses
+rewriters.*.model
+rewriters.*.split
+rewriters.*.shares
+rewriters.*.temperature
+rewriters.*.top_k
+rewriters.*.words_min
+rewriters.*.words_max
+rewriters.*.paragraphs
+rewriters.*.test_share
+rewriters.*.seed
 evaluate.against
 evaluate.bootstrap
 evaluate.seed
+wsd.bootstrap
+wsd.seed
+paraphrase.seeds
+paraphrase.finetune.epochs
+paraphrase.finetune.learning_rate
+paraphrase.finetune.batch
+paraphrase.finetune.warmup
+paraphrase.finetune.weight_decay
+paraphrase.finetune.max_tokens
+paraphrase.finetune.pooling
+paraphrase.train_examples
+paraphrase.test_examples
+paraphrase.bootstrap
+glue.data
+glue.revision
+glue.tasks
+glue.seeds
+glue.finetune.epochs
+glue.finetune.learning_rate
+glue.finetune.batch
+glue.finetune.warmup
+glue.finetune.weight_decay
+glue.finetune.max_tokens
+glue.finetune.pooling
+glue.train_examples
+glue.dev_examples
+costs.sequence_tokens
+costs.batches
+costs.passes
+costs.threads
+judged.wsd.*.model
+judged.language_model.*.model
+judged.language_model.*.before
+judged.paraphrase.*.model
+judged.glue.*.model
+judged.costs.*.model
 runtime.device
 runtime.dtype
 runtime.threads
@@ -114,8 +192,8 @@ def sections() -> Iterator[tuple[str, type[Section]]]:
 
 
 def members(hint: Any) -> list[Any]:
-    """The parts of a union, a list or a tuple, else the hint itself."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) in (typing.Union, list, tuple):
+    """The parts of a union, a list, a tuple or a mapping, else the hint itself."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) in (typing.Union, list, tuple, dict):
         return [member for part in typing.get_args(hint) for member in members(part)]
     return [hint]
 
@@ -126,7 +204,7 @@ def keys(where: str, kind: type[Section]) -> Iterator[str]:
         inner = [part for part in members(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
         for part in inner:
             which = f".<{typing.get_args(part.model_fields['form'].annotation)[0]}>" if len(inner) > 1 else ""
-            yield from keys(f"{where}.{name}{which}", part)
+            yield from keys(f"{where}.{name}{'.*' if typing.get_origin(field.annotation) is dict else which}", part)
         if not inner:
             yield f"{where}.{name}"
 

@@ -1,7 +1,7 @@
 """The whole pipeline, real stages under DVC, on sixty short documents and models of two layers.
 
-Not checked here: that distillation helps (two-layer models show nothing; see the README) and which stages an edit runs
-(test_dvc_graph.py).
+Not checked here: that distillation or lexical training helps (two-layer models show nothing; see the README), which
+stages an edit runs (test_dvc_graph.py), and GLUE, whose files nobody may give away (test_glue_command.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from tests import fakes
+from tests.fakes import folder_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("storage", "pipeline", "stages", "assets", "dvc.yaml", ".dvcignore", ".dvc")
@@ -44,13 +45,17 @@ def call(folder: Path, *command: str, check: bool = True) -> subprocess.Complete
     return done
 
 
-def tiny_params(folder: Path, teachers: dict[str, Path], student: Path) -> dict[str, Any]:
+STUDENTS = {"fused", "fused-uniform", "only-sci", "only-prose", "labels-only"}
+
+
+def tiny_params(folder: Path, teachers: dict[str, Path], student: Path, *, rewriter: Path) -> dict[str, Any]:
     """The project's own params.yaml with tiny models, texts and counts."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     old = list(params["teachers"])
     rename = dict(zip(old, teachers, strict=True))
     params["sources"] = {
-        name: {"kind": "model", "local": str(path)} for name, path in (teachers | {"student": student}).items()
+        name: {"kind": "model", "local": str(path)}
+        for name, path in (teachers | {"student": student, "scribe": rewriter}).items()
     }
     params["inputs"] = {
         "animals": {"kind": "jsonl", "path": str(fakes.write_jsonl(folder / "texts" / "animals.jsonl"))}
@@ -75,7 +80,45 @@ def tiny_params(folder: Path, teachers: dict[str, Path], student: Path) -> dict[
         entry["start"] = "data/sources/student"
     params["training"] |= {"steps": 16, "step_tokens": 200, "evaluations": 4}
     params["runtime"] |= {"batch_tokens": 256, "checkpoint_seconds": 0.05}
+    tiny_suites(params, write_inventory(folder / "texts" / "senses.jsonl"), teacher=next(iter(teachers)))
     return params
+
+
+def tiny_suites(params: dict[str, Any], inventory: Path, *, teacher: str) -> None:
+    """Make the sections about senses and suites tiny, in place."""
+    params["lexicon"] = {"kind": "jsonl", "path": str(inventory)}
+    params["senses"]["examples"] |= {"share": 1.0, "heldout": 0.3}
+    lexical = params["lexical"]["lexical"]
+    lexical["reading"] = {"context_tokens": 24, "gloss_tokens": 24, "examples": True}
+    lexical["language_model"]["step_tokens"] = 200
+    lexical["training"] |= {"epochs": 2.0, "step_words": 8}
+    params["rewriters"]["prose"] |= {
+        "model": "data/sources/scribe", "shares": [0.5], "top_k": 8, "words_min": 6, "words_max": 20, "paragraphs": 40,
+        "test_share": 0.5,
+    }  # fmt: skip
+    params["paraphrase"] |= {"seeds": [0], "bootstrap": 20}
+    params["paraphrase"]["finetune"] |= {"epochs": 1, "max_tokens": 32}
+    params["costs"] |= {"sequence_tokens": 16, "batches": [1, 2]}
+    params["judged"]["paraphrase"] = {"lexical": {"model": "models/lexical"}}
+    params["judged"]["costs"] = {
+        teacher: {"model": f"data/sources/{teacher}"}, "fused": {"model": "models/fused"},
+        "lexical": {"model": "models/lexical"},
+    }  # fmt: skip
+
+
+def write_inventory(path: Path) -> Path:
+    """Two senses of each animal of the tiny text: the animal, and a person who is called so."""
+    lines = []
+    for adjective, animal, place, food in fakes.ANIMALS:
+        for number, (gloss, examples) in enumerate({
+            f"an animal that likes {food}": [f"the {animal} sleeps {place}", f"a {animal} eats {food} every morning"],
+            f"a {adjective} farmer": [f"the farmer is a {animal}", f"the {animal} brings an animal {place}"],
+        }.items()):  # fmt: skip
+            sense = {"key": f"{animal}%{number}", "lemma": animal, "pos": "NOUN", "gloss": gloss, "examples": examples}
+            lines.append(json.dumps(sense))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +133,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_t
         elif source.exists():
             shutil.copy(source, folder / name)
     second = fakes.write_tiny_mlm(folder / "second", tiny_tokenizer, seed=2, steps=150)
-    params = tiny_params(folder, {"fox": tiny_teacher, "hen": second}, tiny_mlm)
+    rewriter = fakes.write_tiny_mlm(folder / "scribe", tiny_tokenizer, seed=3)
+    params = tiny_params(folder, {"fox": tiny_teacher, "hen": second}, tiny_mlm, rewriter=rewriter)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     call(folder, "git", "init", "-q")
     call(folder, sys.executable, "-m", "dvc", "repro")
@@ -114,17 +158,45 @@ def test_the_summary_has_every_promised_number(project: Path) -> None:
         assert 0 < teacher["nll"] < 4
     for fusion in summary["fusions"].values():
         assert {"nll", "accuracy", "kl_to_best_teacher"} <= set(fusion)
-    assert set(summary["students"]) == {"fused", "fused-uniform", "only-sci", "only-prose", "labels-only"}
-    for student in summary["students"].values():
+    assert set(summary["students"]) == STUDENTS | {"lexical"}
+    for student in (summary["students"][name] for name in STUDENTS):
         assert {"nll", "accuracy", "ece", "parameters", "curve", "seconds"} <= set(student)
         assert [step for step, _ in student["curve"]] == [0, 4, 8, 12, 16]
         assert student["curve"][-1][1] < student["curve"][0][1]
     assert {"python", "torch", "device", "dtype", "seconds"} <= set(summary["run"])
 
 
+def test_the_summary_sets_the_lexical_student_beside_its_start(project: Path) -> None:
+    summary = read(project / "reports" / "summary.json")
+    lexical = summary["students"]["lexical"]
+    assert lexical.items() >= {"start": "models/fused"}.items()
+    assert {"seconds", "wsd", "language_model", "paraphrase", "costs"} <= set(lexical)
+    assert 0 <= lexical["wsd"]["all"]["low"] <= lexical["wsd"]["all"]["value"] <= lexical["wsd"]["all"]["high"] <= 1
+    assert 0.9 < lexical["language_model"]["nll"]["value"] / summary["students"]["fused"]["nll"] < 1.1
+    assert lexical["costs"]["parameters"] == summary["students"]["fused"]["costs"]["parameters"]
+    assert "costs" in summary["teachers"]["fox"]
+    assert {row["suite"] for row in summary["lexical"]} == {"language_model", "costs"}, "judged before and after"
+    assert {row["suite"] for row in summary["rankings"]} == {"wsd", "paraphrase", "language_model"}
+    text = (project / "reports" / "report.md").read_text(encoding="utf-8")
+    assert "## With and without lexical training" in text
+    assert (project / "reports" / "plots" / "costs.png").is_file()
+
+
+def test_lexical_training_leaves_a_language_model_with_the_head_for_senses_beside_it(project: Path) -> None:
+    from safetensors.numpy import load_file
+    from transformers import pipeline
+
+    lexical, start = (project / "models" / name for name in ("lexical", "fused"))
+    assert len(pipeline("fill-mask", model=str(lexical))("the farmer brings [MASK].")) == 5
+    shapes = [{name: value.shape for name, value in load_file(folder / "model.safetensors").items()}
+              for folder in (lexical, start)]  # fmt: skip
+    assert shapes[0] == shapes[1]
+    assert (lexical / "senses" / "head.safetensors").is_file()
+    assert folder_bytes(lexical / "senses" / "lexicon") == folder_bytes(project / "data" / "lexicon")
+
+
 def test_all_students_start_alike_and_see_the_same_tokens(project: Path) -> None:
-    records = [read(path) for path in sorted(project.glob("models/*/training.json"))]
-    assert len(records) == 5
+    records = [read(project / "models" / name / "training.json") for name in sorted(STUDENTS)]
     assert len({record["curve"][0][1] for record in records}) == 1
     assert len({record["tokens"] for record in records}) == 1
     assert len({record["curve"][-1][1] for record in records}) == 5

@@ -101,7 +101,8 @@ def producers_params(root: Path, hub: Path) -> dict[str, Any]:
     """One teacher, one fusion, one student."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     names = list(params["teachers"])
-    params = tiny_params(root, dict.fromkeys(names, hub / "fox"), hub / "student")
+    params = tiny_params(root, dict.fromkeys(names, hub / "fox"), hub / "student", rewriter=hub / "student")
+    params |= {"senses": {}, "lexical": {}, "rewriters": {}, "judged": {suite: {} for suite in params["judged"]}}
     params["sources"] = {name: {"kind": "model", "local": str(hub / name)} for name in ("fox", "student")}
     params["teachers"] = {"fox": params["teachers"][names[0]] | {"model": "data/sources/fox"}}
     params["fusions"] = {FUSION: params["fusions"][FUSION] | {"teachers": ["fox"]}}

@@ -105,6 +105,28 @@ def test_verify_a_sound_store(made: Path, kind: str) -> None:
     assert int(found[1]) == len(listed)
 
 
+def test_other_tables_are_stores_like_any(tmp_path: Path) -> None:
+    """A sense inventory, and words in context made from it, as `data` has them."""
+    lexicon, words = tmp_path / "lexicon", tmp_path / "senses" / "examples"
+    samples.write_sample_lexicon(lexicon, tmp_path / ".work")
+    identity = samples.manifest_of(lexicon)["identity"]
+    samples.write_sample_lexicon(words, tmp_path / ".work", parents={"lexicon": identity})
+    assert call("verify", lexicon).output == f"{lexicon}: sound, 45 rows of lexicon in 4 shards, 4 files\n"
+    lines = call("info", words).output.splitlines()
+    assert f"parent      lexicon {identity}" in lines
+    assert any(line.startswith("split       meanings: 2 rows in 1 shards of up to 2, ") for line in lines)
+    assert any(line.startswith("fact        columns: empty form utf8, forms form utf8") for line in lines), lines
+    assert [line.rpartition("  ")[2] for line in call("ls", tmp_path).output.splitlines()] == ["fits", "fits"]
+    assert call("export", lexicon, tmp_path / "lexicon.tar").exit_code == 0
+    assert call("import", tmp_path / "lexicon.tar", "--out", tmp_path / "again").exit_code == 0
+    assert samples.file_hashes(tmp_path / "again") == samples.file_hashes(lexicon)
+    assert call("diff", lexicon, tmp_path / "again").output == "the same\n"
+    assert call("export", lexicon, tmp_path / "parquet", "--parquet").exit_code == 0
+    samples.flip(lexicon / "senses.arrow")
+    found = call("verify", lexicon)
+    assert (found.exit_code, found.output.split(":")[0]) == (1, "file senses.arrow")
+
+
 def test_verify_lists_every_finding(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "logits", tmp_path / "store")
     samples.flip(tmp_path / "store" / "train" / "code_E" / "c" / "1")

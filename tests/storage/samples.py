@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from storage.arrays import ArraySpec
 from storage.manifest import SplitPlan
 from storage.records import FusedTargets, HiddenStates, Masks, Record, Sequences, SparseLogits
-from storage.tables import DOCUMENT_SCHEMA, write_documents
+from storage.tables import DOCUMENT_SCHEMA, write_documents, write_tables
 from storage.writer import StoreWriter
 
 SPLITS = {
@@ -162,6 +162,33 @@ TABLES = {split: documents(rows) for split, rows in DOCUMENT_ROWS.items()}
 
 def write_sample_documents(out: Path, work_root: Path) -> None:
     write_documents(out, TABLES, inputs={"share": 0.5}, facts={"vocabulary": 3}, work_root=work_root)
+
+
+LEXICON_SCHEMAS = {
+    "senses": pa.schema([("key", pa.string()), ("rank", pa.uint16()), ("meaning", pa.uint32())]),
+    "meanings": pa.schema([("lemmas", pa.list_(pa.string())), ("above", pa.list_(pa.uint32())), ("p", pa.float16())]),
+    "forms": pa.schema([("form", pa.string()), ("lemma", pa.string())]),
+    "empty": pa.schema([("form", pa.string())]),
+}
+LEXICON_TABLES = {
+    "senses": pa.table([["dog%1", "dog%2", "cat%1"], [1, 2, 1], [1, 0, 1]], schema=LEXICON_SCHEMAS["senses"]),
+    "meanings": pa.table(
+        [[["dog", "hound"], []], [[1], []], np.array([0.5, 0.25], np.float16)], schema=LEXICON_SCHEMAS["meanings"]
+    ),
+    "forms": pa.table(
+        [[f"form {i}" for i in range(40)], [f"lemma of the form {i}" for i in range(40)]],
+        schema=LEXICON_SCHEMAS["forms"],
+    ),
+    "empty": pa.table([[]], schema=LEXICON_SCHEMAS["empty"]),
+}
+"""Tables of different columns: numbers, lists, none at all."""
+
+
+def write_sample_lexicon(out: Path, work_root: Path, *, parents: dict[str, str] | None = None) -> None:
+    write_tables(
+        out, LEXICON_TABLES, kind="lexicon", revision=1, schemas=LEXICON_SCHEMAS, inputs={"share": 0.5},
+        facts={"vocabulary": 3}, parents=parents, work_root=work_root,
+    )  # fmt: skip
 
 
 def plain(rows: int, *, seed: int, narrow: str, wide: str, width: int) -> Plain:

@@ -22,6 +22,8 @@ MEMBERS = (
 )
 GROUPS: dict[str, list[set[str]]] = {
     "documents": [set()],
+    "lexicon": [set()],
+    "instances": [set()],
     "sequences": [
         {"document_N", "window_N", "length_N", "input_ids_NL", "word_NL", "char_start_NL", "char_end_NL"},
     ],
@@ -99,7 +101,7 @@ class SecondStore:
         """Compare every file; the plan's shards are all listed, and nothing else lies in the folder."""
         listed = dict(self.files)
         for split, plan in self.splits.items():
-            count = 1 if self.kind == "documents" else math.ceil(plan["rows"] / plan["shard_rows"])
+            count = 1 if not self.arrays else math.ceil(plan["rows"] / plan["shard_rows"])
             for index in range(count):
                 need((split, index) in self.shards, f"shard {split}/{index} is not listed")
         for shard in self.shards.values():
@@ -109,10 +111,20 @@ class SecondStore:
         found = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if not path.is_dir()}
         need(found == {"manifest.json", *listed}, "files that are not listed")
 
-    def documents(self, split: str) -> dict[str, list[str]]:
-        ((name, entry),) = self.shards[split, 0]["files"].items()
-        table = pyarrow.ipc.open_file(pyarrow.py_buffer(self.bytes_of(name, entry))).read_all()
-        found: dict[str, list[str]] = table.to_pydict()
+    def table(self, name: str) -> dict[str, list[Any]]:
+        """Section 5, documents: the table of a split, or of a name."""
+        ((file, entry),) = self.shards[name, 0]["files"].items()
+        table = pyarrow.ipc.open_file(pyarrow.py_buffer(self.bytes_of(file, entry))).read_all()
+        columns = dict.fromkeys(("doc_id", "source", "text"), "utf8")
+        if self.kind != "documents":
+            columns = self.facts["columns"][name]
+        need(sorted(columns) == sorted(table.column_names), "other columns than the facts name")
+        for column, kind in columns.items():
+            depth = kind.count("list of ")
+            inner = {"utf8": "string", "float16": "halffloat"}.get(kind.rpartition(" ")[2], kind.rpartition(" ")[2])
+            found_kind = str(table.schema.field(column).type)
+            need(found_kind == "list<item: " * depth + inner + ">" * depth, f"{column}: {found_kind}, not {kind}")
+        found: dict[str, list[Any]] = table.to_pydict()
         return found
 
     def constant(self, name: str) -> Any:

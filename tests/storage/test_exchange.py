@@ -154,6 +154,20 @@ def test_documents(shelf: Path):
         assert found.drop_columns("row").replace_schema_metadata(None).equals(table)
 
 
+def test_other_tables(tmp_path: Path):
+    samples.write_sample_lexicon(tmp_path / "lexicon", tmp_path / ".work")
+    to_parquet(tmp_path / "lexicon", tmp_path / "out")
+    for name, table in samples.LEXICON_TABLES.items():
+        found = pq.read_table(tmp_path / "out" / name / "00000.parquet")
+        assert found.column("row").to_pylist() == list(range(len(table)))
+        assert found.drop_columns("row").to_pydict() == table.to_pydict()
+        assert found.schema.metadata[b"kind"] == b"lexicon"
+    samples.flip(tmp_path / "lexicon" / "meanings.arrow")
+    with pytest.raises(ShardCorrupt, match=r"meanings.arrow: expected"):
+        to_parquet(tmp_path / "lexicon", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_every_file_says_where_it_is_from(shelf: Path):
     store = Store(shelf / "targets", FusedTargets)
     files = list((shelf / "parquet" / "targets").rglob("*.parquet"))

@@ -106,7 +106,7 @@ def test_the_page_names_every_array_and_no_other() -> None:
         named = {name for row in text.split("\n") if row.startswith("|") for name in re.findall(r"`(\w+_[A-Z]+)`", row)}
         expected = frozenset().union(*RECORDS[kind].groups()) if kind in RECORDS else frozenset()
         assert named == expected, kind
-    assert set(re.findall(r"\n### (\w+)", kinds)) == {*RECORDS, DOCUMENTS}
+    assert set(re.findall(r"\n### (\w+)", kinds)) == {*RECORDS, DOCUMENTS, "lexicon", "instances"}
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -209,7 +209,15 @@ def test_documents(tmp_path: Path) -> None:
     ours, theirs = DocumentStore(tmp_path / "store"), SecondStore(tmp_path / "store")
     theirs.verify()
     for split in samples.DOCUMENT_ROWS:
-        assert theirs.documents(split) == ours.read(split).to_pydict()
+        assert theirs.table(split) == ours.read(split).to_pydict()
+
+
+def test_other_tables(tmp_path: Path) -> None:
+    samples.write_sample_lexicon(tmp_path / "store", tmp_path / "work")
+    theirs = SecondStore(tmp_path / "store")
+    theirs.verify()
+    for name, table in samples.LEXICON_TABLES.items():
+        assert theirs.table(name) == table.to_pydict()
 
 
 def test_canonical_json_is_the_manifest_without_white_space(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""One step of masked-LM training: sums of two losses over the blanks of some passes, and their gradients.
+
+Distillation does nothing else; lexical training does it beside its own loss, to keep the student a language model.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.batches import model_inputs, token_batches
+from pipeline.config import Section
+from pipeline.curriculum import Lesson, Step, Window
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.losses import TargetBatch
+    from pipeline.models import MaskedLM
+
+
+class LossParams(Section):
+    """Weights of the two terms, and how the mass outside the kept entries is treated."""
+
+    targets: float = Field(ge=0)
+    labels: float = Field(ge=0)
+    tail: Literal["prior", "bucket", "renormalised"]
+    anneal: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps over which the targets' weight falls linearly to 0; 0 keeps it.
+
+    Teacher annealing (Clark et al. 2019, arXiv 1907.04829): the teachers lead at first, the true tokens decide in the
+    end."""
+
+    def targets_weight(self, step: int, steps: int) -> float:
+        """Weight of the targets at a step, counted from 0."""
+        return self.targets * max(0.0, 1 - step / (self.anneal * steps)) if self.anneal else self.targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Part of a step, on the model's device."""
+
+    inputs: list[torch.Tensor]
+    """Arguments of `MaskedLM.logits`."""
+    label_Q: torch.Tensor
+    targets: TargetBatch | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepDone:
+    """What a step saw."""
+
+    tokens: int
+    labels: int
+    means: tuple[float, float]
+    """Mean target loss and mean label loss, nats."""
+
+
+class LanguageTask:
+    """A model, what it learns from, and how the two losses are weighed."""
+
+    def __init__(
+        self, lm: MaskedLM, loss: LossParams, *, lesson: Lesson, autocast: torch.dtype, batch_tokens: int
+    ) -> None:
+        from pipeline.losses import Tails
+
+        self.lm, self.loss, self.lesson = lm, loss, lesson
+        self.autocast, self.batch_tokens = autocast, batch_tokens
+        store = lesson.targets
+        self.temperature = 1.0 if store is None else float(store.facts["temperature"])
+        self.tails = None if store is None else Tails.of(store, lm)
+
+    def backward(self, step: Step, window: Window, *, targets_weight: float, scale: float = 1.0) -> StepDone:
+        """Add the gradients of a step, times `scale`, to the model's."""
+        micro = self._micro_batches(step, window)
+        labels = sum(len(batch.label_Q) for batch in micro)
+        targets = sum(int((batch.targets.ids_BM[:, 0] >= 0).sum()) for batch in micro if batch.targets is not None)
+        totals = np.zeros(2)
+        for batch in micro:
+            with self.autocasting():
+                logits = self.lm.logits(*batch.inputs).float()
+            terms = self._terms(logits, batch)
+            # Sums divided by the count of the whole step: cutting a step otherwise changes no token's weight.
+            loss = self.loss.labels * terms[1] / labels
+            if targets:
+                loss = loss + targets_weight * terms[0] / targets
+            (scale * loss).backward()  # type: ignore[no-untyped-call]
+            totals += [float(terms[0].detach()) / max(1, targets), float(terms[1].detach()) / labels]
+        tokens = int(self.lesson.view.lengths_G()[step.passes].sum())
+        return StepDone(tokens=tokens, labels=labels, means=(float(totals[0]), float(totals[1])))
+
+    def autocasting(self) -> Any:
+        """Matrix products in the chosen dtype."""
+        import torch
+
+        if self.autocast == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.lm.device.type, dtype=self.autocast)
+
+    def _micro_batches(self, step: Step, window: Window) -> list[MicroBatch]:
+        batches = []
+        for batch in token_batches(self.lesson.view.lengths_G()[step.passes], self.batch_tokens):
+            inputs = model_inputs(self.lesson.view, step.passes[batch])
+            kept = window.contains(inputs.prediction_Q)  # a pass on the border of a window brings its part only
+            prediction_Q = inputs.prediction_Q[kept]
+            label_Q = self.lesson.masks.label_P[prediction_Q].astype(np.int64)
+            batches.append(
+                MicroBatch(
+                    inputs=self.lm.tensors(
+                        inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[kept], inputs.column_Q[kept]
+                    ),
+                    label_Q=self.lm.tensors(label_Q)[0],
+                    targets=None if self.lesson.targets is None else window.targets(prediction_Q, self.lm),
+                )
+            )
+        return batches
+
+    def _terms(self, logits: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums of the target loss and of the label loss; a term of weight 0 is not computed."""
+        from pipeline.losses import label_loss, target_loss
+
+        zero = logits.new_zeros(())
+        target = zero
+        if batch.targets is not None:
+            assert self.tails is not None
+            target = target_loss(
+                logits, batch.targets, self.tails, temperature=self.temperature, tail=self.loss.tail
+            ).total
+        return target, label_loss(logits, batch.label_Q).total if self.loss.labels else zero

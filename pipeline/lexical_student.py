@@ -1,0 +1,269 @@
+"""Make a lexical student: a masked language model that learned senses, as a plain model folder.
+
+What scores senses lies beside the model in `senses/`: the head, how to read, and the inventory. The model itself has
+the parameters it had before, and its masked-LM head; delete `senses/` and nothing of a language model is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pipeline.config import Section
+from pipeline.instances import Instances
+from pipeline.lexicon import Lexicon
+from pipeline.rehearsal import Rehearsal, RehearsalParams
+from pipeline.sense_params import LexicalTrainingParams, Objective, ReadingParams
+from storage.errors import DataError, ParamsError, VocabularyError
+from storage.manifest import digest, file_sha256
+from storage.reader import Store
+from storage.records import Masks, Sequences
+from storage.work import WorkFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.lexical_training import Lesson
+
+SENSES_FOLDER = "senses"
+HEAD_FILE = "head.safetensors"
+READING_FILE = "reading.json"
+LEXICON_FOLDER = "lexicon"
+
+
+class LexicalParams(Section):
+    """One entry of `lexical`."""
+
+    start: str
+    """Folder of a masked language model: a student, or any other."""
+    senses: list[str]
+    """Names under `senses` to learn from."""
+    objective: Objective
+    reading: ReadingParams
+    gold: float = Field(ge=0)
+    """Weight of the annotated senses."""
+    belief: float = Field(ge=0)
+    """Weight of what a lexical teacher believes."""
+    beliefs: str
+    """Folder of such beliefs (data/beliefs/NAME); data/senses where there is none."""
+    targets: str
+    """Fused store that keeps the student a language model; data/masks for true tokens alone, or where there is none."""
+    language_model: RehearsalParams | None = None
+    """For objectives that end in _m."""
+    training: LexicalTrainingParams
+
+    @model_validator(mode="after")
+    def _whole(self) -> LexicalParams:
+        if self.objective.endswith("_m") != (self.language_model is not None):
+            raise ValueError("language_model belongs to objectives that end in _m, and only to these")
+        if not self.senses or self.gold + self.belief == 0:
+            raise ValueError("something to learn from: at least one name under senses, and a weight above 0")
+        return self
+
+
+def train_lexical(
+    params: LexicalParams,
+    *,
+    lexicon: Path,
+    senses: Path,
+    sequences: Path,
+    masks: Path,
+    out: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    checkpoint_seconds: float,
+) -> dict[str, Any]:
+    """Train one lexical student and publish it at `out`; returns its training record.
+
+    Raises StaleParent when stores do not belong together, DataError when there is nothing to learn, VocabularyError
+    when masked sequences speak another vocabulary than the start, WorkBusy when another process trains the same.
+    """
+    import torch
+
+    from pipeline.lexical import SenseHead, SenseModel
+    from pipeline.lexical_training import LexicalTrainer
+    from pipeline.models import MaskedLM, one_model
+    from pipeline.students import save_student, start_student
+    from pipeline.tokens import load_tokenizer
+
+    start = Path(params.start)
+    tokenizer = load_tokenizer(start)
+    inventory = Lexicon.open(lexicon)
+    opened = {name: Instances.open(senses / name, lexicon=inventory) for name in params.senses}
+    parents = {"lexicon": inventory.identity, **{f"senses/{name}": found.identity for name, found in opened.items()}}
+    identity = digest({
+        "lexical": params.model_dump(exclude={"start", "beliefs", "targets"}), "parents": parents,
+        "start": {path.name: file_sha256(path) for path in sorted(start.glob("*.safetensors"))},
+        "beliefs": _belief_identities(params), "targets": _targets_identity(params, masks),
+    })  # fmt: skip
+    with WorkFolder(out, name=f"models-{out.name}", identity=identity) as work, one_model():
+        lesson = open_lexical_lesson(params, opened, inventory, tokenizer)
+        lm_model = start_student(start, tokenizer=tokenizer, layers=None, config=None, seed=params.training.seed)
+        parameters = sum(parameter.numel() for parameter in lm_model.parameters())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(params.training.seed)
+            head = SenseHead(int(lm_model.config.hidden_size), lesson.composer.reading)
+        model = SenseModel(lm_model, head).to(device)
+        trainer = LexicalTrainer(
+            model, lesson, params.training, pad=tokenizer.special["pad"], device=device, autocast=dtype,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
+        if params.language_model is not None:
+            trainer.rehearsal = open_rehearsal(
+                params.language_model, MaskedLM(lm_model, device), targets=params.targets, sequences=sequences,
+                masks=masks, pieces=len(tokenizer.pieces), autocast=dtype, batch_tokens=batch_tokens,
+                steps=trainer.steps, seed=params.training.seed, where=out.name,
+            )  # fmt: skip
+        trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
+        record = {
+            "identity": identity, "parents": parents, "parameters": parameters, "steps": trainer.steps,
+            "words": len(lesson.instance_I), "losses": trainer.plain()["losses"], "start": params.start,
+            "objective": params.objective,
+        }  # fmt: skip
+        work.empty_content()
+        save_student(lm_model.cpu(), start, work.content)
+        kept = sum(parameter.numel() for parameter in lm_model.parameters())
+        assert kept == parameters, "lexical training must not add parameters to the model"
+        save_senses(head, params.reading, params.objective, lexicon, work.content / SENSES_FOLDER)
+        (work.content / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (work.content / "README.md").write_text(model_card(out.name, params, record), encoding="utf-8")
+        work.publish()
+    return record
+
+
+def open_lexical_lesson(
+    params: LexicalParams, opened: dict[str, Instances], lexicon: Lexicon, tokenizer: Any
+) -> Lesson:
+    """What the student learns from: the train split of its senses, with beliefs where a teacher has any."""
+    from pipeline.lexical_training import Lesson
+
+    instances = Instances.joined(list(opened.values()))
+    composer = open_composer(params.reading, params.objective, instances, lexicon, tokenizer, split="train")
+    view = composer.view
+    belief = None if params.belief == 0 else _read_beliefs(Path(params.beliefs), opened, view.row_I, view.candidates)
+    several_I = view.candidates.lengths() > 1
+    if belief is None:
+        known_I = np.add.reduceat(view.gold, view.candidates.start_R1[:-1]) > 0 if len(view) else several_I
+    else:
+        known_I = several_I
+    instance_I = np.flatnonzero(several_I & known_I)
+    if not len(instance_I):
+        raise DataError(f"senses {', '.join(opened)}: no word with several senses to learn from")
+    return Lesson(
+        composer=composer, instance_I=instance_I, belief=belief, gold_weight=params.gold, belief_weight=params.belief
+    )
+
+
+def open_composer(
+    reading: ReadingParams, objective: str, instances: Instances, lexicon: Lexicon, tokenizer: Any, *, split: str | None
+) -> Any:
+    """Windows and gloss texts of instances, ready to be made into batches."""
+    from pipeline.lexical import Composer
+    from pipeline.lexical_view import lexical_view, meaning_tokens
+
+    view = lexical_view(instances, lexicon, tokenizer, split=split, context_tokens=reading.context_tokens)
+    texts = {
+        shown: meaning_tokens(
+            lexicon, tokenizer, wanted=np.unique(view.candidates.flat), most=reading.gloss_tokens, examples=shown
+        )
+        for shown in {False, reading.examples}
+    }
+    return Composer(
+        view,
+        reading="bi" if objective.startswith("bi") else "cross",
+        full=texts[reading.examples],
+        bare=texts[False],
+        tokenizer=tokenizer,
+    )
+
+
+def open_rehearsal(
+    params: RehearsalParams,
+    lm: Any,
+    *,
+    targets: str,
+    sequences: Path,
+    masks: Path,
+    pieces: int,
+    where: str,
+    **more: Any,
+) -> Rehearsal:
+    """The language model's part; raises VocabularyError when the stores speak another vocabulary than the start."""
+    from pipeline.training import open_lesson, open_targets
+
+    stores = Store(sequences, Sequences), Store(masks, Masks)
+    stores[1].require_parent("sequences", stores[0])
+    if stores[1].facts["vocabulary"] != pieces:
+        raise VocabularyError(
+            f"{masks}: {stores[1].facts['vocabulary']} ids, but the start of lexical.{where} has {pieces}. "
+            "Start from a model with the students' tokenizer"
+        )
+    lesson = open_lesson(*stores, open_targets(targets, params.loss, masks=stores[1]))
+    return Rehearsal(lm, params, lesson=lesson, **more)
+
+
+def save_senses(head: Any, reading: ReadingParams, objective: str, lexicon: Path, folder: Path) -> None:
+    """Write what scoring senses needs beside the model: head, way of reading, inventory."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    save_file({name: value.contiguous().cpu() for name, value in head.state_dict().items()}, folder / HEAD_FILE)
+    (folder / READING_FILE).write_text(
+        json.dumps({"objective": objective, **reading.model_dump()}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    shutil.copytree(lexicon, folder / LEXICON_FOLDER)
+
+
+def _belief_identities(params: LexicalParams) -> list[str]:
+    from pipeline.beliefs import belief_identity
+
+    return [] if params.belief == 0 else [belief_identity(Path(params.beliefs), name) for name in params.senses]
+
+
+def _targets_identity(params: LexicalParams, masks: Path) -> str | None:
+    if params.language_model is None:
+        return None
+    from pipeline.training import open_targets
+
+    store = open_targets(params.targets, params.language_model.loss, masks=Store(masks, Masks))
+    return Store(masks, Masks).identity if store is None else store.identity
+
+
+def _read_beliefs(folder: Path, opened: dict[str, Instances], row_I: Any, candidates: Any) -> NDArray[np.float32]:
+    """Probabilities along the view's candidates."""
+    from pipeline.beliefs import read_beliefs
+
+    if folder.name == "senses":
+        raise ParamsError("lexical: beliefs have a weight but no folder. Set beliefs to data/beliefs/NAME")
+    return read_beliefs(folder, opened, row_I=row_I, candidates=candidates)
+
+
+def model_card(name: str, params: LexicalParams, record: dict[str, Any]) -> str:
+    """The student's README."""
+    lineage = "\n".join(f"- {parent}: `{identity}`" for parent, identity in record["parents"].items())
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [masked-lm, word-sense-disambiguation, distillation]
+---
+# {name}
+
+A masked language model of {record["parameters"]:,} parameters that learned word senses ({params.objective}) from
+{", ".join(params.senses)}: {record["words"]:,} words with several senses, {record["steps"]:,} steps. It began as
+`{params.start}` and has the parameters it had before; `senses/` holds the head that scores senses, and the inventory.
+
+```bash
+python -m stages.wsd --student {name} --data SET.data.xml --gold SET.gold.key.txt
+```
+
+Made from:
+
+{lineage}
+"""

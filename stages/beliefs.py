@@ -1,0 +1,37 @@
+"""Ask a lexical teacher, once, what it believes of every word in context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import runtime
+from pipeline.beliefs import BelieverParams, write_beliefs
+from pipeline.config import section
+from stages.command import RunRecord, params_option, stage
+
+path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--lexicon", type=path, required=True, help="Store of the inventory.")
+@click.option("--senses", type=path, required=True, help="Folder of stores of instances.")
+@click.option("--out", type=path, required=True, help="Store to write.")
+@params_option
+@stage
+def main(name: str, lexicon: Path, senses: Path, out: Path, params: Path) -> None:
+    """Ask teacher NAME under `believers` of params.yaml."""
+    settings = section(params, f"believers.{name}", BelieverParams)
+    speed = section(params, "runtime", runtime.RuntimeParams)
+    record = RunRecord(f"beliefs-{name}")
+    device, dtype = runtime.apply(speed)
+    words = write_beliefs(
+        settings, lexicon=lexicon, senses=senses, out=out, device=device, dtype=dtype, batch_tokens=speed.batch_tokens
+    )
+    record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), words=words)
+
+
+if __name__ == "__main__":
+    main()

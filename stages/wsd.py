@@ -1,0 +1,81 @@
+"""Judge a lexical student at word sense disambiguation: on any set in the Raganato layout, or on held-out words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import runtime
+from pipeline.config import section
+from pipeline.instances import Instances
+from pipeline.results import write_json
+from pipeline.wsd import Judgement, WsdParams, judge_files, judge_heldout, sense_reader, wsd_report
+from pipeline.wsd_scoring import write_answers
+from stages.command import RunRecord, params_option, stage
+from storage.errors import ParamsError
+from storage.manifest import MANIFEST, file_sha256
+
+path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--student", type=path, required=True, help="Folder of the lexical student.")
+@click.option("--data", type=path, help="A set, NAME.data.xml (also .gz, .zst).")
+@click.option("--gold", type=path, help="Its key, NAME.gold.key.txt.")
+@click.option("--senses", type=path, multiple=True, help="Store of instances, or a folder of such stores.")
+@click.option("--answers", type=path, help="Also write the answers, in the layout of a key file.")
+@click.option("--out", type=path, help="Report to write, .json.")
+@params_option
+@stage
+def main(
+    student: Path,
+    data: Path | None,
+    gold: Path | None,
+    senses: tuple[Path, ...],
+    answers: Path | None,
+    out: Path | None,
+    params: Path,
+) -> None:
+    """Score a student on --data with --gold, or on the held-out words of --senses."""
+    if (data is None) != (gold is None) or (data is None) == (not senses):
+        raise ParamsError("wsd: expected --data with --gold, or --senses; give one of the two")
+    settings = section(params, "wsd", WsdParams)
+    speed = section(params, "runtime", runtime.RuntimeParams)
+    record = RunRecord(f"wsd-{student.name if out is None else out.stem}")
+    device, _ = runtime.apply(speed)
+    with sense_reader(student, device=device, batch_tokens=speed.batch_tokens) as reader:
+        if data is not None and gold is not None:
+            judged = judge_files(reader, settings, data=data, gold=gold)
+        else:
+            stores = [store for folder in senses for store in stores_in(folder)]
+            opened = {store.name: Instances.open(store, lexicon=reader.lexicon) for store in stores}
+            judged = judge_heldout(reader, settings, opened)
+    click.echo(table(judged))
+    if answers is not None:
+        write_answers(answers, judged.answers)
+    if out is not None:
+        write_json(out, wsd_report(student, judged))
+        record.write(device=device.type, dtype="float32", words=len(judged.answers), report=file_sha256(out))
+
+
+def stores_in(folder: Path) -> list[Path]:
+    """The folder when it is a store, else the stores in it, by name."""
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    return [found for found in sorted(folder.glob("*/")) if not found.name.startswith(".")] or [folder]
+
+
+def table(judged: Judgement) -> str:
+    """F1 of each group with its interval, beside the first sense, for a person to read."""
+    lines = [f"{'':24} {'F1':>6} {'95 %':>14} {'first sense':>12} {'words':>7}"]
+    for name, group in judged.scores.groups.items():
+        f1 = group.f1
+        span = "" if f1.low is None or f1.high is None else f"{100 * f1.low:.1f} to {100 * f1.high:.1f}"
+        lines.append(f"{name:24} {100 * f1.value:6.2f} {span:>14} {100 * group.first_sense.value:12.2f} {f1.n:7}")
+    odd = ", ".join(f"{name} {count}" for name, count in judged.counts.items())
+    return "\n".join([*lines, odd])
+
+
+if __name__ == "__main__":
+    main()
