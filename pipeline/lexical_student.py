@@ -110,6 +110,8 @@ def train_lexical(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.training.seed)
             head = SenseHead(int(lm_model.config.hidden_size), lesson.composer.reading)
+        lm = MaskedLM(lm_model, device)
+        require_room(params.reading, lesson.composer.reading, positions=lm.positions, start=start)
         model = SenseModel(lm_model, head).to(device)
         trainer = LexicalTrainer(
             model, lesson, params.training, pad=tokenizer.special["pad"], device=device, autocast=dtype,
@@ -117,7 +119,7 @@ def train_lexical(
         )  # fmt: skip
         if params.language_model is not None:
             trainer.rehearsal = open_rehearsal(
-                params.language_model, MaskedLM(lm_model, device), targets=params.targets, sequences=sequences,
+                params.language_model, lm, targets=params.targets, sequences=sequences,
                 masks=masks, pieces=len(tokenizer.pieces), autocast=dtype, batch_tokens=batch_tokens,
                 steps=trainer.steps, seed=params.training.seed, where=out.name,
             )  # fmt: skip
@@ -182,6 +184,18 @@ def open_composer(
         bare=texts[False],
         tokenizer=tokenizer,
     )
+
+
+def require_room(reading: ReadingParams, way: str, *, positions: int, start: Path) -> None:
+    """Raise ParamsError when the longest sequence would have more tokens than the model has positions."""
+    longest = max(reading.context_tokens, reading.gloss_tokens)
+    if way == "cross":
+        longest = reading.context_tokens + reading.gloss_tokens + 2  # the quotation marks around the word
+    if longest > positions:
+        raise ParamsError(
+            f"lexical: reading asks for sequences of {longest} tokens, but {start} reads {positions} at most. "
+            "Lower context_tokens or gloss_tokens"
+        )
 
 
 def open_rehearsal(

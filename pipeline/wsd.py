@@ -69,6 +69,8 @@ class SenseReader:
         from pipeline.lexical_training import score_all
 
         composer = open_composer(self.reading, self.objective, instances, self.lexicon, self.tokenizer, split=split)
+        if not len(composer.view):
+            return composer.view, np.zeros(0, np.float32)
         logp_C = score_all(
             self.model,
             composer,
