@@ -33,7 +33,7 @@ def apply(params: RuntimeParams) -> tuple[torch.device, torch.dtype]:
         torch.set_num_threads(params.threads)
     device = params.device if params.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        # It plans anew for every shape of a batch, and ours differ in length: seconds a step at first (measured).
+        # It plans anew for every shape of a batch, and ours differ in length.
         torch.backends.cuda.enable_cudnn_sdp(enabled=False)
     if params.dtype != "auto":
         return torch.device(device), getattr(torch, params.dtype)
