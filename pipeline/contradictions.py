@@ -15,6 +15,7 @@ from pipeline.config import nearest
 from pipeline.sources import ModelSource
 
 if TYPE_CHECKING:
+    from pipeline.changes import PublishedParams
     from pipeline.fusion import FusionParams
     from pipeline.language_task import LossParams
     from pipeline.lexical_student import LexicalParams
@@ -70,6 +71,8 @@ def _senses(settings: Settings) -> Complaints:
     for name, believer in settings.believers.items():
         yield from _scores_senses(f"believers.{name}.model", believer.model, settings)
         yield from _listed(f"believers.{name}.senses", believer.senses, "senses", settings.senses)
+    for name, published in settings.published.items():
+        yield from _published(name, published, settings)
     for name in (*settings.students, *settings.lexical):
         if f"models/{name}" in ancestors(f"models/{name}", settings):
             yield f"{'lexical' if name in settings.lexical else 'students'}.{name}: learns or starts from itself"
@@ -91,6 +94,8 @@ def _parents(model: str, settings: Settings) -> Iterator[str]:
     folder, _, name = model.rpartition("/")
     if folder != "models":
         return
+    if name in settings.published:
+        yield settings.published[name].start
     for learner in (settings.students.get(name), settings.lexical.get(name)):
         if learner is not None:
             yield learner.start
@@ -110,7 +115,7 @@ def _path(where: str, path: str, settings: Settings) -> Complaints:
     """A file or folder that a stage makes, or that is there."""
     made: dict[str, tuple[str, Mapping[str, Any]]] = {
         "data/sources": ("sources", settings.sources),
-        "models": ("students or lexical", {**settings.students, **settings.lexical}),
+        "models": ("students, lexical or published", {**settings.students, **settings.lexical, **settings.published}),
     }
     for folder, (sections, names) in made.items():
         if path.startswith(f"{folder}/"):
@@ -191,6 +196,18 @@ def _lexical(name: str, lexical: LexicalParams, settings: Settings) -> Complaint
     else:
         asked = settings.believers[believer].senses
         yield from _listed(f"{where}.senses", lexical.senses, f"believers.{believer}.senses", asked)
+
+
+def _published(name: str, published: PublishedParams, settings: Settings) -> Complaints:
+    where = f"published.{name}"
+    for section, names in (("students", settings.students), ("lexical", settings.lexical)):
+        if name in names:
+            yield f"{where}: {section} has this name too, and both would make models/{name}"
+    yield from _path(f"{where}.start", published.start, settings)
+    if published.start.startswith("models/"):
+        yield f"{where}.start: expected what anybody can fetch, data/sources/<an entry>, got '{published.start}'"
+    if not Path(published.changes).is_dir():
+        yield f"{where}.changes: no folder '{published.changes}', as `python -m stages.pack` writes"
 
 
 def _scores_senses(where: str, model: str, settings: Settings) -> Complaints:

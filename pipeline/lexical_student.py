@@ -19,7 +19,15 @@ from pipeline.config import Section
 from pipeline.instances import Instances
 from pipeline.lexicon import Lexicon
 from pipeline.rehearsal import Rehearsal, RehearsalParams
-from pipeline.sense_params import LexicalTrainingParams, Objective, ReadingParams
+from pipeline.sense_params import (
+    HEAD_FILE,
+    LEXICON_FOLDER,
+    READING_FILE,
+    SENSES_FOLDER,
+    LexicalTrainingParams,
+    Objective,
+    ReadingParams,
+)
 from storage.errors import DataError, ParamsError, VocabularyError
 from storage.manifest import digest, file_sha256
 from storage.reader import Store
@@ -30,11 +38,6 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.lexical_training import Lesson
-
-SENSES_FOLDER = "senses"
-HEAD_FILE = "head.safetensors"
-READING_FILE = "reading.json"
-LEXICON_FOLDER = "lexicon"
 
 
 class LexicalParams(Section):
@@ -238,7 +241,12 @@ def save_senses(head: Any, reading: ReadingParams, objective: str, lexicon: Path
 def _belief_identities(params: LexicalParams) -> list[str]:
     from pipeline.beliefs import belief_identity
 
-    return [] if params.belief == 0 else [belief_identity(Path(params.beliefs), name) for name in params.senses]
+    if params.belief == 0:
+        return []
+    folder = Path(params.beliefs)
+    if folder.name == "senses":
+        raise ParamsError("lexical: beliefs have a weight but no folder. Set beliefs to data/beliefs/NAME")
+    return [belief_identity(folder, name) for name in params.senses]
 
 
 def _targets_identity(params: LexicalParams, masks: Path) -> str | None:
@@ -254,8 +262,6 @@ def _read_beliefs(folder: Path, opened: dict[str, Instances], row_I: Any, candid
     """Probabilities along the view's candidates."""
     from pipeline.beliefs import read_beliefs
 
-    if folder.name == "senses":
-        raise ParamsError("lexical: beliefs have a weight but no folder. Set beliefs to data/beliefs/NAME")
     return read_beliefs(folder, opened, row_I=row_I, candidates=candidates)
 
 

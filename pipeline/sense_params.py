@@ -1,4 +1,4 @@
-"""Settings of lexical training that are read without loading torch."""
+"""Settings of lexical training, and names of what it leaves beside a student: read without loading torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from pipeline.config import Section
 
 Objective = Literal["lmgc", "lmgc_m", "bi_encoder", "bi_encoder_m"]
 """LMGC reads context and gloss together (Wahle et al. 2021), a bi-encoder each once; _m keeps the language model."""
+
+
+SENSES_FOLDER = "senses"
+"""Beside a student's weights: what scoring senses needs."""
+HEAD_FILE = "head.safetensors"
+READING_FILE = "reading.json"
+LEXICON_FOLDER = "lexicon"
 
 
 class ReadingParams(Section):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.beliefs import BelieverParams
+from pipeline.changes import PublishedParams
 from pipeline.config import Section, decode, load, nearest
 from pipeline.contradictions import contradictions
 from pipeline.corpus import CorpusParams, InputParams
@@ -59,6 +60,7 @@ class Settings:
     senses: Mapping[str, SensesParams]
     lexical: Mapping[str, LexicalParams]
     believers: Mapping[str, BelieverParams]
+    published: Mapping[str, PublishedParams]
     rewriters: Mapping[str, RewriteParams]
     evaluate: EvaluateParams
     wsd: WsdParams
@@ -105,6 +107,7 @@ def read_settings(path: Path) -> Settings:
         senses=named("senses", SensesParams, least=0),
         lexical=named("lexical", LexicalParams, least=0),
         believers=named("believers", BelieverParams, least=0),
+        published=named("published", PublishedParams, least=0),
         rewriters=named("rewriters", RewriteParams, least=0),
         evaluate=one("evaluate", EvaluateParams),
         wsd=one("wsd", WsdParams),

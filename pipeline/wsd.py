@@ -104,9 +104,8 @@ def sense_reader(
     from safetensors.torch import load_file
 
     from pipeline.lexical import SenseHead, SenseModel
-    from pipeline.lexical_student import HEAD_FILE, LEXICON_FOLDER, READING_FILE, SENSES_FOLDER
     from pipeline.models import load_checked, one_model
-    from pipeline.sense_params import ReadingParams
+    from pipeline.sense_params import HEAD_FILE, LEXICON_FOLDER, READING_FILE, SENSES_FOLDER, ReadingParams
     from pipeline.tokens import load_tokenizer
 
     senses = folder / SENSES_FOLDER

@@ -54,8 +54,8 @@ def small(**more: Any) -> Change:
         (lambda p: p["lexical"].update(fused=p["lexical"]["lexical"] | {"start": "models/labels-only"}),
             "lexical.fused: students has this name too, and both would make models/fused"),
         (lambda p: p["lexical"]["lexical"].update(start="models/lexicl"),
-            ("lexical.lexical.start: 'models/lexicl' needs an entry 'lexicl' in students or lexical (did you mean "
-            "'lexical'?)")),
+            ("lexical.lexical.start: 'models/lexicl' needs an entry 'lexicl' in students, lexical or published (did "
+            "you mean 'lexical'?)")),
         (lambda p: p["lexical"]["lexical"].update(start="models/lexical"),
             "lexical.lexical: learns or starts from itself"),
         (lambda p: p["lexical"]["lexical"].update(targets="data/targets/best"),
@@ -81,6 +81,12 @@ def small(**more: Any) -> Change:
         (lambda p: [p["students"]["fused"].update(start="models/only-sci"),
                     p["students"]["only-sci"].update(start="models/fused")],
             "students.fused: learns or starts from itself"),
+        (lambda p: p["published"].update(lexical=p["published"]["minilm-l6-wsd"]),
+            "published.lexical: lexical has this name too, and both would make models/lexical"),
+        (lambda p: p["published"]["minilm-l6-wsd"].update(start="models/fused"),
+            "published.minilm-l6-wsd.start: expected what anybody can fetch, data/sources/<an entry>, got 'models/fused'"),
+        (lambda p: p["published"]["minilm-l6-wsd"].update(changes="assets/none"),
+            "published.minilm-l6-wsd.changes: no folder 'assets/none', as `python -m stages.pack` writes"),
     ],
 )  # fmt: skip
 def test_senses_and_lexical_students(tmp_path: Path, change: Change, message: str) -> None:
@@ -94,7 +100,7 @@ def test_senses_and_lexical_students(tmp_path: Path, change: Change, message: st
             ("judged.costs.fused.model: a name is one model in all suites; judged.paraphrase.fused has 'models/fused', "
             "got 'models/only-sci'")),
         (lambda p: p["judged"]["costs"].update(other={"model": "models/none"}),
-            "judged.costs.other.model: 'models/none' needs an entry 'none' in students or lexical"),
+            "judged.costs.other.model: 'models/none' needs an entry 'none' in students, lexical or published"),
         (lambda p: p["judged"]["costs"].update(other={"model": "some/folder"}),
             ("judged.costs.other.model: 'some/folder' does not exist. Expected data/sources/<an entry of sources>, or "
             "a path that is there")),

@@ -19,10 +19,10 @@ def test_deps_are_the_modules_that_the_stage_imports(name: str) -> None:
 
 
 def test_every_stage_module_is_a_stage_or_a_tool() -> None:
-    """`show`, `prune` and `store` are for people; `command` is shared."""
+    """`show`, `prune`, `pack` and `store` are for people; `command` is shared."""
     commands = {body["cmd"].split()[2].partition(".")[2] for body in closure.stages().values()}
     modules = {path.stem for path in (closure.ROOT / "stages").glob("*.py")}
-    assert modules - commands == {"__init__", "command", "show", "prune", "store"}
+    assert modules - commands == {"__init__", "command", "pack", "show", "prune", "store"}
     assert commands <= modules
 
 

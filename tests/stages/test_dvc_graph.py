@@ -88,6 +88,7 @@ lexical:
     training: {epochs: 1.0, step_words: 4, learning_rate: 1.0e-4, warmup: 0.1, weight_decay: 0.0, gradient_clip: 1.0,
       most_candidates: 4, seed: 0}
 believers: {}
+published: {}
 rewriters:
   hand: {model: assets, split: heldout, shares: [0.2], temperature: 1.0, top_k: 8, words_min: 6, words_max: 20,
     paragraphs: 24, test_share: 0.5, seed: 0}

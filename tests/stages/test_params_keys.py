@@ -124,6 +124,8 @@ lexical.*.training.most_candidates
 lexical.*.training.seed
 believers.*.model
 believers.*.senses
+published.*.start
+published.*.changes
 rewriters.*.model
 rewriters.*.split
 rewriters.*.shares

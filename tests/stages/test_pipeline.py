@@ -86,6 +86,7 @@ def tiny_params(folder: Path, teachers: dict[str, Path], student: Path, *, rewri
 
 def tiny_suites(params: dict[str, Any], inventory: Path, *, teacher: str) -> None:
     """Make the sections about senses and suites tiny, in place."""
+    params["published"] = {}  # senses of an inventory that is not here
     params["lexicon"] = {"kind": "jsonl", "path": str(inventory)}
     params["senses"]["examples"] |= {"share": 1.0, "heldout": 0.3}
     lexical = params["lexical"]["lexical"]

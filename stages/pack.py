@@ -1,0 +1,27 @@
+"""Write a student as what training changed in its start, to keep or to give away; an entry of `published` undoes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.changes import CHANGES_FILE, pack
+from stages.command import stage
+
+path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("student", type=path)
+@click.option("--start", type=path, required=True, help="Model folder that it began as.")
+@click.option("--out", type=path, required=True, help="Folder to write; must not exist.")
+@stage
+def main(student: Path, start: Path, out: Path) -> None:
+    """Pack the model in folder STUDENT."""
+    pack(student, start=start, out=out)
+    click.echo(f"{out}: {(out / CHANGES_FILE).stat().st_size / 1e6:.1f} MB of changes")
+
+
+if __name__ == "__main__":
+    main()
