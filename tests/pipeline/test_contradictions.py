@@ -84,7 +84,8 @@ def small(**more: Any) -> Change:
         (lambda p: p["published"].update(lexical=p["published"]["minilm-l6-wsd"]),
             "published.lexical: lexical has this name too, and both would make models/lexical"),
         (lambda p: p["published"]["minilm-l6-wsd"].update(start="models/fused"),
-            "published.minilm-l6-wsd.start: expected what anybody can fetch, data/sources/<an entry>, got 'models/fused'"),
+            ("published.minilm-l6-wsd.start: expected what anybody can fetch, data/sources/<an entry>, got "
+            "'models/fused'")),
         (lambda p: p["published"]["minilm-l6-wsd"].update(changes="assets/none"),
             "published.minilm-l6-wsd.changes: no folder 'assets/none', as `python -m stages.pack` writes"),
     ],
