@@ -1,0 +1,173 @@
+"""Masked sequences beside lexical steps: what their gradients are, which passes they bring, and when teachers fade."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.curriculum import Step, Window, plan_steps
+from pipeline.language_task import LanguageTask, StepDone
+from pipeline.lexical_student import open_lexical_lesson
+from pipeline.lexical_training import LexicalTrainer, kept_candidates
+from pipeline.lexicon import Lexicon
+from pipeline.models import MaskedLM
+from pipeline.rehearsal import Rehearsal, RehearsalParams
+from pipeline.tokens import load_tokenizer
+from pipeline.training import open_lesson, open_targets
+from storage.reader import Store
+from storage.records import Masks, Sequences
+from tests.inventories import sense_model
+from tests.students import CPU, Workplace, make_workplace
+from tests.worlds import make_world
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return make_workplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture(scope="module")
+def fused(work: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Targets of two made-up teachers over the masks."""
+    return make_world(work.stores, tmp_path_factory.mktemp("world") / "data").data / "targets" / "confident"
+
+
+def params_of(*, weight: float = 1.0, step_tokens: int = 200, **loss: Any) -> RehearsalParams:
+    whole = {"targets": 0.0, "labels": 1.0, "tail": "bucket"} | loss
+    return RehearsalParams.model_validate({"weight": weight, "step_tokens": step_tokens, "loss": whole})
+
+
+def rehearsal_of(
+    work: Workplace, model: Any, params: RehearsalParams, *, targets: Path | None = None, steps: int = 8, seed: int = 0
+) -> Rehearsal:
+    sequences, masks = Store(work.stores.sequences, Sequences), Store(work.stores.masks, Masks)
+    lesson = open_lesson(sequences, masks, open_targets(str(targets), params.loss, masks=masks))
+    lm = MaskedLM(model, CPU)
+    return Rehearsal(lm, params, lesson=lesson, autocast=torch.float32, batch_tokens=500, steps=steps, seed=seed)
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def every_blank(work: Workplace, model: Any) -> torch.Tensor:
+    """Mean cross-entropy at all blanks of the train split, one sequence at a time."""
+    cut, masks = Store(work.stores.sequences, Sequences), Store(work.stores.masks, Masks).read("train")
+    sequences, mask = cut.read("train"), cut.facts["special"]["mask"]
+    key = masks.copy_P.astype(int) * 10**6 + masks.sequence_P
+    total = torch.zeros(())
+    for number in np.unique(key):
+        mine = np.flatnonzero(key == number)
+        row, columns = int(masks.sequence_P[mine[0]]), masks.column_P[mine].astype(int)
+        ids = sequences.input_ids_NL[row, : sequences.length_N[row]].astype(np.int64)
+        ids[columns] = mask
+        logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0][columns]
+        label = torch.from_numpy(masks.label_P[mine].astype(np.int64))
+        total = total + torch.nn.functional.cross_entropy(logits, label, reduction="sum")
+    return total / len(masks)
+
+
+def test_a_step_s_gradients_are_those_of_both_losses(work: Workplace) -> None:
+    """Every pass in one step, so that the language model's part can be computed from the plain model."""
+    entry = work.entry(objective="bi_encoder_m", training={"gradient_clip": 1e9})
+    tokenizer, opened = load_tokenizer(work.start), work.open("examples", "story")
+    lesson = open_lexical_lesson(entry, opened, Lexicon.open(work.lexicon), tokenizer)
+    kept = kept_candidates(lesson.composer.view, most=3, seed=0, epoch=0)
+
+    def stepped(weight: float | None) -> dict[str, torch.Tensor]:
+        model = sense_model(work.start, "bi")
+        trainer = LexicalTrainer(
+            model, lesson, entry.training, pad=tokenizer.special["pad"], device=CPU, autocast=torch.float32,
+            batch_tokens=4000,
+        )  # fmt: skip
+        trainer.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
+        if weight is not None:
+            trainer.rehearsal = rehearsal_of(work, model.lm, params_of(weight=weight, labels=0.5, step_tokens=10**6))
+        trainer._step(0, lesson.instance_I, kept)
+        return gradients(model)
+
+    alone, both = stepped(None), stepped(3.0)
+    model = sense_model(work.start, "bi")
+    every_blank(work, model.lm).backward()  # type: ignore[no-untyped-call]
+    language = gradients(model)
+    assert both.keys() == alone.keys() | language.keys()
+    assert "lm.cls.predictions.transform.dense.weight" in both.keys() - alone.keys()
+    for name, value in both.items():
+        none = torch.zeros_like(value)
+        expected = alone.get(name, none) + 3.0 * 0.5 * language.get(name, none)
+        torch.testing.assert_close(value, expected, atol=2e-5, rtol=1e-3, msg=name)
+
+
+Seen = tuple[list[int], tuple[int, ...], float, float]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+    """Passes, windows, weight of the targets, and scale of each step, which then costs nothing; windows of 2 shards."""
+    found: list[Seen] = []
+
+    def record(self: LanguageTask, step: Step, window: Window, *, targets_weight: float, scale: float) -> StepDone:
+        shard_rows = self.lesson.plan.shard_rows
+        held = [shard for shard in range(self.lesson.plan.shards) if window.contains(np.array([shard * shard_rows]))[0]]
+        found.append((step.passes.tolist(), tuple(held), targets_weight, scale))
+        return StepDone(tokens=0, labels=0, means=(0.0, 0.0))
+
+    monkeypatch.setattr(LanguageTask, "backward", record)
+    monkeypatch.setattr("pipeline.rehearsal.WINDOW_PREDICTIONS", 128)
+    return found
+
+
+def test_a_resumed_run_sees_what_it_would_have_seen(work: Workplace, seen: list[Seen]) -> None:
+    model = sense_model(work.start, "bi").lm
+    whole = rehearsal_of(work, model, params_of(weight=0.25))
+    for number in range(12):
+        whole.backward(number)
+    steps, seen[:] = seen.copy(), []
+    again = rehearsal_of(work, model, params_of(weight=0.25))
+    for number in range(5, 12):
+        again.backward(number)
+    assert seen == steps[5:]
+    assert len({window for _, window, _, _ in steps}) > 1, "the window changes on the way"
+    assert {scale for *_, scale in steps} == {0.25}
+
+
+def test_passes_are_those_of_the_plan(work: Workplace, seen: list[Seen]) -> None:
+    """In the order that distillation would see them too, with the shards they lie in."""
+    model = sense_model(work.start, "bi").lm
+    taught = rehearsal_of(work, model, params_of(), seed=3)
+    for number in range(9):
+        taught.backward(number)
+    plan = plan_steps(taught._lesson, step_tokens=200, seed=3, window_shards=2)
+    assert [(passes, window) for passes, window, _, _ in seen] == [
+        (step.passes.tolist(), step.window) for step in itertools.islice(plan, 9)
+    ]
+    first = seen[0]
+    rehearsal_of(work, model, params_of(), seed=4).backward(0)
+    assert seen[-1][0] != first[0], "another seed, another order"
+
+
+def test_the_teachers_fade(work: Workplace, fused: Path, seen: list[Seen]) -> None:
+    model = sense_model(work.start, "bi").lm
+    for anneal, expected in ((0.0, [2.0] * 4), (1.0, [2.0, 1.5, 1.0, 0.5]), (0.5, [2.0, 1.0, 0.0, 0.0])):
+        seen.clear()
+        taught = rehearsal_of(work, model, params_of(targets=2.0, anneal=anneal), targets=fused, steps=4)
+        for number in range(4):
+            taught.backward(number)
+        assert [weight for _, _, weight, _ in seen] == pytest.approx(expected)
+
+
+def test_faded_teachers_leave_the_gradients_of_true_tokens(work: Workplace, fused: Path) -> None:
+    def at(number: int, **loss: Any) -> dict[str, torch.Tensor]:
+        model = sense_model(work.start, "bi").lm
+        rehearsal_of(work, model, params_of(labels=0.5, **loss), targets=fused, steps=4).backward(number)
+        return gradients(model)
+
+    for number, same in ((2, True), (1, False)):
+        faded, labels = at(number, targets=1.0, anneal=0.5), at(number)
+        differs = max(float((faded[name] - value).abs().max()) for name, value in labels.items())
+        assert (differs < 1e-6) == same, differs
