@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # On a machine without a GPU, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves several GB.
 PIP_ARGS ?=
 
-.PHONY: repro test check clean
+.PHONY: repro test check bench clean
 
 repro: $(VENV)/.installed
 	$(BIN)/python -m stages.check
@@ -25,6 +25,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	touch $@
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench
 
 clean:
 	rm -rf $(VENV) .work

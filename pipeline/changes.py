@@ -208,8 +208,8 @@ def _require_senses(lexicon: Lexicon, expected: str, path: Path, changes: Path) 
     if (found := keys_sha256(lexicon)) != expected:
         raise SourceError(
             f"{path}: an inventory of {len(lexicon.keys)} sense keys with digest {found[:12]}, but {changes} learned "
-            f"one with {expected[:12]}. Set `lexicon` in params.yaml to the one that its README names, or take the entry "
-            "out of `published`"
+            f"one with {expected[:12]}. Set `lexicon` in params.yaml to the one that its README names, or take the "
+            "entry out of `published`"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pipeline.losses import TargetBatch
     from pipeline.models import MaskedLM
 
-WINDOW_PREDICTIONS = 1_000_000
-"""Predictions whose targets are in memory at once, some 200 MB; shuffling is perfect within a window."""
+WINDOW_PREDICTIONS = 131_072
+"""Predictions whose targets are in memory at once, some 55 MB; shuffling is perfect within a window."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,21 +53,28 @@ class Window:
         self._shard_rows = lesson.plan.shard_rows
         sizes = [int(np.subtract(*lesson.plan.bounds(shard)[::-1])) for shard in shards]
         self._base[list(shards)] = np.cumsum([0, *sizes[:-1]])
-        self._parts = [] if lesson.targets is None else [lesson.targets.shard("train", shard) for shard in shards]
-        self._columns = {
-            name: np.concatenate([part.arrays()[name] for part in self._parts])
-            for name in ("ids_PM", "logprob_PM", "tail_PT", "sketch_PTD")
-            if self._parts
-        }
+        self._columns: dict[str, NDArray[Any]] = {}
+        if lesson.targets is None:
+            return
+        for shard, size in zip(shards, sizes, strict=True):
+            # Copied into place one shard after another: all at once, a window would take twice its memory.
+            arrays = lesson.targets.shard("train", shard).arrays()
+            rows = slice(int(self._base[shard]), int(self._base[shard]) + size)
+            for name in ("ids_PM", "logprob_PM", "tail_PT", "sketch_PTD"):
+                shape = sum(sizes), *arrays[name].shape[1:]
+                column = self._columns.setdefault(name, np.zeros(shape, arrays[name].dtype))
+                column[rows] = arrays[name]
 
     def contains(self, prediction_Q: NDArray[np.int64]) -> NDArray[np.bool_]:
         """True where a prediction's shard is in the window."""
         return np.asarray(self._base[prediction_Q // self._shard_rows] >= 0)
 
-    def targets(self, prediction_Q: NDArray[np.int64], lm: MaskedLM) -> TargetBatch:
-        """The fused targets of predictions in the window, on the model's device."""
+    def targets(self, prediction_Q: NDArray[np.int64], lm: MaskedLM) -> TargetBatch | None:
+        """The fused targets of predictions in the window, on the model's device; None for labels only."""
         from pipeline.losses import TargetBatch
 
+        if not self._columns:
+            return None
         row_Q = self._base[prediction_Q // self._shard_rows] + prediction_Q % self._shard_rows
         ids = self._columns["ids_PM"][row_Q]
         none = no_id(ids)

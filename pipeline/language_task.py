@@ -19,7 +19,7 @@ from pipeline.curriculum import Lesson, Step, Window
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.losses import TargetBatch
+    from pipeline.losses import TargetBatch, Term
     from pipeline.models import MaskedLM
 
 
@@ -76,6 +76,8 @@ class LanguageTask:
 
     def backward(self, step: Step, window: Window, *, targets_weight: float, scale: float = 1.0) -> StepDone:
         """Add the gradients of a step, times `scale`, to the model's."""
+        from pipeline.losses import weighted_loss
+
         micro = self._micro_batches(step, window)
         labels = sum(len(batch.label_Q) for batch in micro)
         targets = sum(int((batch.targets.ids_BM[:, 0] >= 0).sum()) for batch in micro if batch.targets is not None)
@@ -83,13 +85,14 @@ class LanguageTask:
         for batch in micro:
             with self.autocasting():
                 logits = self.lm.logits(*batch.inputs).float()
-            terms = self._terms(logits, batch)
             # Sums divided by the count of the whole step: cutting a step otherwise changes no token's weight.
-            loss = self.loss.labels * terms[1] / labels
-            if targets:
-                loss = loss + targets_weight * terms[0] / targets
+            terms = self._terms(
+                batch, targets_weight=targets_weight / max(1, targets), labels_weight=self.loss.labels / labels
+            )
+            loss, found = weighted_loss(logits, list(terms.values()))
             (scale * loss).backward()  # type: ignore[no-untyped-call]
-            totals += [float(terms[0].detach()) / max(1, targets), float(terms[1].detach()) / labels]
+            sums = {name: float(term.total) for name, term in zip(terms, found, strict=True)}
+            totals += [sums.get("targets", 0.0) / max(1, targets), sums.get("labels", 0.0) / labels]
         tokens = int(self.lesson.view.lengths_G()[step.passes].sum())
         return StepDone(tokens=tokens, labels=labels, means=(float(totals[0]), float(totals[1])))
 
@@ -114,20 +117,20 @@ class LanguageTask:
                         inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[kept], inputs.column_Q[kept]
                     ),
                     label_Q=self.lm.tensors(label_Q)[0],
-                    targets=None if self.lesson.targets is None else window.targets(prediction_Q, self.lm),
+                    targets=window.targets(prediction_Q, self.lm),
                 )
             )
         return batches
 
-    def _terms(self, logits: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums of the target loss and of the label loss; a term of weight 0 is not computed."""
-        from pipeline.losses import label_loss, target_loss
+    def _terms(self, batch: MicroBatch, *, targets_weight: float, labels_weight: float) -> dict[str, Term]:
+        """The target loss and the label loss; a term that is not asked for is not computed."""
+        from pipeline.losses import label_term, target_term
 
-        zero = logits.new_zeros(())
-        target = zero
+        terms = {}
         if batch.targets is not None:
-            assert self.tails is not None
-            target = target_loss(
-                logits, batch.targets, self.tails, temperature=self.temperature, tail=self.loss.tail
-            ).total
-        return target, label_loss(logits, batch.label_Q).total if self.loss.labels else zero
+            terms["targets"] = target_term(
+                batch.targets, self.tails, temperature=self.temperature, tail=self.loss.tail, weight=targets_weight
+            )
+        if self.loss.labels:
+            terms["labels"] = label_term(batch.label_Q, weight=labels_weight)
+        return terms

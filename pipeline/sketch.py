@@ -189,7 +189,8 @@ def tail_chunk(
     dense_CV, exponent_CV, p_CV = torch.zeros((3, len(ids_CM), bias_TV.shape[1]), device=bias_TV.device).unbind()
     for t in range(bias_TV.shape[0]):
         torch.addmm(bias_TV[t].float(), sketch_CTD[:, t].float(), basis_TDV[t].float(), out=exponent_CV)
-        dense_CV.addcmul_(_softmax_outside(exponent_CV, ids_CM, out=p_CV), tail_CT[:, t, None])
+        nothing_C = _softmax_outside(exponent_CV, ids_CM, out=p_CV)
+        dense_CV.addcmul_(p_CV, tail_CT[:, t].masked_fill(nothing_C, 0.0)[:, None])
     return dense_CV
 
 
@@ -204,18 +205,23 @@ def _plain_chunk(ids_CM: Tensor, tail_CT: Tensor, bias_TV: Tensor) -> Tensor:
     _fill_listed(dense_CV, ids_CM, 0.0)
     for row, t in little_CT.nonzero().tolist():
         exponent_1V = bias_TV[t : t + 1].float().clone()
-        part_V = _softmax_outside(exponent_1V, ids_CM[row : row + 1], out=torch.zeros_like(exponent_1V))[0]
-        dense_CV[row] += tail_CT[row, t] * part_V
+        part_1V = torch.zeros_like(exponent_1V)
+        if not _softmax_outside(exponent_1V, ids_CM[row : row + 1], out=part_1V):
+            dense_CV[row] += tail_CT[row, t] * part_1V[0]
     return dense_CV
 
 
 def _softmax_outside(exponent_CV: Tensor, ids_CM: Tensor, *, out: Tensor) -> Tensor:
-    """Softmax over what is not listed, 0 elsewhere and where nothing with a counterpart is left; spoils exponent_CV."""
+    """Write the softmax over what is not listed to `out`, 0 at what is; spoils exponent_CV.
+
+    Returns the rows [C] where nothing with a counterpart is left, whose softmax means nothing. Setting it to 0 here
+    would cost as much as making it (measured): the caller multiplies by a number of the row anyway.
+    """
     import torch
 
-    _fill_listed(exponent_CV, ids_CM, -torch.inf)
-    nothing_C1 = exponent_CV.amax(dim=1, keepdim=True) < NO_COUNTERPART / 2
-    return torch.softmax(exponent_CV, dim=1, out=out).masked_fill_(nothing_C1, 0.0)
+    _fill_listed(exponent_CV, ids_CM, torch.finfo(torch.float32).min)  # and not -inf: a softmax of these alone is NaN
+    torch.softmax(exponent_CV, dim=1, out=out)
+    return exponent_CV.amax(dim=1) < NO_COUNTERPART / 2
 
 
 def _fill_listed(x_CV: Tensor, ids_CM: Tensor, value: float) -> None:

@@ -220,7 +220,7 @@ class Trainer:
                 if window is None or window[0] != step.window:
                     window = None  # let the old one go before the new one is read
                     window = step.window, Window(self.lesson, step.window)
-                self._step(number, step, window[1])
+                self.step(number, step, window[1])
                 if number + 1 in marks:
                     self._evaluate(number + 1)
                 if time.monotonic() - saved >= checkpoint_seconds:
@@ -230,7 +230,8 @@ class Trainer:
                     saved = time.monotonic()
                 progress.advance(1)
 
-    def _step(self, number: int, step: Step, window: Window) -> None:
+    def step(self, number: int, step: Step, window: Window) -> None:
+        """One optimiser step, the `number`-th from 0, and a line of its losses in the state."""
         import torch
 
         for group in self.optimizer.param_groups:

@@ -30,6 +30,13 @@ def without_language_model(params: dict[str, Any], targets: str) -> None:
     entry.update(objective="bi_encoder", targets=targets)
 
 
+def own_answers(params: dict[str, Any], *, targets: float) -> None:
+    """A lexical student that is kept at what its start said."""
+    entry = params["lexical"]["lexical"]
+    entry.update(targets=entry["start"])
+    entry["language_model"]["loss"] = {"targets": targets, "labels": 1.0, "tail": "bucket"}
+
+
 def both(*changes: Change) -> Change:
     return lambda params: [change(params) for change in changes]
 
@@ -60,6 +67,11 @@ def small(**more: Any) -> Change:
             "lexical.lexical: learns or starts from itself"),
         (lambda p: p["lexical"]["lexical"].update(targets="data/targets/best"),
             "lexical.lexical.targets: no entry 'best' in fusions"),
+        (lambda p: p["lexical"]["lexical"].update(targets="models/labels-only"),
+            ("lexical.lexical.targets: expected data/targets/<an entry of fusions>, models/fused, or data/masks for "
+            "labels only, got 'models/labels-only'")),
+        (lambda p: own_answers(p, targets=0.0),
+            "lexical.lexical.language_model.loss.targets: is 0, so nothing is learned from models/fused"),
         (lambda p: p["lexical"]["lexical"].update(targets="data/masks"),
             "lexical.lexical.language_model.loss.targets: must be 0 with targets data/masks, got 1.0"),
         (lambda p: without_language_model(p, "data/targets/confident"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from pipeline import losses
-from pipeline.losses import Tails, TargetBatch, label_loss, target_entropy, target_loss
+from pipeline.losses import LossTerm, Tails, TargetBatch, label_term, target_entropy, target_term, weighted_loss
 
 TAILS = ["prior", "bucket", "renormalised"]
 EXACT = {"prior": 1e-7, "bucket": 1e-12, "renormalised": 1e-12}
@@ -62,6 +62,23 @@ def restored(targets: TargetBatch, tails: Tails) -> torch.Tensor:
                 dense[row] += targets.tail_BT[row, t].double() * torch.softmax(exponent, dim=0)
         dense[row, ids] = targets.prob_BM[row, : len(ids)].double()
     return dense
+
+
+def target_loss(
+    logits: torch.Tensor, targets: TargetBatch, tails: Tails, *, temperature: float, tail: losses.Tail
+) -> LossTerm:
+    """The target term alone, with its gradient."""
+    total, (term,) = weighted_loss(
+        logits, [target_term(targets, tails, temperature=temperature, tail=tail, weight=1.0)]
+    )
+    assert total.item() == pytest.approx(term.total.item(), nan_ok=True) and not term.total.requires_grad
+    return LossTerm(total, term.count)
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> LossTerm:
+    """The label term alone, with its gradient."""
+    total, (term,) = weighted_loss(logits, [label_term(labels, weight=1.0)])
+    return LossTerm(total, term.count)
 
 
 def some_rows(targets: TargetBatch, rows: slice) -> TargetBatch:
@@ -286,3 +303,26 @@ def test_terms_of_different_weight_share_one_backward_pass():
     loss = 0.25 * target / 4 + 3 * label_loss(logits, labels).total / 5
     dense = 0.25 * dense_kl(logits, restored(targets, tails), 2.0) / 4 + 3 * functional.cross_entropy(logits, labels)
     torch.testing.assert_close(gradient(loss, logits), gradient(dense, logits), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_terms_together_are_the_sum_of_terms_alone(tail: losses.Tail, temperature: float) -> None:
+    """At temperature 1 they share a softmax, which becomes the gradient; at 2 they do not."""
+    targets, tails = make(5, 20, keep=6, teachers=2, sketch=3)
+    logits, labels = leaf(5, 20), torch.arange(5)
+    target = target_loss(logits, targets, tails, temperature=temperature, tail=tail)
+    label = label_loss(logits, labels)
+    together, (first, second) = weighted_loss(
+        logits,
+        [
+            target_term(targets, tails, temperature=temperature, tail=tail, weight=0.25),
+            label_term(labels, weight=3.0),
+        ],
+    )
+    alone = 0.25 * target.total + 3 * label.total
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=0)
+    torch.testing.assert_close(first.total, target.total.detach(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(second.total, label.total.detach(), rtol=1e-9, atol=0)
+    assert (first.count, second.count) == (4, 5)
+    torch.testing.assert_close(gradient(together, logits), gradient(alone, logits), rtol=1e-6, atol=1e-9)

@@ -143,8 +143,10 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
         ),
         (
             lambda p: p["students"]["fused"].update(start="models/fusd"),
-            "students.fused.start: 'models/fusd' needs an entry 'fusd' in students, lexical or published (did you mean "
-            "'fused'?)",
+            (
+                "students.fused.start: 'models/fusd' needs an entry 'fusd' in students, lexical or published "
+                "(did you mean 'fused'?)"
+            ),
         ),
         (
             lambda p: p["tokenize"].update(tokenizer="some/folder"),

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import selection, sparse
 from pipeline.forms import Keep, Nucleus, Sampled, TopK, TopKSampled
@@ -148,6 +149,29 @@ def test_rows_are_independent_of_the_chunk(keep: Keep, monkeypatch: pytest.Monke
     cut = summarise(logits, gold, uniform_PS=uniform, **settings)
     for name in Summary.__slots__:
         torch.testing.assert_close(getattr(cut, name), getattr(whole, name), rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("keep", [topk(32), NUCLEUS, TopKSampled(form="topk+sampled", k=8, draws=20)])
+def test_nothing_larger_than_the_budget_is_made(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 rows of 2000 logits are twelve times what may be worked on at once; any result of an operation counts."""
+    monkeypatch.setattr(selection, "CPU_CHUNK_ELEMENTS", 50 * 2000)
+    logits = torch.randn(600, 2000, generator=torch.Generator().manual_seed(4)).bfloat16()
+    uniform = np.random.default_rng(0).random((600, keep.draws)) if keep.draws else None
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            parts = made if isinstance(made, tuple | list) else [made]
+            wide = [part.numel() for part in parts if isinstance(part, torch.Tensor) and part.dtype != torch.bfloat16]
+            largest = max([largest, *wide])
+            return made
+
+    settings: dict[str, Any] = {"keep": keep, "temperatures": TEMPERATURES, "tail": shape(2000, size=2)}
+    with Watch():
+        summarise(logits, torch.zeros(600, dtype=torch.int64), uniform_PS=uniform, **settings)
+    assert largest == selection.CPU_CHUNK_ELEMENTS
 
 
 def test_the_logits_are_left_as_they_were() -> None:

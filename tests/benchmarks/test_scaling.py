@@ -1,0 +1,152 @@
+"""The arithmetic of SCALING.md on constants that can be checked by eye, and fits of known growth.
+
+The numbers of the published page are not checked: they are measurements.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from benchmarks.bench.growth import fitted
+from benchmarks.scaling import (
+    HEADING,
+    TEACHER_FLOPS,
+    Constant,
+    billions,
+    constants,
+    cost_table,
+    estimate,
+    kept_section,
+    memory_table,
+    number,
+    page,
+)
+
+TEMPLATE = Path(__file__).parents[2] / "benchmarks" / "scaling.md.in"
+
+
+def growth() -> dict[str, Any]:
+    slopes = {"ingest": (1e-7, 10.0), "corpus": (1e-7, 20.0), "tokenize": (2.5e-6, 2.0), "mask": (1e-6, 5.0)}
+    line = {"exponent": 1.0, "fixed": 0.0}
+    return {
+        "machine": "a machine",
+        "points": [],
+        "fits": [
+            {
+                "stage": stage,
+                "against": "tokens",
+                "seconds": line | {"slope": seconds},
+                "bytes": line | {"slope": memory},
+                "disk": line | {"slope": 3.0},
+            }
+            for stage, (seconds, memory) in (slopes | {"asked": (1e-7, 40.0)}).items()
+        ],
+    }
+
+
+def bench() -> list[dict[str, Any]]:
+    details = {
+        "rows": 160,
+        "tokens": 1000,
+        "seconds": {"teach": 2.0, "student_step": 1.0},
+        "fuse_row_seconds": {"1": 1e-5, "2": 2e-5, "3": 4e-5},
+    }
+    return [{"name": "online-3x1", "device": "a processor", "details": details}]
+
+
+SUMMARY: dict[str, Any] = {
+    "teachers": {"a": {"bytes_per_position": 50.0}, "b": {"bytes_per_position": 60.0}},
+    "fusions": {"confident": {"bytes_per_position": 70.0}},
+}
+
+
+STORE: dict[str, Any] = {"formats": [{"form": "nucleus", "format": "ours", "write_rows_per_second": 200_000}]}
+
+
+@pytest.fixture
+def known() -> dict[str, Constant]:
+    return constants(bench(), growth(), SUMMARY, STORE)
+
+
+def test_stages_cost_what_a_calculator_says(known: dict[str, Constant]) -> None:
+    stages = {stage.name.partition(",")[0]: stage for stage in estimate(1e9, known)}
+    assert stages["tokenize"].hours == pytest.approx(2500 / 3600)
+    assert stages["tokenize"].price(known) == pytest.approx(0.04 * 2500 / 3600)
+    assert stages["mask"].disk_bytes == pytest.approx(3e9)
+    assert stages["fuse"].hours == pytest.approx(0.16e9 * 4e-5 / 3600)
+    assert stages["fuse"].disk_bytes == pytest.approx(0.16e9 * 75)
+    assert stages["teach"].disk_bytes == pytest.approx(3 * 0.16e9 * 60)
+    assert stages["teach"].hours == pytest.approx(3 * max(1e9 * TEACHER_FLOPS / (0.3 * 990e12), 0.16e9 * 5e-6) / 3600)
+
+
+def test_a_hundred_times_the_text_costs_a_hundred_times_as_much(known: dict[str, Constant]) -> None:
+    """But for the student, which is no larger."""
+    for small, large in zip(estimate(1e9, known)[:-1], estimate(100e9, known)[:-1], strict=True):
+        assert large.hours == pytest.approx(100 * small.hours)
+        assert large.disk_bytes == pytest.approx(100 * small.disk_bytes)
+
+
+def test_a_teacher_counts_about_two_operations_a_parameter() -> None:
+    """85 million outside the embeddings; attention and the head at blanks add 13 %."""
+    assert 1.0 < TEACHER_FLOPS / (2 * 85.6e6) < 1.2
+
+
+def test_memory_ends_at_the_tokens_that_fill_the_machine(known: dict[str, Constant]) -> None:
+    rows = memory_table(known).splitlines()
+    assert rows[2] == "| ingest | 10 | 6.4 billion | 10 |"
+    assert rows[-1] == "| teach (and train, without the texts) | 40 | 1.6 billion | 40 |"
+
+
+def test_every_constant_says_where_it_is_from(known: dict[str, Constant]) -> None:
+    assert {constant.kind for constant in known.values()} == {"measured", "assumed"}
+    assert all(constant.source for constant in known.values())
+    assert all(".json" in constant.source for constant in known.values() if constant.kind == "measured")
+
+
+def test_the_page_is_filled_and_keeps_what_was_written_of_clusters(known: dict[str, Constant], tmp_path: Path) -> None:
+    out = tmp_path / "SCALING.md"
+    assert kept_section(out) == "To be written."
+    template = TEMPLATE.read_text(encoding="utf-8")
+    text = page(known, growth(), clusters="Ask Dask.\n\nTwice.", template=template)
+    out.write_text(text, encoding="utf-8")
+    assert kept_section(out) == "Ask Dask.\n\nTwice."
+    assert text.count(HEADING) == 1 and cost_table(1e9, known) in text and "**teach**" in text
+    assert page(known, growth(), clusters=kept_section(out), template=template) == text
+
+
+def test_a_benchmark_without_its_row_is_refused() -> None:
+    with pytest.raises(click.ClickException, match=r"no row online-3x1\. Run: python -m benchmarks\.bench"):
+        constants([{"name": "online-3x1", "measured": None}], growth(), SUMMARY, STORE)
+
+
+def test_numbers_have_two_digits() -> None:
+    assert [number(value) for value in (0.0, 0.01234, 3.456, 1234.5, 5.6e6)] == [
+        "0",
+        "0.012",
+        "3.5",
+        "1,200",
+        "5,600,000",
+    ]
+    assert billions(1.55e9) == "1.6 billion" and billions(640e6) == "640 million"
+
+
+def test_growth_finds_the_exponent_and_the_line() -> None:
+    points = [
+        {
+            "stage": "sort",
+            "against": "tokens",
+            "size": size,
+            "seconds": 2.0 * size**2,
+            "bytes": 500_000 + size,
+            "disk": 7 + 3 * size,
+        }
+        for size in (16, 1, 4)
+    ]
+    (line,) = fitted(points)
+    assert line["seconds"]["exponent"] == pytest.approx(2.0)
+    assert line["bytes"]["exponent"] == 0.0  # grows by less than a mebibyte
+    assert (line["disk"]["slope"], line["disk"]["fixed"]) == (pytest.approx(3.0), pytest.approx(7.0))
