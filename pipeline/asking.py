@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import VocabularyError
+from storage.errors import OutOfMemory, VocabularyError
 from storage.manifest import digest, file_sha256
 from storage.reader import Store
 from storage.records import Masks, Sequences
@@ -19,8 +20,13 @@ from storage.tables import DocumentStore
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.batches import View
     from pipeline.models import MaskedLM
     from pipeline.tokens import FastTokenizer
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +40,14 @@ class Lesson:
     to_student_V: NDArray[np.int64]
     positions: int
     batch_tokens: int
+    halved: list[int] = field(default_factory=list)
+    """Smaller numbers of tokens a pass, in the order in which memory demanded them; the last one holds."""
 
     @staticmethod
-    def open(folder: Path, lm: MaskedLM, *, documents: Path, sequences: Path, masks: Path, batch_tokens: int) -> Lesson:
-        """The lesson for the model in `folder`, loaded as `lm`.
+    def open(
+        folder: Path, lm: MaskedLM | None, *, documents: Path, sequences: Path, masks: Path, batch_tokens: int
+    ) -> Lesson:
+        """The lesson for the model in `folder`, loaded as `lm`; without `lm` it can be read, but nothing be answered.
 
         Raises StaleParent when the stores do not belong together, VocabularyError when model and tokenizer do not.
         """
@@ -48,7 +58,7 @@ class Lesson:
         stores = DocumentStore(documents), Store(sequences, Sequences), Store(masks, Masks)
         stores[1].require_parent("documents", stores[0])
         stores[2].require_parent("sequences", stores[1])
-        if lm.vocabulary < len(tokenizer.pieces):
+        if lm is not None and lm.vocabulary < len(tokenizer.pieces):
             raise VocabularyError(
                 f"{folder}: the tokenizer has {len(tokenizer.pieces)} ids, the model {lm.vocabulary}: they do not "
                 "belong together. Give the model with its own tokenizer"
@@ -59,15 +69,16 @@ class Lesson:
             masks=stores[2],
             tokenizer=tokenizer,
             to_student_V=bridge(tokenizer.pieces, decode_pieces(stores[1].constant("pieces_utf8"))).to_student_V,
-            positions=lm.positions,
+            positions=0 if lm is None else lm.positions,
             batch_tokens=batch_tokens,
         )
 
     def split(self, name: str) -> SplitLesson:
         """Load one split."""
         sequences = self.sequences.read(name)
-        column = self.documents.read(name).column("text")
-        texts = column.take(sequences.document_N.astype(np.int64)).to_pylist()
+        text_of = self.documents.read(name).column("text").to_pylist()
+        # Shared by the windows of a document: a copy each would take memory by the square of its length.
+        texts = [text_of[document] for document in sequences.document_N.tolist()]
         return SplitLesson(lesson=self, texts=texts, sequences=sequences, masks=self.masks.read(name))
 
 
@@ -92,8 +103,52 @@ class SplitLesson:
 
         A pass that lies across the border of two shards runs in both, and each keeps its own predictions.
         """
+        for (logits, gold), row in self.digested(lm, start, stop, lambda logits, gold, _: (logits, gold)):
+            yield logits, gold, row
+
+    def digested(
+        self, lm: MaskedLM, start: int, stop: int, digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T]
+    ) -> Iterator[tuple[T, NDArray[Any]]]:
+        """The same, but of each batch what `digest` makes of logits, gold ids and rows, and the rows.
+
+        A batch that does not fit into the accelerator's memory, on its way through the model or in `digest`, is cut in
+        two, and from then on batches have half as many tokens. Raises OutOfMemory when a single sequence does not fit.
+        """
+        import torch
+
+        from pipeline.batches import token_batches
+
+        view, gold_P, low = self._view(start, stop)
+        length_G = view.lengths_G()
+        left_G = np.arange(len(length_G))
+        while len(left_G):
+            tokens = self.lesson.halved[-1] if self.lesson.halved else self.lesson.batch_tokens
+            done = 0
+            batches = [left_G[batch] for batch in token_batches(length_G[left_G], tokens)]
+            for batch in batches:
+                try:
+                    made = self._ask(
+                        lm, view, batch=batch, gold_P=gold_P, offset=low - start, size=stop - start, digest=digest
+                    )
+                except torch.OutOfMemoryError:
+                    break
+                done += 1
+                if made is not None:
+                    yield made
+            else:
+                return
+            # Out of the handler, whose exception would hold on to the tensors of the pass that failed.
+            if lm.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._halve(len(batches[done]), int(length_G[batches[done]].max()))
+            left_G = np.sort(np.concatenate(batches[done:]))
+
+    def _view(self, start: int, stop: int) -> tuple[View, NDArray[np.int64], int]:
+        """What the model reads for predictions [start, stop), its true ids from the first prediction seen, and which.
+
+        Whole passes, so more predictions than were asked for.
+        """
         from pipeline.alignment import teacher_view
-        from pipeline.batches import model_inputs, token_batches
 
         low, high = self.whole_passes(start, stop)
         part = Masks(**{name: array[low:high] for name, array in self.masks.arrays().items()})
@@ -106,19 +161,51 @@ class SplitLesson:
             special=self.lesson.tokenizer.special,
             positions=self.lesson.positions,
         )
-        for batch in token_batches(view.lengths_G(), self.lesson.batch_tokens):
-            inputs = model_inputs(view, batch)
-            row = inputs.prediction_Q + low - start
-            mine = (row >= 0) & (row < stop - start)
-            if not mine.any():
-                continue
-            ids, attention, row_Q, column_Q = lm.tensors(
-                inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[mine], inputs.column_Q[mine]
+        return view, gold_P, low
+
+    def _ask(
+        self,
+        lm: MaskedLM,
+        view: View,
+        *,
+        batch: NDArray[np.int64],
+        gold_P: NDArray[np.int64],
+        offset: int,
+        size: int,
+        digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T],
+    ) -> tuple[T, NDArray[Any]] | None:
+        """One pass through the model, digested; None when none of its predictions lies in [0, size) plus `offset`."""
+        from pipeline.batches import model_inputs
+
+        inputs = model_inputs(view, batch)
+        row = inputs.prediction_Q + offset
+        mine = (row >= 0) & (row < size)
+        if not mine.any():
+            return None
+        ids, attention, row_Q, column_Q = lm.tensors(
+            inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[mine], inputs.column_Q[mine]
+        )
+        (gold,) = lm.tensors(gold_P[inputs.prediction_Q[mine]].astype(np.int64))
+        # Some models pad their output beyond the tokenizer's ids; no text has those.
+        logits = lm.logits(ids, attention, row_Q, column_Q)[:, : len(self.lesson.to_student_V)]
+        return digest(logits, gold, row[mine]), row[mine]
+
+    def _halve(self, passes: int, longest: int) -> None:
+        """Allow half the tokens of the pass that did not fit: `passes` sequences, the longest of `longest` tokens."""
+        if passes == 1:
+            raise OutOfMemory(
+                f"one sequence of {longest} tokens does not fit into the accelerator's memory beside the model. Free "
+                "memory that other processes hold there, lower runtime.dtype to bfloat16, or set runtime.device: cpu"
             )
-            (gold,) = lm.tensors(gold_P[inputs.prediction_Q[mine]].astype(np.int64))
-            # Some models pad their output beyond the tokenizer's ids; no text has those.
-            logits = lm.logits(ids, attention, row_Q, column_Q)[:, : len(self.lesson.to_student_V)]
-            yield logits, gold, row[mine]
+        tokens = passes * longest // 2
+        log.warning(
+            "%d sequences of up to %d tokens do not fit into memory: going on with %d tokens a pass; lower "
+            "runtime.batch_tokens to have this from the start",
+            passes,
+            longest,
+            tokens,
+        )
+        self.lesson.halved.append(tokens)
 
 
 def model_digest(folder: Path) -> str:

@@ -1,16 +1,17 @@
 """Fuse the stores of several teachers into one store of targets in the students' vocabulary.
 
 `pipeline.mixing` says what a fused row is. Here stores are opened and checked against one another, each teacher's ids
-and tail prior are translated once, and shards are fused: one Dask task each, on threads. The thread that collects them
-writes them in the order of the plan, and only a few are in flight, so memory does not grow with the store, and a run
-that was killed continues with the shards that are missing.
+and tail prior are translated once a process, and shards are fused, each a task of its own (`pipeline.scheduling`). A
+thread or worker fuses and writes one shard at a time, so memory does not grow with the store, and a run that was killed
+continues with the shards that are missing.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,21 +21,18 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.cards import fusion_provenance
 from pipeline.config import Section, nearest
-from pipeline.mixing import Teacher, fuse_shard
-from pipeline.progress import Progress
-from pipeline.vocab import Bridge, bridge, decode_pieces
+from pipeline.fuse_job import FuseJob, open_teacher
+from pipeline.mixing import Teacher
+from pipeline.scheduling import Hands, Here
 from pipeline.weighting import Weighting
 from storage.card import card_of
-from storage.errors import ParamsError, StaleParent, StoreError, VocabularyError
+from storage.errors import ParamsError, StoreError
 from storage.manifest import Manifest
 from storage.reader import Store
-from storage.records import FusedTargets, Masks, Sequences, SparseLogits
-from storage.writer import Shard, StoreWriter
+from storage.records import FusedTargets, Masks
+from storage.writer import StoreWriter
 
 log = logging.getLogger(__name__)
-
-IN_FLIGHT = 2
-"""Shards in memory for each thread: one being fused and one waiting to be written."""
 
 MOST_TEACHERS = 32
 """Which lists an id is in is kept as bits."""
@@ -100,12 +98,14 @@ def fuse(
     out: Path,
     declared: Collection[str],
     threads: int,
+    hands: Hands | None = None,
 ) -> Manifest:
     """Write the fused targets of one fusion to `out`, whose name is the fusion's.
 
-    logits is the folder of the teachers' stores, declared the names of all teachers in params.yaml. Raises ParamsError
-    for an unknown teacher or a temperature that was not kept, StoreError for a teacher's folder that params.yaml no
-    longer names, StaleParent for a teacher that answered other masks, VocabularyError when nothing can be translated.
+    `hands` do the work, by default `threads` threads of this process. logits is the folder of the teachers' stores,
+    declared the names of all teachers in params.yaml. Raises ParamsError for an unknown teacher or a temperature that
+    was not kept, StoreError for a teacher's folder that params.yaml no longer names, StaleParent for a teacher that
+    answered other masks, VocabularyError when nothing can be translated.
     """
     where = f"fusions.{out.name}"
     for name in params.teachers:
@@ -113,48 +113,44 @@ def fuse(
             raise ParamsError(f"{where}.teachers: no entry '{name}' in teachers{nearest(name, declared)}")
     _refuse_undeclared(logits, declared)
     blanks = Store(masks, Masks)
-    blanks.require_parent("sequences", text := Store(sequences, Sequences))
-    stores = {name: _open_teacher(logits / name, blanks) for name in params.teachers}
-    columns = {name: _columns(params, store, where) for name, store in stores.items()}
-    student = decode_pieces(text.constant("pieces_utf8"))
-    bridges = {name: bridge(decode_pieces(store.constant("pieces_utf8")), student) for name, store in stores.items()}
-    teachers = [
-        _teacher(params, stores[name], bridges[name], columns[name], vocabulary=len(student))
-        for name in params.teachers
-    ]
-    bias_TV = np.stack([teacher.bias_V1[:-1] for teacher in teachers])
-    sketch = max(teacher.sketch for teacher in teachers)
-    writer = StoreWriter(
-        out,
-        FusedTargets,
-        specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), sketch=sketch, vocabulary=len(student)),
-        splits=blanks.manifest.splits,
-        inputs=params.model_dump(),
-        parents={"masks": blanks.identity, **{f"logits/{name}": store.identity for name, store in stores.items()}},
-        constants={"order_V": np.argsort(-np.exp(bias_TV).sum(axis=0), kind="stable").astype(np.uint32)},
+    job = FuseJob(
+        params=params,
+        name=out.name,
+        sequences=sequences,
+        masks=masks,
+        logits=logits,
+        identities=(blanks.identity, *(open_teacher(logits / name, blanks).identity for name in params.teachers)),
     )
-
-    def work(shard: Shard) -> FusedTargets:
-        records = [store.shard(shard.split, shard.index) for store in stores.values()]
-        return fuse_shard(records, teachers, keep=params.keep, weighting=params.weighting, tau=params.tau)
-
-    with writer:
-        for shard, targets in _on_threads(work, writer, threads=threads):
-            writer.write(shard, targets, sidecar={"sums": _sums(targets)})
-        return writer.seal(
-            facts={
-                "teachers": params.teachers,
-                "weighting": params.weighting,
-                "temperature": params.temperature,
-                "vocabulary": len(student),
-                "keep": params.keep,
-                "bridges": {name: found.coverage for name, found in bridges.items()},
-                **_weight_facts(writer, params.teachers),
-                "provenance": fusion_provenance({name: store.manifest for name, store in stores.items()}),
-            },
-            constants={"tail_bias_TV": bias_TV, **_bases(teachers, sketch)},
-            card=card_of,
+    with nullcontext(hands) if hands is not None else Here(threads=threads) as who, who.held.opened(job) as mixer:
+        stores, teachers = mixer.stores, mixer.teachers
+        bias_TV = np.stack([teacher.bias_V1[:-1] for teacher in teachers])
+        sketch = max(teacher.sketch for teacher in teachers)
+        vocabulary = teachers[0].vocabulary
+        writer = StoreWriter(
+            out,
+            FusedTargets,
+            specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), sketch=sketch, vocabulary=vocabulary),
+            splits=blanks.manifest.splits,
+            inputs=params.model_dump(),
+            parents={"masks": blanks.identity, **{f"logits/{name}": store.identity for name, store in stores.items()}},
+            constants={"order_V": np.argsort(-np.exp(bias_TV).sum(axis=0), kind="stable").astype(np.uint32)},
         )
+        with writer:
+            who.shards(job, writer, label=f"fuse {out.name}")
+            return writer.seal(
+                facts={
+                    "teachers": params.teachers,
+                    "weighting": params.weighting,
+                    "temperature": params.temperature,
+                    "vocabulary": vocabulary,
+                    "keep": params.keep,
+                    "bridges": mixer.coverage,
+                    **_weight_facts(writer, params.teachers),
+                    "provenance": fusion_provenance({name: store.manifest for name, store in stores.items()}),
+                },
+                constants={"tail_bias_TV": bias_TV, **_bases(teachers, sketch)},
+                card=card_of,
+            )
 
 
 def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:
@@ -167,14 +163,6 @@ def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:
             )
 
 
-def _open_teacher(path: Path, masks: Store[Masks]) -> Store[SparseLogits]:
-    store = Store(path, SparseLogits)
-    store.require_parent("masks", masks)
-    if store.manifest.splits != masks.manifest.splits:
-        raise StaleParent(f"{path}: other shards than {masks.path}. {store.remedy}")
-    return store
-
-
 def _bases(teachers: Sequence[Teacher], sketch: int) -> dict[str, NDArray[Any]]:
     """The teachers' bases as one constant, zeros where one has fewer coordinates; none where nobody has any."""
     if not sketch:
@@ -183,87 +171,6 @@ def _bases(teachers: Sequence[Teacher], sketch: int) -> dict[str, NDArray[Any]]:
     for t, teacher in enumerate(teachers):
         basis_TDV[t, : teacher.sketch] = teacher.basis_V1D[:-1].T
     return {"tail_basis_TDV": basis_TDV}
-
-
-def _columns(params: FusionParams, store: Store[SparseLogits], where: str) -> tuple[int, int]:
-    """Columns of the statistics for targets and for weights: 0 is raw, 1 + i calibrated times the i-th listed."""
-    if store.facts["keep"].get("draws") and not (params.calibrated and params.temperature == 1):
-        raise ParamsError(
-            f"{where}: {store.path} holds draws, which stand for the calibrated temperature alone; expected "
-            f"calibrated: true and temperature: 1.0. Set these, or another form in teachers.{store.path.name}.keep"
-        )
-    if not params.calibrated:
-        return 0, 0
-    listed: list[float] = store.facts["listed"]
-    if params.temperature not in listed:
-        raise ParamsError(
-            f"{where}.temperature: {store.path} has statistics at {', '.join(map(str, listed))}, got "
-            f"{params.temperature}. Choose one of these, or add it to teachers.{store.path.name}.temperatures"
-        )
-    return 1 + listed.index(params.temperature), 1 + listed.index(1.0)
-
-
-def _teacher(
-    params: FusionParams, store: Store[SparseLogits], found: Bridge, columns: tuple[int, int], *, vocabulary: int
-) -> Teacher:
-    """Translate one teacher's ids and tail, and read its temperatures and its prior weight."""
-    column, weight_column = columns
-    name = store.path.name
-    bias_V = store.constant("tail_bias_JV")[column].astype(np.float64)
-    basis_DV = np.zeros((0, len(bias_V)))
-    if "sketch_PD" in store.manifest.arrays:
-        basis_DV = store.constant("tail_basis_DV").astype(np.float64)
-    matched_V = found.to_student_V >= 0
-    if not matched_V.any():
-        raise VocabularyError(
-            f"{store.path}: none of its {len(bias_V)} pieces has a counterpart among the students' {vocabulary}. "
-            f"Take {name} out of the fusion, or choose a students' tokenizer that shares words with it"
-        )
-    share = np.exp(bias_V[matched_V]).sum() / np.exp(bias_V).sum()
-    log.info("%s: %s pieces, %.2f %% of its tail matched", name, found.coverage, 100 * share)
-    log_prior = 0.0
-    if params.prior == "calibration":
-        log_prior = -float(store.facts["calibration"]["nll" if params.calibrated else "nll_raw"])
-    elif isinstance(params.prior, dict):
-        log_prior = math.log(params.prior[name])
-    temperatures: list[float] = store.facts["temperatures"]
-    return Teacher.of(
-        found.to_student_V,
-        bias_V,
-        basis_DV,
-        vocabulary=vocabulary,
-        column=column,
-        temperature=temperatures[column],
-        weight_column=weight_column,
-        weight_temperature=temperatures[weight_column],
-        log_prior=log_prior,
-    )
-
-
-def _on_threads(work: Any, writer: StoreWriter, *, threads: int) -> Iterator[tuple[Shard, FusedTargets]]:
-    """Missing shards with what `work` makes of them, in order; at most IN_FLIGHT a thread are in memory."""
-    from dask.base import compute
-    from dask.delayed import delayed
-
-    missing = list(writer.missing())
-    rows = sum(plan.rows for plan in writer.splits.values())
-    left = sum(shard.stop - shard.start for shard in missing)
-    with Progress(rows, unit="predictions", label=f"fuse {writer.work.out.name}", done=rows - left) as progress:
-        for start in range(0, len(missing), IN_FLIGHT * threads):
-            window = missing[start : start + IN_FLIGHT * threads]
-            made = compute(  # type: ignore[no-untyped-call]
-                *(delayed(work)(shard) for shard in window), scheduler="threads", num_workers=threads
-            )
-            for shard, targets in zip(window, made, strict=True):
-                yield shard, targets
-                progress.advance(len(targets))
-
-
-def _sums(targets: FusedTargets) -> NDArray[np.float64]:
-    """Over the rows some teacher answered: their number, the entropy of their weights, each teacher's weight."""
-    weight_PT = targets.weight_PT[targets.covered_P()].astype(np.float64)
-    logs_PT = np.log(weight_PT, out=np.zeros_like(weight_PT), where=weight_PT > 0)
-    return np.concatenate([[len(weight_PT), -(weight_PT * logs_PT).sum()], weight_PT.sum(axis=0)])
 
 
 def _weight_facts(writer: StoreWriter, teachers: list[str]) -> dict[str, Mapping[str, Any]]:

@@ -98,5 +98,11 @@ def take_over(writer: StoreWriter, kept: Store[SparseLogits], shard: Shard, aske
     if shard.index >= len(old) or old[shard.index] != asked:
         return False
     record = kept.shard(shard.split, shard.index)
-    writer.adopt(shard, kept, sidecar={"answered": np.array([record.covered_P().sum()], np.int64)})
+    writer.adopt(shard, kept, sidecar=kept_beside(record, asked))
     return True
+
+
+def kept_beside(record: SparseLogits, asked: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Sidecars of a shard: how many predictions are answered, int64 [1], and the digest of its question, uint8 [32]."""
+    answered = np.array([record.covered_P().sum()], np.int64)
+    return {"answered": answered, "question": np.frombuffer(bytes.fromhex(asked), np.uint8)}

@@ -1,15 +1,20 @@
-"""What decides speed and not results: device, number format, threads, batch size."""
+"""What decides speed and not results: device, number format, threads, batch size, and which processes do the work."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config import Section
 
 if TYPE_CHECKING:
     import torch
+
+
+ADDRESS = re.compile(r"(tcp|tls|ucx)://([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+"""Of a Dask scheduler: protocol, host (also one of IPv6) and port."""
 
 
 class RuntimeParams(Section):
@@ -18,27 +23,46 @@ class RuntimeParams(Section):
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["auto", "float32", "bfloat16"]
     threads: int = Field(ge=0)
-    """CPU threads; 0 for all cores."""
+    """CPU threads of a process; 0 for all cores, shared out when there are several processes."""
     batch_tokens: int = Field(ge=128)
     """Tokens, padding included, of one pass through a model."""
     checkpoint_seconds: float = Field(gt=0)
     """Time between training checkpoints."""
+    scheduler: str = "threads"
+    """Who does the shards of `teach` and `fuse`: threads of this process, `processes` of this machine, or the workers
+    of a Dask scheduler, given by its address."""
+    workers: int = Field(default=1, ge=1)
+    """Worker processes of the scheduler `processes`."""
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, value: str) -> str:
+        if value not in ("threads", "processes") and not ADDRESS.fullmatch(value):
+            raise ValueError("must be threads, processes or the address of a Dask scheduler such as tcp://host:8786")
+        return value
 
 
 def apply(params: RuntimeParams) -> tuple[torch.device, torch.dtype]:
     """Set the thread count and choose device and dtype; `auto` takes bfloat16 where it is faster than float32."""
     import torch
 
-    if params.threads:
-        torch.set_num_threads(params.threads)
     device = params.device if params.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        # It plans anew for every shape of a batch, and ours differ in length.
-        torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    settle(torch.device(device), threads=params.threads)
     if params.dtype != "auto":
         return torch.device(device), getattr(torch, params.dtype)
     fast = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_gains_from_bfloat16()
     return torch.device(device), torch.bfloat16 if fast else torch.float32
+
+
+def settle(device: torch.device, *, threads: int) -> None:
+    """Set the thread count, where it is not 0, and what the device needs; both hold for this process."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        # It plans anew for every shape of a batch, and ours differ in length.
+        torch.backends.cuda.enable_cudnn_sdp(enabled=False)
 
 
 def _cpu_gains_from_bfloat16() -> bool:

@@ -3,34 +3,34 @@
 The teacher first sees the calibration split: there its temperature and the shape of its tails are fitted, and a model
 that knows no more than the frequencies of the true tokens is refused before it costs anything. Then each missing shard
 of the mask store's plan is answered and written. What was fitted is remembered beside the shards, so an interrupted run
-ends with the same bytes.
+ends with the same bytes. `pipeline.teach_job` is what is done where the model is; this process need not have it.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field, field_validator
 
 from pipeline.cards import teacher_provenance
 from pipeline.config import Section
 from pipeline.forms import Keep, TailParams
-from storage.arrays import sentinel
+from pipeline.scheduling import Hands, Here
+from pipeline.teach_job import FITTED, TeachJob, fit, tail_shape
 from storage.card import card_of
 from storage.manifest import Manifest
 from storage.reader import Store
-from storage.records import SPLITS, SparseLogits, id_dtype
-from storage.writer import Shard, StoreWriter
+from storage.records import SparseLogits
+from storage.writer import StoreWriter
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.asking import Lesson, SplitLesson
-    from pipeline.models import MaskedLM
+    from pipeline.asking import Lesson
     from pipeline.sketch import TailShape
 
 log = logging.getLogger(__name__)
@@ -73,133 +73,116 @@ def teach(
     device: torch.device,
     dtype: torch.dtype,
     batch_tokens: int,
+    threads: int = 0,
+    hands: Hands | None = None,
 ) -> Manifest:
-    """Write the store of one teacher's beliefs to `out`.
+    """Write the store of one teacher's beliefs to `out`; `hands` do the work, by default this process alone.
 
     Raises TeacherRefused when the model is no usable masked language model, StaleParent when the stores given do not
-    belong together, WorkBusy when another process writes `out`.
+    belong together, WorkBusy when another process writes `out`, OutOfMemory when not even one sequence fits.
+    """
+    from pipeline.asking import Lesson, model_digest
+    from pipeline.growth import EXTENDS, extended
+    from pipeline.vocab import encode_pieces
+
+    folder, stores = Path(params.model), {"documents": documents, "sequences": sequences, "masks": masks}
+    lesson = Lesson.open(folder, None, **stores, batch_tokens=batch_tokens)
+    vocabulary = len(lesson.tokenizer.pieces)
+    inputs = {**params.model_dump(exclude={"model"}), "model": model_digest(folder)}
+    kept = extended(out, inputs)
+    writer = StoreWriter(
+        out,
+        SparseLogits,
+        specs=SparseLogits.specs(
+            most=min(params.keep.most, vocabulary),
+            draws=params.keep.draws,
+            temperatures=1 + len(params.temperatures),
+            sketch=params.sketch,
+            vocabulary=vocabulary,
+        ),
+        splits=lesson.masks.manifest.splits,
+        inputs={**inputs, **({} if kept is None else {EXTENDS: kept.identity})},
+        parents={"masks": lesson.masks.identity},
+    )
+    job = TeachJob(
+        params=params,
+        **stores,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        threads=threads,
+        digest=inputs["model"],
+        masks_identity=lesson.masks.identity,
+        fitted=writer.arrays_file(FITTED),
+        kept=None if kept is None else kept.path,
+    )
+    with nullcontext(hands) if hands is not None else Here() as who, writer:
+        facts, shape = _prepared(job, writer, who, kept)
+        constants = shape.constants()
+        writer.constants["order_V"] = constants.pop("order_V")
+        if kept is not None:
+            _take_over(writer, kept, lesson)
+        who.shards(job, writer, label=f"teach {out.name}")
+        return writer.seal(
+            facts={
+                "vocabulary": vocabulary,
+                "keep": params.keep.model_dump(),
+                "most": params.keep.most,
+                "listed": params.temperatures,
+                **facts,
+                "coverage": _coverage(writer),
+                "questions": _questions(writer),
+                "provenance": teacher_provenance(
+                    folder, documents=lesson.documents.manifest, masks=lesson.masks.manifest
+                ),
+            },
+            constants={"pieces_utf8": encode_pieces(lesson.tokenizer.pieces), **constants},
+            card=card_of,
+        )
+
+
+def _prepared(
+    job: TeachJob, writer: StoreWriter, hands: Hands, kept: Store[SparseLogits] | None
+) -> tuple[dict[str, Any], TailShape]:
+    """Calibration, the temperatures that follow and the model's size; and the shape of the tails, on the CPU.
+
+    Fitted once for this identity; a store that is extended keeps its own.
     """
     import torch
 
-    from pipeline.asking import Lesson, model_digest
-    from pipeline.growth import EXTENDS, extended
-    from pipeline.models import masked_lm
-    from pipeline.vocab import encode_pieces
+    from pipeline.calibration import Calibration
 
-    folder = Path(params.model)
-    with masked_lm(folder, device=device, dtype=dtype) as lm, torch.inference_mode():
-        lesson = Lesson.open(
-            folder, lm, documents=documents, sequences=sequences, masks=masks, batch_tokens=batch_tokens
-        )
-        vocabulary = len(lesson.tokenizer.pieces)
-        inputs = {**params.model_dump(exclude={"model"}), "model": model_digest(folder)}
-        kept = extended(out, inputs)
-        writer = StoreWriter(
-            out,
-            SparseLogits,
-            specs=SparseLogits.specs(
-                most=min(params.keep.most, vocabulary),
-                draws=params.keep.draws,
-                temperatures=1 + len(params.temperatures),
-                sketch=params.sketch,
-                vocabulary=vocabulary,
-            ),
-            splits=lesson.masks.manifest.splits,
-            inputs={**inputs, **({} if kept is None else {EXTENDS: kept.identity})},
-            parents={"masks": lesson.masks.identity},
-        )
-        with writer:
-            fitted, temperatures, shape = _prepare(lm, lesson, writer, params, kept, name=folder.name)
-            constants = shape.constants()
-            writer.constants["order_V"] = constants.pop("order_V")
-            questions = _write_shards(lm, lesson, writer, params, shape, kept)
-            return writer.seal(
-                facts={
-                    "vocabulary": vocabulary,
-                    "keep": params.keep.model_dump(),
-                    "most": params.keep.most,
-                    "listed": params.temperatures,
-                    "temperatures": temperatures,
-                    "calibration": fitted,
-                    "coverage": _coverage(writer),
-                    "questions": questions,
-                    "parameters": lm.parameters,
-                    "provenance": teacher_provenance(
-                        folder, documents=lesson.documents.manifest, masks=lesson.masks.manifest
-                    ),
-                },
-                constants={"pieces_utf8": encode_pieces(lesson.tokenizer.pieces), **constants},
-                card=card_of,
-            )
-
-
-def _prepare(
-    lm: MaskedLM,
-    lesson: Lesson,
-    writer: StoreWriter,
-    params: TeacherParams,
-    kept: Store[SparseLogits] | None,
-    *,
-    name: str,
-) -> tuple[dict[str, Any], list[float], TailShape]:
-    """Calibration, the temperatures that follow from it, and the shape of the tails; fitted once for this identity.
-
-    A store that is extended keeps its own.
-    """
-    from pipeline.calibration import calibrate, calibration_answers
-    from pipeline.sketch import TailShape
-    from pipeline.sketch_fit import fit_tail
-
+    cpu = torch.device("cpu")
     if kept is not None:
-        temperatures = kept.facts["temperatures"]
-        return kept.facts["calibration"], temperatures, TailShape.of_store(kept, device=lm.device)
-    held: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def answers() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        held[:] = held or calibration_answers(lm, lesson, name=name)
-        return held
-
-    fitted = writer.remember("calibration", lambda: asdict(calibrate(answers(), lesson, name=name)))
-    temperatures = [1.0, *(round(fitted["temperature"] * listed, 6) for listed in params.temperatures)]
-    arrays = writer.remember_arrays(
-        "tail",
-        lambda: fit_tail(
-            [logits for logits, _ in answers()], keep=params.keep, temperatures=temperatures, tail=params.tail
-        ).arrays(),
-    )
-    return fitted, temperatures, TailShape.from_arrays(arrays, device=lm.device)
+        names = ("temperatures", "calibration", "parameters")
+        return {name: kept.facts[name] for name in names}, tail_shape(job, device=cpu)
+    arrays = writer.remember_arrays(FITTED, lambda: hands.once(job, fit))
+    facts = {
+        "temperatures": arrays["temperatures"].tolist(),
+        "calibration": {field.name: arrays[f"calibration_{field.name}"].item() for field in fields(Calibration)},
+        "parameters": arrays["parameters"].item(),
+    }
+    return facts, tail_shape(job, device=cpu)
 
 
-def _write_shards(
-    lm: MaskedLM,
-    lesson: Lesson,
-    writer: StoreWriter,
-    params: TeacherParams,
-    shape: TailShape,
-    kept: Store[SparseLogits] | None,
-) -> dict[str, list[str]]:
-    """Answer every missing shard, or take it over; returns the digest of each shard's question, by split."""
+def _take_over(writer: StoreWriter, kept: Store[SparseLogits], lesson: Lesson) -> None:
+    """Link over every missing shard whose question is unchanged."""
     from pipeline.growth import question, take_over
-    from pipeline.progress import Progress
 
-    missing = {(shard.split, shard.index): shard for shard in writer.missing()}
-    rows = sum(plan.rows for plan in writer.splits.values())
-    left = sum(shard.stop - shard.start for shard in missing.values())
-    questions: dict[str, list[str]] = {}
-    with Progress(rows, unit="predictions", label=f"teach {writer.work.out.name}", done=rows - left) as progress:
-        for split in SPLITS:
-            part, plan = lesson.split(split), writer.splits[split]
-            questions[split] = [question(part, *plan.bounds(index)) for index in range(plan.shards)]
-            for index, asked in enumerate(questions[split]):
-                shard = missing.get((split, index))
-                if shard is None:
-                    continue
-                if kept is not None and take_over(writer, kept, shard, asked):
-                    progress.advance(shard.stop - shard.start)
-                    continue
-                record = _answer_shard(lm, part, shard, params, shape, progress=progress)
-                writer.write(shard, record, sidecar={"answered": np.array([record.covered_P().sum()], np.int64)})
-    return questions
+    missing = list(writer.missing())
+    for split in writer.splits:
+        part = lesson.split(split)
+        taken = sum(
+            take_over(writer, kept, shard, question(part, shard.start, shard.stop))
+            for shard in missing
+            if shard.split == split
+        )
+        log.info("%s: %d shards of %s are as %s has them", writer.work.out, taken, split, kept.path)
+
+
+def _questions(writer: StoreWriter) -> dict[str, list[str]]:
+    """The digest of each shard's question, by split."""
+    return {split: [bytes(asked).hex() for asked in writer.sidecars("question", split)] for split in writer.splits}
 
 
 def _coverage(writer: StoreWriter) -> dict[str, float]:
@@ -208,57 +191,3 @@ def _coverage(writer: StoreWriter) -> dict[str, float]:
         split: sum(int(answered[0]) for answered in writer.sidecars("answered", split)) / max(1, plan.rows)
         for split, plan in writer.splits.items()
     }
-
-
-def _answer_shard(
-    lm: MaskedLM, part: SplitLesson, shard: Shard, params: TeacherParams, shape: TailShape, *, progress: Any
-) -> SparseLogits:
-    from pipeline.seeds import generator
-    from pipeline.sparse import summarise
-
-    size = shard.stop - shard.start
-    record = empty_logits(
-        size, params, vocabulary=len(part.lesson.tokenizer.pieces), temperatures=len(shape.temperatures)
-    )
-    columns = record.arrays()
-    # Drawn for the whole shard at once: a row's draws do not depend on how rows are batched.
-    chance = generator(params.seed, "draws", shard.split, shard.index)
-    uniform_PS = chance.random((size, params.keep.draws)) if params.keep.draws else None
-    for logits, gold, row in part.answers(lm, shard.start, shard.stop):
-        summary = summarise(
-            logits,
-            gold,
-            keep=params.keep,
-            temperatures=shape.temperatures,
-            tail=shape,
-            uniform_PS=None if uniform_PS is None else uniform_PS[row],
-        )
-        for name, column in columns.items():
-            values = getattr(summary, name).cpu().numpy()
-            if name in ("ids_PK", "drawn_ids_PS"):
-                values = np.where(values < 0, sentinel(column.dtype), values)
-            column[row] = values
-        progress.advance(len(row))
-    return record
-
-
-def empty_logits(rows: int, params: TeacherParams, *, vocabulary: int, temperatures: int) -> SparseLogits:
-    """`rows` rows that no teacher has answered."""
-    ids = np.dtype(id_dtype(vocabulary))
-    listed, drawn = (rows, min(params.keep.most, vocabulary)), (rows, params.keep.draws)
-
-    def missing(columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return np.full((rows, columns), np.nan, np.float32)
-
-    return SparseLogits(
-        ids_PK=np.full(listed, sentinel(ids), ids),
-        logprob_PK=missing(listed[1]),
-        drawn_ids_PS=np.full(drawn, sentinel(ids), ids),
-        drawn_share_PS=np.zeros(drawn, np.float32),
-        tail_PJ=missing(temperatures),
-        gold_logprob_PJ=missing(temperatures),
-        gold_place_P=np.full(rows, -1, np.int32),
-        entropy_PJ=missing(temperatures),
-        sketch_PD=np.zeros((rows, params.sketch), np.int8),
-        spread_PJ=missing(temperatures),
-    )

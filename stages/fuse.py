@@ -10,6 +10,7 @@ import click
 from pipeline.config import load, section
 from pipeline.fusion import FusionParams, fuse
 from pipeline.runtime import RuntimeParams
+from pipeline.scheduling import hands
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)
@@ -28,15 +29,18 @@ def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, param
     fusion = section(params, f"fusions.{name}", FusionParams)
     settings = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"fuse-{name}")
-    manifest = fuse(
-        fusion,
-        sequences=sequences,
-        masks=masks,
-        logits=logits,
-        out=out,
-        declared=load(params).get("teachers") or (),
-        threads=settings.threads or os.cpu_count() or 1,
-    )
+    threads = settings.threads or os.cpu_count() or 1
+    with hands(settings, threads=threads, gpu=False) as (who, _):
+        manifest = fuse(
+            fusion,
+            sequences=sequences,
+            masks=masks,
+            logits=logits,
+            out=out,
+            declared=load(params).get("teachers") or (),
+            threads=threads,
+            hands=who,
+        )
     record.write(predictions=sum(plan.rows for plan in manifest.splits.values()))
 
 

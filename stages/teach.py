@@ -8,6 +8,7 @@ import click
 
 from pipeline import runtime
 from pipeline.config import section
+from pipeline.scheduling import hands
 from pipeline.teaching import TeacherParams, teach
 from stages.command import RunRecord, params_option, stage
 
@@ -27,17 +28,20 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, pa
     teacher = section(params, f"teachers.{name}", TeacherParams)
     settings = section(params, "runtime", runtime.RuntimeParams)
     record = RunRecord(f"teach-{name}")
-    device, dtype = runtime.apply(settings)
-    manifest = teach(
-        teacher,
-        documents=documents,
-        sequences=sequences,
-        masks=masks,
-        out=out,
-        device=device,
-        dtype=dtype,
-        batch_tokens=settings.batch_tokens,
-    )
+    with hands(settings, threads=1, gpu=True) as (who, settings):
+        device, dtype = runtime.apply(settings)
+        manifest = teach(
+            teacher,
+            documents=documents,
+            sequences=sequences,
+            masks=masks,
+            out=out,
+            device=device,
+            dtype=dtype,
+            batch_tokens=settings.batch_tokens,
+            threads=settings.threads,
+            hands=who,
+        )
     predictions = sum(plan.rows for plan in manifest.splits.values())
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), predictions=predictions)
 

@@ -75,3 +75,11 @@ class ArchiveRefused(StoreError):
 
 class FetchFailed(StoreError):
     """A store behind a URL is not there, not reachable, or not what its manifest says; what was fetched is kept."""
+
+
+class ClusterError(DistillError):
+    """The Dask scheduler cannot be reached, or its workers cannot do the work; what was finished is kept."""
+
+
+class OutOfMemory(DistillError):
+    """A model does not fit into the accelerator's memory, not even with one sequence at a time."""

@@ -127,7 +127,7 @@ class WorkFolder:
         DVC runs a stage again when a module changes, and must not be handed the old result. An interrupted run of days
         may be continued after a repair: that is for its owner to judge.
         """
-        marker, code = self.path / "code.sha256", _code_digest()
+        marker, code = self.path / "code.sha256", code_digest()
         if marker.exists() and marker.read_text(encoding="utf-8") != code:
             if (self.path / PUBLISHED).exists():
                 log.info("%s: finished by another version of the code; beginning anew", self.path)
@@ -179,7 +179,7 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
     """SHA-256 over the modules that decide results, the ones beside this package."""
     project = Path(__file__).resolve().parents[1]
     whole = hashlib.sha256()

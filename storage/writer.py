@@ -7,7 +7,6 @@ of `__exit__`: an exception must never publish a short store that looks complete
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -124,28 +123,35 @@ class StoreWriter:
 
         Raises RecordInvalid when the record breaks its own rules: a store never holds what its reader would refuse.
         """
-        assert isinstance(record, self.record) and len(record) == shard.stop - shard.start, shard
-        record.check()
-        files = {}
-        encoded = record.encode(self.specs, self.constants)
-        assert encoded.keys() == self.specs.keys(), (sorted(encoded), sorted(self.specs))
-        for name, values in encoded.items():
-            spec = self.specs[name]
-            assert values.dtype == np.dtype(spec.dtype) and values.shape[1:] == spec.row_shape, (name, values.dtype)
-            path = self.work.content / shard.split / name
-            shard_rows = self.splits[shard.split].shard_rows
-            arrays.write_shard(path, spec, index=shard.index, shard_rows=shard_rows, values=values)
-            file = arrays.shard_file(path, spec, shard.index)
-            files[file.relative_to(self.work.content).as_posix()] = FileEntry.of(file)
-        self._finish(shard, files, sidecar)
+        assert isinstance(record, self.record), shard
+        content = self.work.content
+        files = write_shard(
+            content, shard, record, specs=self.specs, constants=self.constants, shard_rows=self._shard_rows(shard)
+        )
+        self._finish(shard, files | write_sidecars(content, shard, sidecar or {}))
 
-    def _finish(self, shard: Shard, files: dict[str, FileEntry], sidecar: Mapping[str, NDArray[Any]] | None) -> None:
-        """Write the sidecars and the journal line that says the shard is there."""
-        for name, values in (sidecar or {}).items():
-            file = self.work.path / "sidecar" / f"{name}-{shard.split}-{shard.index}.npy"
-            file.parent.mkdir(exist_ok=True)
-            np.save(file, values, allow_pickle=False)
-            files[os.path.relpath(file, self.work.content)] = FileEntry.of(file)
+    def accept(self, shard: Shard, made: Path, files: Mapping[str, FileEntry]) -> None:
+        """Take a whole shard that another process wrote under `made`, by renames; a shard that is there stays.
+
+        files has the names it gave them, relative to `made` as they are to the content. `made` lies in the work folder,
+        and nobody else writes there any more. Raises ShardCorrupt, before anything is moved, when a file is not what
+        that process says it wrote.
+        """
+        if (shard.split, shard.index) in self._done:
+            return
+        for name, entry in files.items():
+            entry.require(made / name, remedy="What was finished is kept: run the same command to continue")
+        for name in files:
+            target = self.work.content / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (made / name).replace(target)
+        self._finish(shard, dict(files))
+
+    def _shard_rows(self, shard: Shard) -> int:
+        return self.splits[shard.split].shard_rows
+
+    def _finish(self, shard: Shard, files: dict[str, FileEntry]) -> None:
+        """Write the journal line that says the shard is there."""
         entry = ShardEntry(split=shard.split, index=shard.index, rows=shard.stop - shard.start, files=files)
         self.work.append(asdict(entry))
         self._done[shard.split, shard.index] = entry
@@ -162,26 +168,20 @@ class StoreWriter:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             link_or_copy(str(other.path / name), str(target))
-        self._finish(shard, dict(mine.files), sidecar)
-
-    def remember(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `make` returned in the first run of this identity (JSON): a resumed run must not decide it anew."""
-        path = self.work.path / f"{name}.json"
-        if not path.exists():
-            partial = path.with_suffix(".new")
-            partial.write_text(json.dumps(make()), encoding="utf-8")
-            partial.replace(path)
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
+        self._finish(shard, mine.files | write_sidecars(self.work.content, shard, sidecar or {}))
 
     def sidecars(self, name: str, split: str) -> Iterator[NDArray[Any]]:
         """The sidecar arrays `name` of a split, in shard order."""
         for index in range(self.splits[split].shards):
             yield np.load(self.work.path / "sidecar" / f"{name}-{split}-{index}.npy", allow_pickle=False)
 
+    def arrays_file(self, name: str) -> Path:
+        """Where `remember_arrays` keeps what it was given under `name`."""
+        return self.work.path / f"{name}.npz"
+
     def remember_arrays(self, name: str, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-        """What `make` returned in the first run of this identity, for arrays."""
-        path = self.work.path / f"{name}.npz"
+        """What `make` returned in the first run of this identity: a resumed run must not decide it anew."""
+        path = self.arrays_file(name)
         if not path.exists():
             partial = path.with_suffix(".new")
             with partial.open("wb") as stream:
@@ -244,6 +244,49 @@ class StoreWriter:
             if not path.is_file() or FileEntry.of(path) != expected:
                 return False
         return True
+
+
+def write_shard(
+    content: Path,
+    shard: Shard,
+    record: Record,
+    *,
+    specs: Mapping[str, ArraySpec],
+    constants: Mapping[str, NDArray[Any]],
+    shard_rows: int,
+) -> dict[str, FileEntry]:
+    """Write the arrays of one whole shard under `content`, where their metadata lies; their files, relative to it.
+
+    Raises RecordInvalid when the record breaks its own rules.
+    """
+    assert len(record) == shard.stop - shard.start, shard
+    record.check()
+    files = {}
+    encoded = record.encode(specs, constants)
+    assert encoded.keys() == specs.keys(), (sorted(encoded), sorted(specs))
+    for name, values in encoded.items():
+        spec = specs[name]
+        assert values.dtype == np.dtype(spec.dtype) and values.shape[1:] == spec.row_shape, (name, values.dtype)
+        path = content / shard.split / name
+        arrays.write_shard(path, spec, index=shard.index, shard_rows=shard_rows, values=values)
+        file = arrays.shard_file(path, spec, shard.index)
+        files[file.relative_to(content).as_posix()] = FileEntry.of(file)
+    return files
+
+
+def write_sidecars(content: Path, shard: Shard, sidecar: Mapping[str, NDArray[Any]]) -> dict[str, FileEntry]:
+    """Write arrays that are kept with a shard until its store is sealed, beside `content`; their files, relative to it.
+
+    A file is replaced, never edited.
+    """
+    files = {}
+    for name, values in sidecar.items():
+        file = content.parent / "sidecar" / f"{name}-{shard.split}-{shard.index}.npy"
+        file.parent.mkdir(exist_ok=True)
+        file.unlink(missing_ok=True)
+        np.save(file, values, allow_pickle=False)
+        files[os.path.relpath(file, content)] = FileEntry.of(file)
+    return files
 
 
 def _published(entry: ShardEntry) -> ShardEntry:

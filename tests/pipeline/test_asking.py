@@ -14,7 +14,7 @@ import torch
 
 from pipeline.asking import Lesson, SplitLesson, model_digest
 from pipeline.models import MaskedLM, masked_lm
-from storage.errors import StaleParent, VocabularyError
+from storage.errors import OutOfMemory, StaleParent, VocabularyError
 from storage.reader import Store
 from storage.records import SPLITS, Masks
 from tests import fakes
@@ -161,3 +161,83 @@ def test_a_models_digest_is_of_what_decides_its_answers(tiny_mlm: Path, tmp_path
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     seen.add(model_digest(folder))
     assert len(seen) == 5
+
+
+class Small:
+    """A model whose device holds passes of `room` tokens."""
+
+    def __init__(self, lm: MaskedLM, *, room: int) -> None:
+        self._lm = lm
+        self._room = room
+        self.device = lm.device
+        self.passes: list[int] = []
+        self.refused = 0
+
+    def tensors(self, *arrays: Any) -> Any:
+        return self._lm.tensors(*arrays)
+
+    def logits(self, ids: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if ids.numel() > self._room:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.passes.append(ids.numel())
+        return self._lm.logits(ids, *rest)
+
+
+def fresh(part: SplitLesson) -> SplitLesson:
+    return replace(part, lesson=replace(part.lesson, halved=[]))
+
+
+def longest(part: SplitLesson, lm: MaskedLM) -> int:
+    """Tokens of the longest pass."""
+    small: Any = Small(lm, room=10**6)
+    one_by_one = replace(part, lesson=replace(part.lesson, batch_tokens=1))
+    collect(one_by_one, small, 0, len(part.masks))
+    return max(small.passes)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 6])
+def test_passes_that_do_not_fit_are_halved_until_they_do(
+    part: SplitLesson, lm: MaskedLM, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`collect` refuses a row that comes twice."""
+    rows, room = len(part.masks), times * longest(part, lm)
+    whole, gold = collect(part, lm, 0, rows)
+    cramped, small = fresh(part), Small(lm, room=room)
+    with torch.inference_mode():
+        logits, same_gold = collect(cramped, small, 0, rows)  # type: ignore[arg-type]
+    np.testing.assert_allclose(logits, whole, atol=1e-4)
+    assert np.array_equal(same_gold, gold)
+    assert 0 < small.refused == len(cramped.lesson.halved) == caplog.text.count("do not fit into memory: going on with")
+    assert cramped.lesson.halved == sorted(cramped.lesson.halved, reverse=True)
+    before = small.refused
+    collect(cramped, small, 0, rows)  # type: ignore[arg-type]
+    assert small.refused == before, "what was learnt of the memory holds for later shards"
+
+
+def test_what_is_made_of_a_pass_may_not_fit_either(part: SplitLesson, lm: MaskedLM) -> None:
+    """Logits are larger than what made them; a digest that fails is asked again for the same rows in smaller pieces."""
+    rows, cramped = len(part.masks), fresh(part)
+    seen: list[int] = []
+
+    def digest(logits: torch.Tensor, gold: torch.Tensor, row: Any) -> np.ndarray:
+        if len(row) > 12:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.extend(row.tolist())
+        return logits.argmax(dim=1).numpy()
+
+    with torch.inference_mode():
+        found = {
+            place: best for made, row in cramped.digested(lm, 0, rows, digest)
+            for place, best in zip(row.tolist(), made.tolist(), strict=True)
+        }  # fmt: skip
+    expected, _ = collect(part, lm, 0, rows)
+    answered = np.flatnonzero(np.isfinite(expected[:, 0]))
+    assert sorted(seen) == sorted(found) == answered.tolist()
+    assert [found[place] for place in answered] == expected[answered].argmax(axis=1).tolist()
+
+
+def test_one_sequence_that_does_not_fit_is_refused(part: SplitLesson, lm: MaskedLM) -> None:
+    small: Any = Small(lm, room=longest(part, lm) - 1)
+    with pytest.raises(OutOfMemory, match=r"^one sequence of \d+ tokens does not fit .* runtime.device: cpu$"):
+        collect(fresh(part), small, 0, len(part.masks))

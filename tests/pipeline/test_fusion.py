@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import fusion
+from pipeline import fuse_job
 from pipeline.config import decode
-from pipeline.fusion import IN_FLIGHT, FusionParams, fuse
+from pipeline.fusion import FusionParams, fuse
 from pipeline.sparse import restore_fused, restore_teacher
 from storage.errors import ParamsError, StaleParent, StoreError, StoreMissing, VocabularyError
 from storage.manifest import MANIFEST, Manifest
@@ -305,11 +305,12 @@ def files_of_fresh_run(world: World) -> dict[str, bytes]:
     return made
 
 
-def test_few_shards_are_in_memory_at_once(world: World, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_shard_a_thread_is_in_memory(world: World, monkeypatch: pytest.MonkeyPatch, threads: int):
     lock = threading.Lock()
     begun, most = 0, 0
     written = 0
-    real_fuse, real_write = fusion.fuse_shard, StoreWriter.write
+    real_fuse, real_write = fuse_job.fuse_shard, StoreWriter.write
 
     def counted_fuse(*arguments: Any, **more: Any) -> FusedTargets:
         nonlocal begun, most
@@ -321,13 +322,14 @@ def test_few_shards_are_in_memory_at_once(world: World, monkeypatch: pytest.Monk
     def counted_write(self: StoreWriter, shard: Any, record: Any, **more: Any) -> None:
         nonlocal written
         real_write(self, shard, record, **more)
-        written += 1
+        with lock:
+            written += 1
 
-    monkeypatch.setattr(fusion, "fuse_shard", counted_fuse)
+    monkeypatch.setattr(fuse_job, "fuse_shard", counted_fuse)
     monkeypatch.setattr(StoreWriter, "write", counted_write)
-    manifest = run(world, threads=1)
-    assert begun == written == len(manifest.shards) > IN_FLIGHT
-    assert most <= IN_FLIGHT
+    manifest = run(world, threads=threads)
+    assert begun == written == len(manifest.shards) > threads
+    assert most <= threads
 
 
 def test_a_folder_params_does_not_name_is_refused(world: World):
@@ -373,14 +375,14 @@ def test_a_temperature_that_was_not_kept_is_refused(world: World):
 
 
 def test_a_teacher_without_a_shared_piece_is_refused(world: World, monkeypatch: pytest.MonkeyPatch):
-    real = fusion.decode_pieces
+    real = fuse_job.decode_pieces
     seen: list[int] = []
 
     def foreign(pieces: Any) -> list[str]:
         seen.append(1)
         return real(pieces) if len(seen) == 1 else [f"{piece}?" for piece in real(pieces)]
 
-    monkeypatch.setattr(fusion, "decode_pieces", foreign)
+    monkeypatch.setattr(fuse_job, "decode_pieces", foreign)
     with pytest.raises(VocabularyError, match=r"logits/alpha: none of its \d+ pieces has a counterpart"):
         run(world)
 

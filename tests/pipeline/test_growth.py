@@ -56,13 +56,13 @@ def ask(stores: TinyStores, teacher: Path, masks: Path, **changes: Any) -> Store
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Bounds of the predictions that the teacher is asked, as it is asked them."""
     seen: list[tuple[int, int]] = []
-    ask_it = SplitLesson.answers
+    ask_it = SplitLesson.digested
 
-    def answers(self: SplitLesson, lm: Any, start: int, stop: int) -> Any:
+    def digested(self: SplitLesson, lm: Any, start: int, stop: int, digest: Any) -> Any:
         seen.append((start, stop))
-        return ask_it(self, lm, start, stop)
+        return ask_it(self, lm, start, stop, digest)
 
-    monkeypatch.setattr(SplitLesson, "answers", answers)
+    monkeypatch.setattr(SplitLesson, "digested", digested)
     return seen
 
 

@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM
 
-from pipeline import teaching
+from pipeline import teach_job
 from pipeline.batches import group_passes
 from pipeline.seeds import generator
 from pipeline.sketch_fit import PSEUDO_ROWS
@@ -334,7 +334,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[str] = []
-    answer = teaching._answer_shard
+    answer = teach_job.answer_shard
 
     def failing(lm: Any, part: Any, shard: Any, *rest: Any, **more: Any) -> Any:
         if len(made) == 3:
@@ -342,7 +342,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
         made.append(str(shard))
         return answer(lm, part, shard, *rest, **more)
 
-    monkeypatch.setattr(teaching, "_answer_shard", failing)
+    monkeypatch.setattr(teach_job, "answer_shard", failing)
     with pytest.raises(KeyboardInterrupt):
         ask(tiny_stores, tiny_teacher, workplace / "fox")
     assert not (workplace / "fox").exists()
@@ -352,9 +352,9 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
         again.append(str(shard))
         return answer(lm, part, shard, *rest, **more)
 
-    monkeypatch.setattr(teaching, "_answer_shard", counting)
+    monkeypatch.setattr(teach_job, "answer_shard", counting)
     store = ask(tiny_stores, tiny_teacher, workplace / "fox")
-    planned = [f"{split}/{i}" for split in SPLITS for i in range(store.plan(split).shards)]
+    planned = [f"{split}/{i}" for split in store.manifest.splits for i in range(store.plan(split).shards)]
     assert made + again == planned
     assert tree(workplace / "fox") == tree(logits.path)
 

@@ -180,6 +180,8 @@ runtime.dtype
 runtime.threads
 runtime.batch_tokens
 runtime.checkpoint_seconds
+runtime.scheduler
+runtime.workers
 """
 
 

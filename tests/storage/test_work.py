@@ -181,7 +181,7 @@ class TestOtherCode:
             work.publish()
         with folder(tmp_path) as work:
             assert work.entries() == [{"shard": 1}], "same code: nothing is done again"
-        monkeypatch.setattr(work_module, "_code_digest", lambda: "another")
+        monkeypatch.setattr(work_module, "code_digest", lambda: "another")
         caplog.set_level(logging.INFO)
         with folder(tmp_path) as work:
             assert work.entries() == []
@@ -194,7 +194,7 @@ class TestOtherCode:
     ) -> None:
         with folder(tmp_path) as work:
             work.append({"shard": 1})
-        monkeypatch.setattr(work_module, "_code_digest", lambda: "another")
+        monkeypatch.setattr(work_module, "code_digest", lambda: "another")
         with folder(tmp_path) as work:
             assert work.entries() == [{"shard": 1}]
         assert f"{work.path}: begun by another version of the code; remove the folder to begin anew" in caplog.text
@@ -205,13 +205,13 @@ class TestOtherCode:
             source = Path(work_module.__file__).parents[1] / package
             shutil.copytree(source, project / package, ignore=shutil.ignore_patterns("__pycache__"))
         monkeypatch.setattr(work_module, "__file__", str(project / "storage" / "work.py"))
-        before = work_module._code_digest()
+        before = work_module.code_digest()
         (project / "pipeline" / "__pycache__").mkdir()
         (project / "pipeline" / "__pycache__" / "seeds.cpython-311.pyc").write_bytes(b"")
-        assert work_module._code_digest() == before
+        assert work_module.code_digest() == before
         with (project / "pipeline" / "seeds.py").open("a", encoding="utf-8") as stream:
             stream.write("# changed\n")
-        assert work_module._code_digest() != before
+        assert work_module.code_digest() != before
 
 
 def test_content_is_emptied_without_touching_what_others_hold(tmp_path: Path) -> None:

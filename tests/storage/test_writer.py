@@ -227,13 +227,14 @@ def test_a_record_that_breaks_its_rules_is_not_written(tmp_path: Path) -> None:
 def test_what_the_first_run_decided_is_remembered(tmp_path: Path) -> None:
     made: list[int] = []
 
-    def decide() -> dict[str, int]:
+    def decide() -> dict[str, np.ndarray]:
         made.append(1)
-        return {"temperature": len(made)}
+        return {"temperature": np.array(len(made))}
 
     for _ in range(2):
         with logits_writer(tmp_path / "store", tmp_path / "work") as writer:
-            assert writer.remember("calibration", decide) == {"temperature": 1}
+            assert writer.remember_arrays("fitted", decide) == {"temperature": np.array(1)}
+            assert writer.arrays_file("fitted").is_file()
     assert len(made) == 1
 
 
