@@ -154,10 +154,14 @@ def _student(where: str, student: StudentParams, settings: Settings) -> Complain
         yield f"{where}.start: a student cannot start from itself"
 
 
-def _lesson(where: str, targets: str, loss: LossParams, settings: Settings, *, inside: str = "loss") -> Complaints:
-    """What a language model learns from, and the weights of it under `inside`."""
-    if targets != LABELS:
-        yield from _targets(f"{where}.targets", targets, settings, instead=f", or {LABELS} for labels only")
+def _lesson(
+    where: str, targets: str, loss: LossParams, settings: Settings, *, inside: str = "loss", start: str | None = None
+) -> Complaints:
+    """What a language model learns from, and the weights of it under `inside`; `start` where that may teach itself."""
+    own = start is not None and _plain(targets) == _plain(start)
+    if targets != LABELS and not own:
+        instead = f", or {LABELS} for labels only" if start is None else f", {start}, or {LABELS} for labels only"
+        yield from _targets(f"{where}.targets", targets, settings, instead=instead)
     if targets == LABELS and loss.targets:
         yield f"{where}.{inside}.targets: must be 0 with targets {LABELS}, got {loss.targets}"
     if targets != LABELS and not loss.targets:
@@ -181,8 +185,8 @@ def _lexical(name: str, lexical: LexicalParams, settings: Settings) -> Complaint
     yield from _path(f"{where}.start", lexical.start, settings)
     yield from _listed(f"{where}.senses", lexical.senses, "senses", settings.senses)
     if lexical.language_model is not None:
-        loss = lexical.language_model.loss
-        yield from _lesson(where, lexical.targets, loss, settings, inside="language_model.loss")
+        inside, loss = "language_model.loss", lexical.language_model.loss
+        yield from _lesson(where, lexical.targets, loss, settings, inside=inside, start=lexical.start)
     elif lexical.targets != LABELS:
         yield f"{where}.targets: without language_model nothing is learned from them. Set targets to {LABELS}"
     folder, _, believer = lexical.beliefs.rpartition("/")

@@ -250,9 +250,10 @@ def crew(settings: RuntimeParams, *, gpu: bool) -> Iterator[Crew]:
 
     Raises ClusterError when there is no scheduler, or no workers that can do the work.
     """
+    settings = shared_out(settings)
     with connected(settings) as client:
         addresses = require_workers(client, settings, gpu=gpu)
-        several = Crew(client, agreed(client, addresses, shared_out(settings), gpu=gpu), gpu=gpu)
+        several = Crew(client, agreed(client, addresses, settings, gpu=gpu), gpu=gpu)
         log.info("%d workers of %s; %s", len(addresses), settings.scheduler, dashboard(client, settings))
         try:
             yield several

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pipeline.config import Section
@@ -56,15 +55,26 @@ class LexicalParams(Section):
     beliefs: str
     """Folder of such beliefs (data/beliefs/NAME); data/senses where there is none."""
     targets: str
-    """Fused store that keeps the student a language model; data/masks for true tokens alone, or where there is none."""
+    """What keeps the student a language model: a fused store; the start again, for what it answered before it learned
+    senses; data/masks for true tokens alone, or where there is no language_model."""
     language_model: RehearsalParams | None = None
     """For objectives that end in _m."""
     training: LexicalTrainingParams
+
+    @property
+    def own_targets(self) -> bool:
+        """True where the start's own answers are the targets.
+
+        The choice for a start that learned from these masked sequences: it knows their true tokens by heart.
+        """
+        return Path(self.targets) == Path(self.start)
 
     @model_validator(mode="after")
     def _whole(self) -> LexicalParams:
         if self.objective.endswith("_m") != (self.language_model is not None):
             raise ValueError("language_model belongs to objectives that end in _m, and only to these")
+        if self.own_targets and self.language_model is not None and self.language_model.loss.tail == "prior":
+            raise ValueError("targets are the start's own answers, which have no prior: set tail to bucket")
         if not self.senses or self.gold + self.belief == 0:
             raise ValueError("something to learn from: at least one name under senses, and a weight above 0")
         return self
@@ -122,7 +132,7 @@ def train_lexical(
         )  # fmt: skip
         if params.language_model is not None:
             trainer.rehearsal = open_rehearsal(
-                params.language_model, lm, targets=params.targets, sequences=sequences,
+                params.language_model, lm, targets=None if params.own_targets else params.targets, sequences=sequences,
                 masks=masks, pieces=len(tokenizer.pieces), autocast=dtype, batch_tokens=batch_tokens,
                 steps=trainer.steps, seed=params.training.seed, where=out.name,
             )  # fmt: skip
@@ -147,12 +157,15 @@ def open_lexical_lesson(
     params: LexicalParams, opened: dict[str, Instances], lexicon: Lexicon, tokenizer: Any
 ) -> Lesson:
     """What the student learns from: the train split of its senses, with beliefs where a teacher has any."""
+    from pipeline.beliefs import read_beliefs
     from pipeline.lexical_training import Lesson
 
     instances = Instances.joined(list(opened.values()))
     composer = open_composer(params.reading, params.objective, instances, lexicon, tokenizer, split="train")
     view = composer.view
-    belief = None if params.belief == 0 else _read_beliefs(Path(params.beliefs), opened, view.row_I, view.candidates)
+    belief = None
+    if params.belief:
+        belief = read_beliefs(Path(params.beliefs), opened, row_I=view.row_I, candidates=view.candidates)
     several_I = view.candidates.lengths() > 1
     if belief is None:
         known_I = np.add.reduceat(view.gold, view.candidates.start_R1[:-1]) > 0 if len(view) else several_I
@@ -205,14 +218,17 @@ def open_rehearsal(
     params: RehearsalParams,
     lm: Any,
     *,
-    targets: str,
+    targets: str | None,
     sequences: Path,
     masks: Path,
     pieces: int,
     where: str,
     **more: Any,
 ) -> Rehearsal:
-    """The language model's part; raises VocabularyError when the stores speak another vocabulary than the start."""
+    """The language model's part; without `targets`, what `lm` answers now is what it is kept at.
+
+    Raises VocabularyError when the stores speak another vocabulary than the start.
+    """
     from pipeline.training import open_lesson, open_targets
 
     stores = Store(sequences, Sequences), Store(masks, Masks)
@@ -222,8 +238,8 @@ def open_rehearsal(
             f"{masks}: {stores[1].facts['vocabulary']} ids, but the start of lexical.{where} has {pieces}. "
             "Start from a model with the students' tokenizer"
         )
-    lesson = open_lesson(*stores, open_targets(targets, params.loss, masks=stores[1]))
-    return Rehearsal(lm, params, lesson=lesson, **more)
+    found = None if targets is None else open_targets(targets, params.loss, masks=stores[1])
+    return Rehearsal(lm, params, lesson=open_lesson(*stores, found), own=targets is None, **more)
 
 
 def save_senses(head: Any, reading: ReadingParams, objective: str, lexicon: Path, folder: Path) -> None:
@@ -254,15 +270,11 @@ def _targets_identity(params: LexicalParams, masks: Path) -> str | None:
         return None
     from pipeline.training import open_targets
 
-    store = open_targets(params.targets, params.language_model.loss, masks=Store(masks, Masks))
-    return Store(masks, Masks).identity if store is None else store.identity
-
-
-def _read_beliefs(folder: Path, opened: dict[str, Instances], row_I: Any, candidates: Any) -> NDArray[np.float32]:
-    """Probabilities along the view's candidates."""
-    from pipeline.beliefs import read_beliefs
-
-    return read_beliefs(folder, opened, row_I=row_I, candidates=candidates)
+    blanks = Store(masks, Masks)
+    if params.own_targets:
+        return f"own answers to {blanks.identity}"
+    store = open_targets(params.targets, params.language_model.loss, masks=blanks)
+    return blanks.identity if store is None else store.identity
 
 
 def model_card(name: str, params: LexicalParams, record: dict[str, Any]) -> str:

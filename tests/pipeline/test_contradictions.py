@@ -71,7 +71,8 @@ def small(**more: Any) -> Change:
             ("lexical.lexical.targets: expected data/targets/<an entry of fusions>, models/fused, or data/masks for "
             "labels only, got 'models/labels-only'")),
         (lambda p: own_answers(p, targets=0.0),
-            "lexical.lexical.language_model.loss.targets: is 0, so nothing is learned from models/fused"),
+            ("lexical.lexical.language_model.loss.targets: is 0, so nothing is learned from models/fused. Set targets "
+            "to data/masks")),
         (lambda p: p["lexical"]["lexical"].update(targets="data/masks"),
             "lexical.lexical.language_model.loss.targets: must be 0 with targets data/masks, got 1.0"),
         (lambda p: without_language_model(p, "data/targets/confident"),
@@ -141,6 +142,19 @@ def test_suites_with_what_they_need_are_accepted(tmp_path: Path) -> None:
 
     settings = read_settings(changed(tmp_path, change))
     assert ("glue", "here", str(tmp_path)) in [(suite, name, e.model) for suite, name, e in settings.judged.entries()]
+
+
+def test_a_start_may_teach_itself(tmp_path: Path) -> None:
+    """And has no teachers by that: what it learned from is found through its start alone."""
+
+    def change(params: dict[str, Any]) -> None:
+        params["lexical"]["lexical"]["start"] = "models/labels-only"
+        params["judged"]["language_model"]["lexical"]["before"] = "models/labels-only"
+        own_answers(params, targets=1.0)
+
+    settings = read_settings(changed(tmp_path, change))
+    assert settings.lexical["lexical"].own_targets
+    assert ancestors("models/lexical", settings) == {"models/labels-only", "data/sources/minilm-l6-mlm"}
 
 
 def test_nothing_lexical_and_nothing_judged_is_accepted(tmp_path: Path) -> None:

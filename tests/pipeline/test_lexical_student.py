@@ -22,6 +22,7 @@ from tests.inventories import ENTRIES, tiny_lexicon
 from tests.students import REHEARSAL, Workplace, add_senses, make_workplace
 
 OUT = Path("models/one")
+OWN = REHEARSAL | {"loss": {"targets": 1.0, "labels": 0.0, "tail": "bucket"}}
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +30,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return make_workplace(tmp_path_factory.mktemp("workplace"))
 
 
-@pytest.fixture(scope="module", params=["lmgc", "bi_encoder", "bi_encoder_m"])
+@pytest.fixture(scope="module", params=["lmgc", "bi_encoder", "bi_encoder_m", "bi_encoder_m own"])
 def trained(
     request: pytest.FixtureRequest, work: Workplace, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[LexicalParams, Path, dict[str, Any]]:
-    """A student of each way of learning: its entry, its folder and the record of an uninterrupted run."""
-    folder, params = tmp_path_factory.mktemp("trained"), work.entry(objective=request.param)
+    """A student of each way of learning, the last kept at what its start said: its entry, its folder and its record."""
+    folder, params = tmp_path_factory.mktemp("trained"), work.entry(objective=request.param.removesuffix(" own"))
+    if request.param.endswith(" own"):
+        params = work.entry(objective="bi_encoder_m", targets=str(work.start), language_model=OWN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         record = work.train(params, OUT)
@@ -68,6 +71,14 @@ def test_the_language_model_s_part_belongs_to_m_alone(objective: str) -> None:
 def test_nothing_to_learn_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="something to learn from"):
         LexicalParams.model_validate(entry(**changes))
+
+
+def test_own_answers_have_no_prior() -> None:
+    of_start = {"objective": "lmgc_m", "start": "models/m", "targets": "models/m/"}
+    assert LexicalParams.model_validate(entry(**of_start, language_model=OWN)).own_targets
+    assert not LexicalParams.model_validate(entry(**of_start | {"targets": "n"}, language_model=REHEARSAL)).own_targets
+    with pytest.raises(ValidationError, match="the start's own answers, which have no prior: set tail to bucket"):
+        LexicalParams.model_validate(entry(**of_start, language_model=REHEARSAL))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.batches import model_inputs
 from pipeline.curriculum import Step, Window, plan_steps
 from pipeline.language_task import LanguageTask, StepDone
 from pipeline.lexical_student import open_lexical_lesson
@@ -43,33 +45,45 @@ def params_of(*, weight: float = 1.0, step_tokens: int = 200, **loss: Any) -> Re
 
 
 def rehearsal_of(
-    work: Workplace, model: Any, params: RehearsalParams, *, targets: Path | None = None, steps: int = 8, seed: int = 0
+    work: Workplace,
+    model: Any,
+    params: RehearsalParams,
+    *,
+    targets: Path | None = None,
+    own: bool = False,
+    steps: int = 8,
+    seed: int = 0,
 ) -> Rehearsal:
     sequences, masks = Store(work.stores.sequences, Sequences), Store(work.stores.masks, Masks)
-    lesson = open_lesson(sequences, masks, open_targets(str(targets), params.loss, masks=masks))
+    lesson = open_lesson(sequences, masks, None if own else open_targets(str(targets), params.loss, masks=masks))
     lm = MaskedLM(model, CPU)
-    return Rehearsal(lm, params, lesson=lesson, autocast=torch.float32, batch_tokens=500, steps=steps, seed=seed)
+    return Rehearsal(
+        lm, params, lesson=lesson, own=own, autocast=torch.float32, batch_tokens=500, steps=steps, seed=seed
+    )
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
 
-def every_blank(work: Workplace, model: Any) -> torch.Tensor:
-    """Mean cross-entropy at all blanks of the train split, one sequence at a time."""
+def blanks(work: Workplace, model: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and true tokens at the blanks of the train split, one sequence at a time."""
     cut, masks = Store(work.stores.sequences, Sequences), Store(work.stores.masks, Masks).read("train")
     sequences, mask = cut.read("train"), cut.facts["special"]["mask"]
     key = masks.copy_P.astype(int) * 10**6 + masks.sequence_P
-    total = torch.zeros(())
     for number in np.unique(key):
         mine = np.flatnonzero(key == number)
         row, columns = int(masks.sequence_P[mine[0]]), masks.column_P[mine].astype(int)
         ids = sequences.input_ids_NL[row, : sequences.length_N[row]].astype(np.int64)
         ids[columns] = mask
         logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0][columns]
-        label = torch.from_numpy(masks.label_P[mine].astype(np.int64))
-        total = total + torch.nn.functional.cross_entropy(logits, label, reduction="sum")
-    return total / len(masks)
+        yield logits, torch.from_numpy(masks.label_P[mine].astype(np.int64))
+
+
+def every_blank(work: Workplace, model: Any) -> torch.Tensor:
+    """Mean cross-entropy at all blanks."""
+    parts = [torch.nn.functional.cross_entropy(*found, reduction="none") for found in blanks(work, model)]
+    return torch.cat(parts).mean()
 
 
 def test_a_step_s_gradients_are_those_of_both_losses(work: Workplace) -> None:
@@ -171,3 +185,62 @@ def test_faded_teachers_leave_the_gradients_of_true_tokens(work: Workplace, fuse
         faded, labels = at(number, targets=1.0, anneal=0.5), at(number)
         differs = max(float((faded[name] - value).abs().max()) for name, value in labels.items())
         assert (differs < 1e-6) == same, differs
+
+
+OWN = {"targets": 1.0, "labels": 0.0, "step_tokens": 10**6}
+
+
+def test_a_model_that_has_not_changed_agrees_with_itself(work: Workplace) -> None:
+    model = sense_model(work.start, "bi").lm
+    rehearsal_of(work, model, params_of(**OWN), own=True).backward(0)
+    assert all(float(value.abs().max()) < 1e-6 for value in gradients(model).values())
+    rehearsal_of(work, model, params_of(targets=0.0, step_tokens=10**6)).backward(0)
+    assert max(float(value.abs().max()) for value in gradients(model).values()) > 1e-2, "true tokens have gradients"
+
+
+@pytest.mark.parametrize("keep", [3, 10**6])
+def test_own_answers_are_those_before_the_change(work: Workplace, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
+    """Every blank in one step: cross-entropy with the most likely ids of then, and of all others together.
+
+    With as many ids as there are, the others have no part.
+    """
+    monkeypatch.setattr("pipeline.rehearsal.OWN_KEEP", keep)
+    model = sense_model(work.start, "bi").lm
+    taught = rehearsal_of(work, model, params_of(weight=0.5, **OWN), own=True)
+    with torch.no_grad():
+        before = [torch.softmax(logits, dim=1) for logits, _ in blanks(work, model)]
+        chance = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=chance))
+    taught.backward(0)
+    found = gradients(model)
+    model.zero_grad()
+    losses = []
+    for p, (logits, _) in zip(before, blanks(work, model), strict=True):
+        q, ids = torch.softmax(logits, dim=1), p.sort(dim=1, descending=True).indices[:, :keep]
+        p_listed, q_listed = p.gather(1, ids), q.gather(1, ids)
+        loss = -(p_listed * q_listed.log()).sum(1)
+        if keep < p.shape[1]:
+            loss = loss - (1 - p_listed.sum(1)) * (1 - q_listed.sum(1)).log()
+        losses.append(loss)
+    (0.5 * torch.cat(losses).mean()).backward()  # type: ignore[no-untyped-call]
+    assert max(float(value.abs().max()) for value in found.values()) > 1e-3
+    for name, value in gradients(model).items():
+        torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_only_what_will_be_brought_is_asked(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(view: Any, passes: np.ndarray) -> Any:
+        asked.extend(passes.tolist())
+        return model_inputs(view, passes)
+
+    monkeypatch.setattr("pipeline.rehearsal.model_inputs", counted)
+    model = sense_model(work.start, "bi").lm
+    taught = rehearsal_of(work, model, params_of(targets=1.0, labels=0.0), own=True, steps=3)
+    plan = itertools.islice(plan_steps(taught._lesson, step_tokens=200, seed=0, window_shards=10**6), 3)
+    assert sorted(asked) == sorted(set(np.concatenate([step.passes for step in plan]).tolist()))
+    assert len(asked) < len(taught._lesson.view.lengths_G())
+    for number in range(3):
+        taught.backward(number)
