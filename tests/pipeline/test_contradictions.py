@@ -20,8 +20,9 @@ in_project = test_settings.in_project
 def add_believer(params: dict[str, Any]) -> None:
     """A second lexical student, `small`, that learns from what `lexical` believes."""
     params["believers"]["large"] = {"model": "models/lexical", "senses": ["examples"]}
-    start = params["lexical"]["lexical"]
-    params["lexical"]["small"] = start | {"start": "models/labels-only", "belief": 1.0, "beliefs": "data/beliefs/large"}
+    own = {"start": "models/labels-only", "targets": "models/labels-only"}
+    believes = {"belief": 1.0, "beliefs": "data/beliefs/large"}
+    params["lexical"]["small"] = params["lexical"]["lexical"] | own | believes
 
 
 def without_language_model(params: dict[str, Any], targets: str) -> None:
@@ -63,7 +64,7 @@ def small(**more: Any) -> Change:
         (lambda p: p["lexical"]["lexical"].update(start="models/lexicl"),
             ("lexical.lexical.start: 'models/lexicl' needs an entry 'lexicl' in students, lexical or published (did "
             "you mean 'lexical'?)")),
-        (lambda p: p["lexical"]["lexical"].update(start="models/lexical"),
+        (lambda p: p["lexical"]["lexical"].update(start="models/lexical", targets="models/lexical"),
             "lexical.lexical: learns or starts from itself"),
         (lambda p: p["lexical"]["lexical"].update(targets="data/targets/best"),
             "lexical.lexical.targets: no entry 'best' in fusions"),
