@@ -161,7 +161,11 @@ def judge_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Pat
     instances, counts = Instances.of((marked_sentence(sentence, {}) for sentence in sentences), reader.lexicon)
     answers = reader.answer(instances)
     scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
-    return Judgement(scores=scores, answers=answers, counts={**_plain(found), **counts})
+    return Judgement(
+        scores=scores,
+        answers=answers,
+        counts={**_plain(found), **{name: count for name, count in counts.items() if count}},
+    )
 
 
 def judge_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, Instances]) -> Judgement:

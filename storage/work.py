@@ -191,10 +191,12 @@ def code_digest() -> str:
 def _discard(path: Path) -> None:
     """Remove a work folder; renamed first, so that a kill does not leave one that looks resumable."""
     renamed = path.with_name(path.name.removesuffix(DISCARDED) + DISCARDED)
-    if renamed != path:
-        shutil.rmtree(renamed, ignore_errors=True)
-        path.rename(renamed)
-    shutil.rmtree(renamed)
+    # Two stages that begin at the same moment sweep the same folder: what one finds gone, the other has removed.
+    with contextlib.suppress(FileNotFoundError):
+        if renamed != path:
+            shutil.rmtree(renamed, ignore_errors=True)
+            path.rename(renamed)
+        shutil.rmtree(renamed)
 
 
 def _locked(path: Path, out: Path) -> IO[str]:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def project(tmp_path: Path) -> Path:
     """A folder with the default settings and what they need on disk."""
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    for name in ("mpnet-sci", "mpnet-prose", "minilm-l6-mlm", "minilm-prose"):
+    for name in ("mpnet-sci", "mpnet-prose", "minilm-l6-mlm", "minilm-l6-wsd", "minilm-prose"):
         (tmp_path / "assets" / name).mkdir(parents=True)
     return tmp_path
 

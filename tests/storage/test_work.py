@@ -222,3 +222,31 @@ def test_content_is_emptied_without_touching_what_others_hold(tmp_path: Path) ->
         work.empty_content()
         write(work, "made again")
     assert (work.out / "inner" / "file").read_text(encoding="utf-8") == "made"
+
+
+@pytest.mark.parametrize("moment", ["rename", "removal"])
+def test_two_that_sweep_the_same_folder_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Another stage, which begins at the same time, removes it while this one is at it."""
+    with folder(tmp_path, name="models-old") as old:
+        write(old)
+        old.publish()
+    rename, rmtree = Path.rename, shutil.rmtree
+
+    def raced_rename(self: Path, target: Path) -> Path:
+        if moment == "rename" and self == old.path:
+            rmtree(self)
+        return rename(self, target)
+
+    def raced_rmtree(path: Path, ignore_errors: bool = False) -> None:
+        if moment == "removal" and not ignore_errors:
+            rmtree(path)
+        rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(Path, "rename", raced_rename)
+    monkeypatch.setattr(shutil, "rmtree", raced_rmtree)
+    with folder(tmp_path) as work:
+        assert work.content.is_dir()
+    assert not old.path.exists()
+    assert (tmp_path / "out" / "x" / "inner" / "file").is_file(), "what it published stays"
