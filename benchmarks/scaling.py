@@ -229,7 +229,7 @@ def page(known: Mapping[str, Constant], growth: Mapping[str, Any], *, clusters: 
         first_stage="teach" if tight == "asked" else tight,
         slowest=slowest.name,
         growth=growth_table(growth),
-        note=growth.get("note", "").capitalize(),
+        note=growth.get("note", ""),
         constants=constants_table(known),
         clusters=clusters,
         cpu_teach=number(TEACHERS * CORPORA[0] * known["teach_cpu"].value / SECONDS_PER_HOUR),

@@ -198,7 +198,9 @@ def measure_threads(_machine: Machine, folder: Path) -> Measured:
     for run in range(1, RUNS + 1):
         pair = dict(zip(order[2 * run : 2 * run + 2], took[2 * run : 2 * run + 2], strict=True))
         ratios.append(pair[1] / pair[2])
-    note = "each thread reads, fuses and writes its own shards; what keeps two from being twice as fast was not isolated"
+    note = (
+        "each thread reads, fuses and writes its own shards; what keeps two from being twice as fast was not isolated"
+    )
     return Measured(ratios, note=note)
 
 
