@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.config import Section
 from pipeline.instances import Instances
+from pipeline.lexical_lesson import open_lexical_lesson
 from pipeline.lexicon import Lexicon
 from pipeline.rehearsal import Rehearsal, RehearsalParams
 from pipeline.sense_params import (
@@ -27,16 +27,15 @@ from pipeline.sense_params import (
     Objective,
     ReadingParams,
 )
-from storage.errors import DataError, ParamsError, VocabularyError
+from storage.errors import ParamsError, VocabularyError
 from storage.manifest import digest, file_sha256
 from storage.reader import Store
 from storage.records import Masks, Sequences
+from storage.tables import DocumentStore
 from storage.work import WorkFolder
 
 if TYPE_CHECKING:
     import torch
-
-    from pipeline.lexical_training import Lesson
 
 
 class LexicalParams(Section):
@@ -85,6 +84,7 @@ def train_lexical(
     *,
     lexicon: Path,
     senses: Path,
+    documents: Path,
     sequences: Path,
     masks: Path,
     out: Path,
@@ -95,8 +95,9 @@ def train_lexical(
 ) -> dict[str, Any]:
     """Train one lexical student and publish it at `out`; returns its training record.
 
-    Raises StaleParent when stores do not belong together, DataError when there is nothing to learn, VocabularyError
-    when masked sequences speak another vocabulary than the start, WorkBusy when another process trains the same.
+    Words that would show it the held-out split of `documents` are left out. Raises StaleParent when stores do not
+    belong together, DataError when there is nothing to learn, VocabularyError when masked sequences speak another
+    vocabulary than the start, WorkBusy when another process trains the same.
     """
     import torch
 
@@ -110,14 +111,20 @@ def train_lexical(
     tokenizer = load_tokenizer(start)
     inventory = Lexicon.open(lexicon)
     opened = {name: Instances.open(senses / name, lexicon=inventory) for name in params.senses}
-    parents = {"lexicon": inventory.identity, **{f"senses/{name}": found.identity for name, found in opened.items()}}
+    texts = DocumentStore(documents)
+    parents = {
+        "lexicon": inventory.identity,
+        **{f"senses/{name}": found.identity for name, found in opened.items()},
+        "documents": texts.identity,
+    }
     identity = digest({
         "lexical": params.model_dump(exclude={"start", "beliefs", "targets"}), "parents": parents,
         "start": {path.name: file_sha256(path) for path in sorted(start.glob("*.safetensors"))},
         "beliefs": _belief_identities(params), "targets": _targets_identity(params, masks),
     })  # fmt: skip
     with WorkFolder(out, name=f"models-{out.name}", identity=identity) as work, one_model():
-        lesson = open_lexical_lesson(params, opened, inventory, tokenizer)
+        heldout = texts.read("heldout").column("text").to_pylist()
+        lesson, left_out = open_lexical_lesson(params, opened, inventory, tokenizer, heldout=heldout)
         lm_model = start_student(start, tokenizer=tokenizer, layers=None, config=None, seed=params.training.seed)
         parameters = sum(parameter.numel() for parameter in lm_model.parameters())
         with torch.random.fork_rng(devices=[]):
@@ -139,8 +146,8 @@ def train_lexical(
         trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
         record = {
             "identity": identity, "parents": parents, "parameters": parameters, "steps": trainer.steps,
-            "words": len(lesson.instance_I), "losses": trainer.plain()["losses"], "start": params.start,
-            "objective": params.objective,
+            "words": len(lesson.instance_I), "left_out": left_out, "losses": trainer.plain()["losses"],
+            "start": params.start, "objective": params.objective,
         }  # fmt: skip
         work.empty_content()
         save_student(lm_model.cpu(), start, work.content)
@@ -151,55 +158,6 @@ def train_lexical(
         (work.content / "README.md").write_text(model_card(out.name, params, record), encoding="utf-8")
         work.publish()
     return record
-
-
-def open_lexical_lesson(
-    params: LexicalParams, opened: dict[str, Instances], lexicon: Lexicon, tokenizer: Any
-) -> Lesson:
-    """What the student learns from: the train split of its senses, with beliefs where a teacher has any."""
-    from pipeline.beliefs import read_beliefs
-    from pipeline.lexical_training import Lesson
-
-    instances = Instances.joined(list(opened.values()))
-    composer = open_composer(params.reading, params.objective, instances, lexicon, tokenizer, split="train")
-    view = composer.view
-    belief = None
-    if params.belief:
-        belief = read_beliefs(Path(params.beliefs), opened, row_I=view.row_I, candidates=view.candidates)
-    several_I = view.candidates.lengths() > 1
-    if belief is None:
-        known_I = np.add.reduceat(view.gold, view.candidates.start_R1[:-1]) > 0 if len(view) else several_I
-    else:
-        known_I = several_I
-    instance_I = np.flatnonzero(several_I & known_I)
-    if not len(instance_I):
-        raise DataError(f"senses {', '.join(opened)}: no word with several senses to learn from")
-    return Lesson(
-        composer=composer, instance_I=instance_I, belief=belief, gold_weight=params.gold, belief_weight=params.belief
-    )
-
-
-def open_composer(
-    reading: ReadingParams, objective: str, instances: Instances, lexicon: Lexicon, tokenizer: Any, *, split: str | None
-) -> Any:
-    """Windows and gloss texts of instances, ready to be made into batches."""
-    from pipeline.lexical import Composer
-    from pipeline.lexical_view import lexical_view, meaning_tokens
-
-    view = lexical_view(instances, lexicon, tokenizer, split=split, context_tokens=reading.context_tokens)
-    texts = {
-        shown: meaning_tokens(
-            lexicon, tokenizer, wanted=np.unique(view.candidates.flat), most=reading.gloss_tokens, examples=shown
-        )
-        for shown in {False, reading.examples}
-    }
-    return Composer(
-        view,
-        reading="bi" if objective.startswith("bi") else "cross",
-        full=texts[reading.examples],
-        bare=texts[False],
-        tokenizer=tokenizer,
-    )
 
 
 def require_room(reading: ReadingParams, way: str, *, positions: int, start: Path) -> None:
@@ -288,8 +246,9 @@ tags: [masked-lm, word-sense-disambiguation, distillation]
 # {name}
 
 A masked language model of {record["parameters"]:,} parameters that learned word senses ({params.objective}) from
-{", ".join(params.senses)}: {record["words"]:,} words with several senses, {record["steps"]:,} steps. It began as
-`{params.start}` and has the parameters it had before; `senses/` holds the head that scores senses, and the inventory.
+{", ".join(params.senses)}: {record["words"]:,} words with several senses, {record["steps"]:,} steps. Left out were
+{record["left_out"]:,} words that would have shown it held-out text. It began as `{params.start}` and has the parameters
+it had before; `senses/` holds the head that scores senses, and the inventory.
 
 ```bash
 python -m stages.wsd --student {name} --data SET.data.xml --gold SET.gold.key.txt

@@ -65,7 +65,7 @@ class SenseReader:
 
     def read(self, instances: Instances, *, split: str | None = None) -> tuple[LexicalView, NDArray[np.float32]]:
         """Log-probability of every candidate of every word, along the candidates of the view that comes with it."""
-        from pipeline.lexical_student import open_composer
+        from pipeline.lexical_lesson import open_composer
         from pipeline.lexical_training import score_all
 
         composer = open_composer(self.reading, self.objective, instances, self.lexicon, self.tokenizer, split=split)

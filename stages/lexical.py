@@ -18,12 +18,15 @@ path = click.Path(path_type=Path)
 @click.argument("name")
 @click.option("--lexicon", type=path, required=True, help="Store of the inventory.")
 @click.option("--senses", type=path, required=True, help="Folder of stores of instances.")
+@click.option("--documents", type=path, required=True, help="Store of documents; what is held out there is not shown.")
 @click.option("--sequences", type=path, required=True, help="Store of sequences, for the language model's part.")
 @click.option("--masks", type=path, required=True, help="Store of masks.")
 @click.option("--out", type=path, required=True, help="Model folder to write.")
 @params_option
 @stage
-def main(name: str, lexicon: Path, senses: Path, sequences: Path, masks: Path, out: Path, params: Path) -> None:
+def main(
+    name: str, lexicon: Path, senses: Path, documents: Path, sequences: Path, masks: Path, out: Path, params: Path
+) -> None:
     """Train lexical student NAME of params.yaml."""
     settings = section(params, f"lexical.{name}", LexicalParams)
     speed = section(params, "runtime", runtime.RuntimeParams)
@@ -33,6 +36,7 @@ def main(name: str, lexicon: Path, senses: Path, sequences: Path, masks: Path, o
         settings,
         lexicon=lexicon,
         senses=senses,
+        documents=documents,
         sequences=sequences,
         masks=masks,
         out=out,

@@ -102,9 +102,9 @@ class Workplace:
     def train(self, params: LexicalParams, out: Path, **changes: Any) -> dict[str, Any]:
         """Train a lexical student in the current folder."""
         given: dict[str, Any] = {
-            "lexicon": self.lexicon, "senses": self.senses, "sequences": self.stores.sequences,
-            "masks": self.stores.masks, "device": CPU, "dtype": torch.float32, "batch_tokens": 4000,
-            "checkpoint_seconds": 1e9,
+            "lexicon": self.lexicon, "senses": self.senses, "documents": self.stores.documents,
+            "sequences": self.stores.sequences, "masks": self.stores.masks, "device": CPU, "dtype": torch.float32,
+            "batch_tokens": 4000, "checkpoint_seconds": 1e9,
         }  # fmt: skip
         return train_lexical(params, out=out, **given | changes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from pipeline.lexicon import Lexicon
 from pipeline.models import load_checked
 from pipeline.sense_params import ReadingParams
 from storage.errors import DataError, ParamsError, StaleParent, VocabularyError
+from tests import fakes
 from tests.fakes import TinyStores, folder_bytes
 from tests.inventories import ENTRIES, tiny_lexicon
-from tests.students import REHEARSAL, Workplace, add_senses, make_workplace
+from tests.students import REHEARSAL, TEXT, Workplace, add_senses, make_workplace
 
 OUT = Path("models/one")
 OWN = REHEARSAL | {"loss": {"targets": 1.0, "labels": 0.0, "tail": "bucket"}}
@@ -159,6 +161,23 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     work.train(params, OUT)
     assert begun == [5, *range(5, record["steps"])], "what was done is not done again"
     assert folder_bytes(OUT) == folder_bytes(folder)
+
+
+def test_held_out_text_is_not_shown(
+    work: Workplace, trained: Trained, workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sentence of the story stands in held-out documents: its two words that could be learned are left out."""
+    params, _, record = trained
+    story = " ".join(word.partition("/")[0] for word in TEXT["made.d000"][1].split())
+    texts = tuple(f"number {number}: {story.capitalize()}." for number in range(20))
+    documents = fakes.tiny_documents(workplace, texts=texts, calibration=0.3, heldout=0.4)
+    with caplog.at_level("INFO", logger="pipeline.lexical_lesson"):
+        less = work.train(params, OUT, documents=documents)
+    assert record["left_out"] == 0 and less["left_out"] == 2
+    assert less["words"] == record["words"] - 2
+    assert less["identity"] != record["identity"]
+    assert f"2 of {record['words']} words left out: they would show it held-out text" in caplog.text
+    assert re.search(r"Left out were\s2 words that would have shown it held-out text", (OUT / "README.md").read_text())
 
 
 # Refusals.

@@ -14,7 +14,7 @@ import torch
 from pipeline.batches import model_inputs
 from pipeline.curriculum import Step, Window, plan_steps
 from pipeline.language_task import LanguageTask, StepDone
-from pipeline.lexical_student import open_lexical_lesson
+from pipeline.lexical_lesson import open_lexical_lesson
 from pipeline.lexical_training import LexicalTrainer, kept_candidates
 from pipeline.lexicon import Lexicon
 from pipeline.models import MaskedLM
@@ -90,7 +90,7 @@ def test_a_step_s_gradients_are_those_of_both_losses(work: Workplace) -> None:
     """Every pass in one step, so that the language model's part can be computed from the plain model."""
     entry = work.entry(objective="bi_encoder_m", training={"gradient_clip": 1e9})
     tokenizer, opened = load_tokenizer(work.start), work.open("examples", "story")
-    lesson = open_lexical_lesson(entry, opened, Lexicon.open(work.lexicon), tokenizer)
+    lesson, _ = open_lexical_lesson(entry, opened, Lexicon.open(work.lexicon), tokenizer, heldout=[])
     kept = kept_candidates(lesson.composer.view, most=3, seed=0, epoch=0)
 
     def stepped(weight: float | None) -> dict[str, torch.Tensor]:
