@@ -11,8 +11,9 @@ repro: $(VENV)/.installed
 	$(BIN)/python -m stages.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
+# A process takes whole files of tests, one after the other, and one core: two that use all cores slow each other down.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
