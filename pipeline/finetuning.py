@@ -27,6 +27,7 @@ from pipeline.batches import token_batches
 from pipeline.config import Section
 from pipeline.encoding import Encoded, encode, epoch_batches
 from pipeline.models import MaskedLM, load_checked, one_model
+from pipeline.optimization import adamw, choose_attention
 from pipeline.progress import Progress
 from pipeline.seeds import generator
 from pipeline.tokens import FastTokenizer, load_tokenizer
@@ -237,17 +238,11 @@ class Classifier:
         return self._tensor(((label_N - self._shift) / self._scale).astype(np.float32))
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        import torch
-
-        learned = [*self.encoder.parameters(), *self.head.parameters()]
-        return torch.optim.AdamW(
-            [
-                {"params": [p for p in learned if p.dim() > 1], "weight_decay": self.params.weight_decay},
-                {"params": [p for p in learned if p.dim() <= 1], "weight_decay": 0.0},
-            ],
-            lr=self.params.learning_rate,
-            eps=1e-6,
-            fused=self.device.type == "cuda",
+        return adamw(
+            [*self.encoder.parameters(), *self.head.parameters()],
+            learning_rate=self.params.learning_rate,
+            weight_decay=self.params.weight_decay,
+            betas=(0.9, 0.999),
         )
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
@@ -290,6 +285,7 @@ def finetuned(
         model = load_checked(folder)
         if (longest := MaskedLM(model, device).positions) < params.max_tokens:
             raise ParamsError(f"finetune.max_tokens: {folder} takes {longest} tokens at most, got {params.max_tokens}")
+        choose_attention(model, device=device, autocast=dtype, tokens=params.max_tokens)
         classifier = Classifier(
             model.base_model, tokenizer, classes=classes, params=params, seed=seed, device=device, dtype=dtype,
             batch_tokens=batch_tokens,

@@ -104,6 +104,7 @@ def train_lexical(
     from pipeline.lexical import SenseHead, SenseModel
     from pipeline.lexical_training import LexicalTrainer
     from pipeline.models import MaskedLM, one_model
+    from pipeline.optimization import choose_attention
     from pipeline.students import save_student, start_student
     from pipeline.tokens import load_tokenizer
 
@@ -130,6 +131,10 @@ def train_lexical(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.training.seed)
             head = SenseHead(int(lm_model.config.hidden_size), lesson.composer.reading)
+        tokens = longest_sequence(params.reading, lesson.composer.reading)
+        if params.language_model is not None:
+            tokens = max(tokens, Store(sequences, Sequences).manifest.arrays["input_ids_NL"].row_shape[0])
+        choose_attention(lm_model, device=device, autocast=dtype, tokens=tokens)
         lm = MaskedLM(lm_model, device)
         require_room(params.reading, lesson.composer.reading, positions=lm.positions, start=start)
         model = SenseModel(lm_model, head).to(device)
@@ -160,11 +165,16 @@ def train_lexical(
     return record
 
 
+def longest_sequence(reading: ReadingParams, way: str) -> int:
+    """Tokens of the longest sequence that is read, "bi" or "cross"."""
+    if way == "cross":
+        return reading.context_tokens + reading.gloss_tokens + 2  # the quotation marks around the word
+    return max(reading.context_tokens, reading.gloss_tokens)
+
+
 def require_room(reading: ReadingParams, way: str, *, positions: int, start: Path) -> None:
     """Raise ParamsError when the longest sequence would have more tokens than the model has positions."""
-    longest = max(reading.context_tokens, reading.gloss_tokens)
-    if way == "cross":
-        longest = reading.context_tokens + reading.gloss_tokens + 2  # the quotation marks around the word
+    longest = longest_sequence(reading, way)
     if longest > positions:
         raise ParamsError(
             f"lexical: reading asks for sequences of {longest} tokens, but {start} reads {positions} at most. "

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.lexical import Composer, SenseModel, candidate_scores, log_softmax_ragged, mean_pooled, sense_loss
 from pipeline.lexical_view import Int, LexicalView
+from pipeline.optimization import adamw
 from pipeline.seeds import generator
 from pipeline.sense_params import LexicalTrainingParams
 
@@ -117,14 +118,7 @@ class LexicalTrainer:
         self.model, self.lesson, self.params = model, lesson, params
         self.rehearsal: Rehearsal | None = None
         self.pad, self.device, self.autocast, self.batch_tokens = pad, device, autocast, batch_tokens
-        decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-        others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=params.learning_rate,
-            betas=(0.9, 0.98),
-            eps=1e-6,
-        )
+        self.optimizer = adamw(model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay)
         self.steps = steps_of(lesson, params)
         self.state: dict[str, Any] = {"losses": []}
 

@@ -87,6 +87,7 @@ def train(
     when another process trains the same student.
     """
     from pipeline.models import MaskedLM, one_model
+    from pipeline.optimization import choose_attention
     from pipeline.students import save_student, start_student
     from pipeline.tokens import load_tokenizer
 
@@ -108,6 +109,8 @@ def train(
         model = start_student(
             Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
         )
+        tokens = stores[0].manifest.arrays["input_ids_NL"].row_shape[0]
+        choose_attention(model, device=device, autocast=dtype, tokens=tokens)
         lm = MaskedLM(model.to(device), device)
         trainer = Trainer(
             lm,
@@ -178,17 +181,12 @@ class Trainer:
         autocast: torch.dtype,
         batch_tokens: int,
     ) -> None:
-        import torch
+        from pipeline.optimization import adamw
 
         self.lm, self.loss, self.params, self.lesson = lm, student.loss, params, lesson
         self.heldout, self.special, self.batch_tokens = heldout, special, batch_tokens
-        decayed = [parameter for parameter in lm.model.parameters() if parameter.dim() > 1]
-        others = [parameter for parameter in lm.model.parameters() if parameter.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=params.learning_rate,
-            betas=(0.9, 0.98),
-            eps=1e-6,
+        self.optimizer = adamw(
+            lm.model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay
         )
         self.state: dict[str, Any] = {"curve": [], "losses": [], "tokens": 0, "predictions": 0}
         self.task = LanguageTask(lm, student.loss, lesson=lesson, autocast=autocast, batch_tokens=batch_tokens)
