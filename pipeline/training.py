@@ -87,7 +87,6 @@ def train(
     when another process trains the same student.
     """
     from pipeline.models import MaskedLM, one_model
-    from pipeline.optimization import choose_attention
     from pipeline.students import save_student, start_student
     from pipeline.tokens import load_tokenizer
 
@@ -109,8 +108,6 @@ def train(
         model = start_student(
             Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
         )
-        tokens = stores[0].manifest.arrays["input_ids_NL"].row_shape[0]
-        choose_attention(model, device=device, autocast=dtype, tokens=tokens)
         lm = MaskedLM(model.to(device), device)
         trainer = Trainer(
             lm,
@@ -181,10 +178,11 @@ class Trainer:
         autocast: torch.dtype,
         batch_tokens: int,
     ) -> None:
-        from pipeline.optimization import adamw
+        from pipeline.optimization import adamw, choose_attention
 
         self.lm, self.loss, self.params, self.lesson = lm, student.loss, params, lesson
         self.heldout, self.special, self.batch_tokens = heldout, special, batch_tokens
+        choose_attention(lm.model, device=lm.device, autocast=autocast, tokens=int(lesson.view.lengths_G().max()))
         self.optimizer = adamw(
             lm.model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay
         )
