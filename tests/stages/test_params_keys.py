@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.config import Section
 from pipeline.settings import Settings
-from tests.stages import closure
+from tests.stages.pipeline_page import command, stages
 
 ROOT = Path(__file__).parents[2]
 
@@ -259,7 +259,7 @@ def pattern(known: str) -> str:
 
 
 def test_every_section_is_tracked_and_runtime_is_not() -> None:
-    tracked = {name.partition(".")[0] for body in closure.stages().values() for name in body.get("params", [])}
+    tracked = {name.partition(".")[0] for body in stages().values() for name in body.get("params", [])}
     assert tracked == {where.partition(".")[0] for where, _ in sections()} - {"runtime"}
 
 
@@ -278,9 +278,9 @@ def sections_read(module: Path) -> set[str]:
     return found - {"runtime"}
 
 
-@pytest.mark.parametrize("name", closure.stages())
+@pytest.mark.parametrize("name", stages())
 def test_a_stage_tracks_the_sections_it_reads(name: str) -> None:
     """An untracked section is an edit that reruns nothing. Sections read in other ways are not seen here."""
-    body = closure.stages()[name]
-    module = ROOT.joinpath(*body["cmd"].split()[2].split(".")).with_suffix(".py")
+    body = stages()[name]
+    module = ROOT / "stages" / f"{command(body)}.py"
     assert sections_read(module) <= set(body.get("params", []))

@@ -1,0 +1,22 @@
+"""Write down which modules each command needs, so that an edit runs what imports the edited one and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.closure import write_digests
+from stages.command import stage
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, a file for each command.")
+@stage
+def main(out: Path) -> None:
+    """List the modules that each command imports, with their SHA-256; dvc.yaml depends on the lists."""
+    write_digests(Path(__file__).parents[1], out)
+
+
+if __name__ == "__main__":
+    main()
