@@ -100,6 +100,42 @@ def run(stores: TinyStores, model: Path, tokenizer: Path, out: Path, **changes: 
     )
 
 
+def test_walking_the_same_blanks_again_is_said(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Labels alone learn repeated blanks by heart, which flatters the teachers."""
+    tokens = int(np.sum(Store(tiny_stores.sequences, Sequences).read("train").length_N))
+    copies = int(Store(tiny_stores.masks, Masks).read("train").copy_P.max()) + 1
+    for name, steps in (("once", 10), ("thrice", 30)):
+        caplog.clear()
+        record = train(
+            StudentParams(
+                targets="data/masks", start=str(tiny_mlm), loss=LossParams(targets=0.0, labels=1.0, tail="prior")
+            ),
+            PARAMS.model_copy(update={"steps": steps, "step_tokens": tokens * copies // 10, "evaluations": 1}),
+            sequences=tiny_stores.sequences,
+            masks=tiny_stores.masks,
+            tokenizer=tiny_tokenizer,
+            out=tmp_path / name,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            batch_tokens=500,
+            checkpoint_seconds=1e6,
+        )
+        said = [message for message in caplog.messages if "passes over the blanks" in message]
+        if name == "once":
+            assert not said
+            assert record["passes"] == pytest.approx(1, abs=0.1)
+        else:
+            assert said == [
+                f"30 steps are 3.0 passes over the blanks; new ones teach more: raise mask.copies, now {copies}"
+            ]
+            assert record["passes"] == pytest.approx(3, abs=0.3)
+        assert f"{record['passes']} passes over the blanks" in (tmp_path / name / "README.md").read_text(
+            encoding="utf-8"
+        )
+
+
 def train_logits(stores: TinyStores, model: Path) -> np.ndarray:
     """Logits [P, V] of the train split from the plain model, one sequence at a time."""
     from transformers import AutoModelForMaskedLM
