@@ -31,7 +31,7 @@ def main(stage: str, key: str | None = None) -> None:
     question = [stage, key, {name: pick(params, name) for name in tracked}, digests(deps)]
     text = "ok" if stage == "check" else hashlib.sha256(json.dumps(question).encode()).hexdigest()
     for path in map(Path, body["outs"] + body["metrics"]):
-        file = path if path.suffix else path / "content"
+        file = path if path.suffix else path / ("manifest.json" if path.parts[0] == "data" else "content")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"made": text}), encoding="utf-8")
 

@@ -21,7 +21,7 @@ from tests.fakes import folder_bytes
 from tests.stages.test_pipeline import PROJECT, ROOT, environment, read, tiny_params
 
 FUSION, STUDENT = "confident", "fused"
-GIVEN = ("data/sequences", "data/masks", f"data/targets/{FUSION}", "data/sources/student")
+GIVEN = ("data/sequences", "data/masks", f"data/targets/{FUSION}", "data/sources/student", "data/code")
 """What the group without a teacher pulls."""
 NOWHERE = "http://127.0.0.1:9"
 """Nothing answers here: who wants the network as a proxy's client fails."""
@@ -121,7 +121,7 @@ def test_the_consumer_trains_the_same_student(shared: Shared) -> None:
 
 def test_the_consumer_has_no_teacher_and_no_text(shared: Shared) -> None:
     root = shared.consumer.root
-    assert sorted(path.name for path in (root / "data").iterdir()) == ["masks", "sequences", "sources", "targets"]
+    assert sorted(path.name for path in (root / "data").iterdir()) == ["code", "masks", "sequences", "sources", "targets"]
     assert [path.name for path in (root / "data" / "sources").iterdir()] == ["student"]
     teacher = (shared.producer.root / "data" / "sources" / "fox" / "model.safetensors").read_bytes()
     cached = [path for path in (root / ".dvc" / "cache").rglob("*") if path.is_file()]
