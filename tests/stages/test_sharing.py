@@ -121,7 +121,8 @@ def test_the_consumer_trains_the_same_student(shared: Shared) -> None:
 
 def test_the_consumer_has_no_teacher_and_no_text(shared: Shared) -> None:
     root = shared.consumer.root
-    assert sorted(path.name for path in (root / "data").iterdir()) == ["code", "masks", "sequences", "sources", "targets"]
+    there = sorted(path.name for path in (root / "data").iterdir())
+    assert there == ["code", "masks", "sequences", "sources", "targets"]
     assert [path.name for path in (root / "data" / "sources").iterdir()] == ["student"]
     teacher = (shared.producer.root / "data" / "sources" / "fox" / "model.safetensors").read_bytes()
     cached = [path for path in (root / ".dvc" / "cache").rglob("*") if path.is_file()]
