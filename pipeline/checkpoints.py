@@ -51,7 +51,8 @@ def restore(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Opti
             parameter.copy_(weights[name])
             keys = [key for key in moments if key.rpartition("/")[0] == name]
             optimizer.state[parameter] = {
-                key.rpartition("/")[2]: moments[key].to(parameter.device if moments[key].dim() else "cpu")
+                # The count of steps too: a fused optimiser wants it beside the parameter.
+                key.rpartition("/")[2]: moments[key].to(parameter.device)
                 for key in keys
             }
     saved = json.loads((newest / STATE).read_text(encoding="utf-8"))

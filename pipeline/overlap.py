@@ -42,9 +42,14 @@ def standing_in(texts: Sequence[str], documents: Iterable[str]) -> NDArray[np.bo
 
 
 def shows_heldout(instances: Instances, lexicon: Lexicon, documents: Sequence[str]) -> NDArray[np.bool_]:
-    """Bool [R]: instances whose sentence, or the gloss or an example of a sense they may have, stands in a document."""
+    """Bool [R]: instances with a gloss or an example of a sense they may have, or some sentence, in a document.
+
+    Any sentence of the text that an instance is from: what is read around a word goes beyond its own.
+    """
+    text_S = instances.sentences["document_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    stands_S = standing_in(instances.sentences["text"].to_pylist(), documents)
     sentence_of = instances.rows["sentence"].to_numpy()
-    shown_R: NDArray[np.bool_] = standing_in(instances.sentences["text"].to_pylist(), documents)[sentence_of]
+    shown_R: NDArray[np.bool_] = np.isin(text_S, text_S[stands_S])[sentence_of]
     seen_M = standing_in(lexicon.meanings["gloss"].to_pylist(), documents)
     examples = lexicon.meanings["examples"].combine_chunks()
     quoted = standing_in(examples.flatten().to_pylist(), documents)

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from pipeline import checkpoints
+from pipeline.optimization import adamw
 
 
 def build() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3))
-    groups = [{"params": list(model[0].parameters())}, {"params": list(model[1:].parameters()), "weight_decay": 0.0}]
-    return model, torch.optim.AdamW(groups, lr=0.01)
+    return model, adamw(model.parameters(), learning_rate=0.01, weight_decay=0.01)
 
 
 def steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
@@ -36,6 +36,21 @@ def test_training_through_a_checkpoint_is_bit_identical(tmp_path: Path) -> None:
     steps(second, optimizer, 6, 10)
     for expected, got in zip(straight.parameters(), second.parameters(), strict=True):
         assert torch.equal(expected, got)
+
+
+def test_all_that_the_optimiser_keeps_lies_beside_its_parameter(tmp_path: Path) -> None:
+    """On a GPU a fused optimiser refuses a count of steps that lies in the memory of the CPU."""
+    model, optimizer = build()
+    steps(model, optimizer, 0, 1)
+    checkpoints.save(tmp_path, step=1, model=model, optimizer=optimizer, state=None)
+    elsewhere, optimizer = build()
+    elsewhere.to("meta")
+    optimizer = adamw(elsewhere.parameters(), learning_rate=0.01, weight_decay=0.01)
+    checkpoints.restore(tmp_path, model=elsewhere, optimizer=optimizer)
+    for parameter in elsewhere.parameters():
+        assert {key: value.device.type for key, value in optimizer.state[parameter].items()} == {
+            "step": "meta", "exp_avg": "meta", "exp_avg_sq": "meta",
+        }  # fmt: skip
 
 
 def test_the_newest_checkpoint_replaces_older_ones(tmp_path: Path) -> None:

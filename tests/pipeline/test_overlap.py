@@ -93,3 +93,23 @@ def test_words_that_would_show_a_document(document: str, shown: list[str]) -> No
     instances, _ = Instances.of(marked, lexicon)
     found = shows_heldout(instances, lexicon, ["another page", document])
     assert [word for word, hit in zip(texts, found, strict=True) if hit] == shown
+
+
+def test_sentences_around_a_word_count() -> None:
+    """A window reaches into the neighbouring sentences of its text, and no further."""
+    texts = [
+        ("a", "he ran along the bank"),
+        ("a", "a heron rose slowly over the reeds"),
+        ("b", "my dog ran to the bank"),
+    ]
+    marked = [
+        Marked(
+            sentence_id=str(number), document_id=name, source="made", text=text,
+            spans=(Span(instance_id=str(number), start=0, end=1, lemma="bank", pos="NOUN", gold=()),),
+        )
+        for number, (name, text) in enumerate(texts)
+    ]  # fmt: skip
+    lexicon = inventory()
+    instances, _ = Instances.of(marked, lexicon)
+    found = shows_heldout(instances, lexicon, ["At dawn a heron rose slowly over the reeds."])
+    assert found.tolist() == [True, True, False]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import optimization
 from pipeline.language_task import LossParams
 from pipeline.sparse import restore_fused
 from pipeline.training import StudentParams, TrainingParams, learning_rate, train
@@ -101,7 +102,7 @@ def run(stores: TinyStores, model: Path, tokenizer: Path, out: Path, **changes: 
 
 
 def test_walking_the_same_blanks_again_is_said(
-    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Labels alone learn repeated blanks by heart, which flatters the teachers."""
     tokens = int(np.sum(Store(tiny_stores.sequences, Sequences).read("train").length_N))
@@ -116,7 +117,7 @@ def test_walking_the_same_blanks_again_is_said(
             sequences=tiny_stores.sequences,
             masks=tiny_stores.masks,
             tokenizer=tiny_tokenizer,
-            out=tmp_path / name,
+            out=workplace / name,
             device=torch.device("cpu"),
             dtype=torch.float32,
             batch_tokens=500,
@@ -131,9 +132,23 @@ def test_walking_the_same_blanks_again_is_said(
                 f"30 steps are 3.0 passes over the blanks; new ones teach more: raise mask.copies, now {copies}"
             ]
             assert record["passes"] == pytest.approx(3, abs=0.3)
-        assert f"{record['passes']} passes over the blanks" in (tmp_path / name / "README.md").read_text(
+        assert f"{record['passes']} passes over the blanks" in (workplace / name / "README.md").read_text(
             encoding="utf-8"
         )
+
+
+def test_attention_is_chosen_for_the_device_and_the_number_format(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[tuple[str, torch.dtype, int]] = []
+
+    def choose(model: Any, *, device: torch.device, autocast: torch.dtype, tokens: int) -> None:
+        chosen.append((device.type, autocast, tokens))
+
+    monkeypatch.setattr(optimization, "choose_attention", choose)
+    run(tiny_stores, tiny_mlm, tiny_tokenizer, workplace / "student", targets=0.0)
+    longest = int(Store(tiny_stores.sequences, Sequences).read("train").length_N.max())
+    assert chosen == [("cpu", torch.float32, longest)]
 
 
 def train_logits(stores: TinyStores, model: Path) -> np.ndarray:
