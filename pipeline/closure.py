@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from storage.manifest import file_sha256
@@ -21,7 +21,7 @@ NOT_COMMANDS = ("__init__", "command")
 
 def write_digests(root: Path, out: Path) -> None:
     """Replace the folder `out`: for each command of `stages` a file `<name>.txt`, lines as `sha256sum` writes them."""
-    modules = {path for package in PACKAGES for path in (root / package).glob("*.py")}
+    modules = {path for package in PACKAGES for path in (root / package).rglob("*.py")}
     imports = {path: imported(path, root) & modules for path in modules}
     line = {path: f"{file_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in modules}
     shutil.rmtree(out, ignore_errors=True)
@@ -33,11 +33,12 @@ def write_digests(root: Path, out: Path) -> None:
 
 
 def imported(path: Path, root: Path) -> set[Path]:
-    """Where modules of this project lie that the one at `path` imports, in functions too, and its own package.
+    """Files of this project that importing the module at `path` runs, its lazy and type-only imports included.
 
-    A name may be a module or something in one, so some of these files do not exist. Packages have no packages in them.
+    These are the modules that it names, each with the `__init__.py` of every package around it. A name may be a module
+    or something in one, so some of these files do not exist. Raises AssertionError for a relative import.
     """
-    found = {path.with_name("__init__.py")}
+    found = _with_packages(path.relative_to(root).with_suffix("").parts, root)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -46,10 +47,16 @@ def imported(path: Path, root: Path) -> set[Path]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for package, *rest in (name.split(".") for name in names):
-            if package in PACKAGES:
-                found |= {root / package / f"{module}.py" for module in ["__init__", *rest[:1]]}
-    return found
+        for parts in (name.split(".") for name in names):
+            if parts[0] in PACKAGES:
+                found |= _with_packages(parts, root) | _with_packages(parts[:-1], root)
+    return found - {path}
+
+
+def _with_packages(parts: Sequence[str], root: Path) -> set[Path]:
+    """The module `a.b.c` of the dotted name in `parts`, and `a`, `a.b` and `a.b.c` as packages."""
+    packages = {root.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)}
+    return packages | ({root.joinpath(*parts).with_suffix(".py")} if len(parts) > 1 else set())
 
 
 def closure(module: Path, imports: Mapping[Path, Collection[Path]]) -> set[Path]:

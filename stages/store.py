@@ -9,7 +9,7 @@ import click
 
 from stages.command import stage
 from storage.errors import StoreError, StoreMissing
-from storage.manifest import Manifest
+from storage.manifest import Manifest, read_manifest
 from storage.survey import (
     IDENTITY_CHARACTERS,
     describe,
@@ -91,7 +91,7 @@ def verify(store: Path) -> None:
         click.echo(str(finding))
     if found:
         sys.exit(1)
-    manifest = Manifest.read(store)
+    manifest = read_manifest(store)
     files = len(manifest.files) + sum(len(shard.files) for shard in manifest.shards)
     click.echo(
         f"{store}: sound, {sum(plan.rows for plan in manifest.splits.values())} rows of {manifest.kind} "
@@ -148,12 +148,12 @@ def fetch(url: str, out: Path) -> None:
     from storage.remote import fetch
 
     fetch(url, out)
-    _say_what_came(Manifest.read(out), out)
+    _say_what_came(read_manifest(out), out)
 
 
 def _manifest(store: Path) -> Manifest:
     _require_no_archive(store)
-    return Manifest.read(store)
+    return read_manifest(store)
 
 
 def _require_no_archive(store: Path) -> None:

@@ -23,7 +23,7 @@ from typing import IO
 
 from storage import strict
 from storage.errors import ArchiveRefused, SchemaMismatch, ShardCorrupt
-from storage.manifest import MANIFEST, MANIFEST_BYTES_LIMIT, FileEntry, Manifest
+from storage.manifest import MANIFEST, MANIFEST_BYTES_LIMIT, FileEntry, Manifest, parse_manifest, read_manifest
 from storage.staging import disk, held, staged, there_already
 from storage.strict import Refused
 
@@ -56,7 +56,7 @@ def pack(store: Path, out: Path) -> Manifest:
     ShardCorrupt when a file is not what was sealed, ArchiveRefused when `out` is a folder or lies in the store,
     WorkBusy when another process writes it, and DiskRefused; `out` then is what it was.
     """
-    manifest = Manifest.read(store)
+    manifest = read_manifest(store)
     if out.is_dir() or store.resolve() in out.resolve().parents:
         raise ArchiveRefused(f"{out}: a folder, or in the store itself; expected the name of a file elsewhere")
     with disk(out, ArchiveRefused):
@@ -121,7 +121,7 @@ class _Members:
         data = self._exactly(header.size, MANIFEST)
         self._padding(header.size, MANIFEST)
         try:
-            manifest = Manifest.parse(data)
+            manifest = parse_manifest(data)
         except SchemaMismatch as error:
             raise self._refused(f"{MANIFEST}: {error}") from error
         listed = _listed(manifest)

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from storage import strict
 from storage.checks import constant_faults, first_and_last, record_faults
 from storage.errors import DistillError, RecordInvalid, SchemaMismatch
-from storage.manifest import CONSTANTS, MANIFEST, Manifest
+from storage.manifest import CONSTANTS, MANIFEST, Manifest, read_manifest
 from storage.metadata import Gate
 from storage.reader import Store
 from storage.records import RECORDS, FusedTargets, Record, SparseLogits
@@ -54,7 +54,7 @@ def audit(path: Path) -> list[Finding]:
     Raises StoreMissing when there is no manifest to be read, and nothing else, whatever the store is like.
     """
     try:
-        manifest = Manifest.read(path)
+        manifest = read_manifest(path)
     except SchemaMismatch as error:
         return [Finding(kind="manifest", where=MANIFEST, message=f"{_line(error)}. {REMEDY}")]
     audit = _Audit(path, manifest)

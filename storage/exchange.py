@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from storage import strict
 from storage.arrays import sentinel
 from storage.errors import ArchiveRefused, RecordInvalid, WrongKind
-from storage.manifest import CONSTANTS, Manifest, canonical
+from storage.manifest import CONSTANTS, Manifest, canonical, read_manifest
 from storage.reader import Store
 from storage.records import RECORDS, Record
 from storage.staging import disk, staged
@@ -63,7 +63,7 @@ def to_parquet(store: Path, out: Path) -> None:
     Raises what reading the store raises, WrongKind for a kind that this version does not know, ArchiveRefused when
     there is something at `out`, WorkBusy and DiskRefused; `out` is then what it was.
     """
-    manifest = Manifest.read(store)
+    manifest = read_manifest(store)
     with disk(out, ArchiveRefused):
         if out.exists() or out.is_symlink():
             raise ArchiveRefused(f"{out}: is there already. Remove it, or export to another path")

@@ -189,53 +189,54 @@ class Manifest:
         body["checksum"] = digest(body)
         return json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def write(self, store: Path) -> None:
-        """Put the manifest into the folder of a store, whole or not at all, as the last file of it.
 
-        Raises SchemaMismatch for one that `read` would refuse.
-        """
-        text = self.to_json()
-        Manifest.parse(text.encode())
-        partial = store / f"{MANIFEST}.new"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(store / MANIFEST)
+def write_manifest(manifest: Manifest, store: Path) -> None:
+    """Put the manifest into the folder of a store, whole or not at all, as the last file of it.
 
-    @staticmethod
-    def parse(data: bytes) -> Manifest:
-        """The manifest in the bytes of a `manifest.json`, wherever they come from.
+    Raises SchemaMismatch for one that `read_manifest` would refuse.
+    """
+    text = manifest.to_json()
+    parse_manifest(text.encode())
+    partial = store / f"{MANIFEST}.new"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(store / MANIFEST)
 
-        Raises SchemaMismatch, in one line, when it is not one that this version understands or that could be true.
-        """
-        if len(data) > MANIFEST_BYTES_LIMIT:
-            raise SchemaMismatch(f"{len(data)} bytes; a manifest has at most {MANIFEST_BYTES_LIMIT}")
-        try:
-            return _decode(strict.parse(data))
-        except Refused as error:
-            raise SchemaMismatch(f"not a manifest of this format: {error}") from error
 
-    @staticmethod
-    def read(store: Path) -> Manifest:
-        """Read and check the manifest of the store at `store`.
+def parse_manifest(data: bytes) -> Manifest:
+    """The manifest in the bytes of a `manifest.json`, wherever they come from.
 
-        Raises StoreMissing when there is none, SchemaMismatch when it is not one this version understands.
-        """
-        path = store / MANIFEST
-        try:
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                raise SchemaMismatch(f"{path}: a symbolic link; a store consists of plain files")
-            if not stat.S_ISREG(mode):
-                raise StoreMissing(f"{store}: no sealed store here ({MANIFEST} is no file)")
-            with path.open("rb") as stream:
-                data = stream.read(MANIFEST_BYTES_LIMIT + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreMissing(f"{store}: no sealed store here ({MANIFEST} is missing)") from None
-        except OSError as error:
-            raise StoreMissing(f"{path}: cannot be read: {error.strerror}") from error
-        try:
-            return Manifest.parse(data)
-        except SchemaMismatch as error:
-            raise SchemaMismatch(f"{path}: {error}") from error
+    Raises SchemaMismatch, in one line, when it is not one that this version understands or that could be true.
+    """
+    if len(data) > MANIFEST_BYTES_LIMIT:
+        raise SchemaMismatch(f"{len(data)} bytes; a manifest has at most {MANIFEST_BYTES_LIMIT}")
+    try:
+        return _decode(strict.parse(data))
+    except Refused as error:
+        raise SchemaMismatch(f"not a manifest of this format: {error}") from error
+
+
+def read_manifest(store: Path) -> Manifest:
+    """Read and check the manifest of the store at `store`.
+
+    Raises StoreMissing when there is none, SchemaMismatch when it is not one this version understands.
+    """
+    path = store / MANIFEST
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            raise SchemaMismatch(f"{path}: a symbolic link; a store consists of plain files")
+        if not stat.S_ISREG(mode):
+            raise StoreMissing(f"{store}: no sealed store here ({MANIFEST} is no file)")
+        with path.open("rb") as stream:
+            data = stream.read(MANIFEST_BYTES_LIMIT + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreMissing(f"{store}: no sealed store here ({MANIFEST} is missing)") from None
+    except OSError as error:
+        raise StoreMissing(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return parse_manifest(data)
+    except SchemaMismatch as error:
+        raise SchemaMismatch(f"{path}: {error}") from error
 
 
 def _decode(value: Any) -> Manifest:

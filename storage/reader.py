@@ -18,7 +18,7 @@ from storage import arrays
 from storage.arrays import sentinel
 from storage.checks import layout_faults
 from storage.errors import RecordInvalid, SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
-from storage.manifest import CONSTANTS, FileEntry, Manifest, SplitPlan
+from storage.manifest import CONSTANTS, FileEntry, SplitPlan, read_manifest
 from storage.metadata import Gate
 from storage.records import Record
 
@@ -47,7 +47,7 @@ class Store(Generic[R]):
         self.record = record
         self.remedy = remedy or f"Run: dvc repro {record.stage.format(name=path.name)}"
         try:
-            self.manifest = Manifest.read(path)
+            self.manifest = read_manifest(path)
         except (StoreMissing, SchemaMismatch) as error:
             raise type(error)(f"{error}. {self.remedy}") from error
         if self.manifest.kind != record.kind:

@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar
 
 from storage import strict
 from storage.errors import FetchFailed, SchemaMismatch, ShardCorrupt
-from storage.manifest import MANIFEST, MANIFEST_BYTES_LIMIT, FileEntry, Manifest
+from storage.manifest import MANIFEST, MANIFEST_BYTES_LIMIT, FileEntry, Manifest, parse_manifest
 from storage.reader import Store
 from storage.records import Record
 from storage.staging import disk, held, holds, staged, there_already
@@ -118,7 +118,7 @@ class _Origin:
         """The manifest, parsed and as it is."""
         data = b"".join(self._pieces(MANIFEST, most=MANIFEST_BYTES_LIMIT + 1))
         try:
-            return Manifest.parse(data), data
+            return parse_manifest(data), data
         except SchemaMismatch as error:
             raise FetchFailed(f"{self.url}/{MANIFEST}: {error}. Check the address") from error
 

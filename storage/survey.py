@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import StoreError
-from storage.manifest import CONSTANTS, MANIFEST, FileEntry, Manifest, ShardEntry
+from storage.manifest import CONSTANTS, MANIFEST, FileEntry, Manifest, ShardEntry, read_manifest
 
 SHOWN_CHARACTERS = 160
 """Longest value in a line."""
@@ -204,7 +204,7 @@ def stores_under(folder: Path) -> dict[Path, Manifest | StoreError]:
             folders[:] = []
             path = Path(place)
             try:
-                found[path] = Manifest.read(path)
+                found[path] = read_manifest(path)
             except StoreError as error:
                 found[path] = error
     return found

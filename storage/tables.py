@@ -15,7 +15,7 @@ from pyarrow import ipc
 
 from storage.arrow import require_table
 from storage.errors import SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
-from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of, read_manifest, write_manifest
 from storage.work import WORK_ROOT, WorkFolder
 
 DOCUMENTS = "documents"
@@ -84,7 +84,7 @@ def write_tables(
             arrays={},
             shards=tuple(shards),
         )
-        manifest.write(work.content)
+        write_manifest(manifest, work.content)
         work.publish()
     return manifest
 
@@ -129,7 +129,7 @@ class TableStore:
         self.schemas = schemas
         self.remedy = f"Run: dvc repro {made_by}"
         try:
-            self.manifest = Manifest.read(path)
+            self.manifest = read_manifest(path)
         except (StoreMissing, SchemaMismatch) as error:
             raise type(error)(f"{error}. {self.remedy}") from error
         if self.manifest.kind != kind:

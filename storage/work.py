@@ -183,7 +183,7 @@ def code_digest() -> str:
     """SHA-256 over the modules that decide results, the ones beside this package."""
     project = Path(__file__).resolve().parents[1]
     whole = hashlib.sha256()
-    for path in sorted(path for package in CODE for path in (project / package).glob("*.py")):
+    for path in sorted(path for package in CODE for path in (project / package).rglob("*.py")):
         whole.update(f"{path.relative_to(project).as_posix()}\0".encode() + path.read_bytes())
     return whole.hexdigest()
 

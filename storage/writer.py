@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from storage import arrays
 from storage.arrays import ArraySpec, sentinel
 from storage.card import CARD
-from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of, parse_manifest, write_manifest
 from storage.reader import Store
 from storage.records import Record
 from storage.work import WORK_ROOT, WorkFolder, link_or_copy
@@ -226,9 +226,9 @@ class StoreWriter:
         )
         if card is not None:
             # As it will be read, so that the same can be made of the manifest later.
-            written = _write_text(content / CARD, card(Manifest.parse(manifest.to_json().encode())))
+            written = _write_text(content / CARD, card(parse_manifest(manifest.to_json().encode())))
             manifest = replace(manifest, files=files | {CARD: FileEntry.of(written)})
-        manifest.write(content)
+        write_manifest(manifest, content)
         self.work.publish()
         return manifest
 

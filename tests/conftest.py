@@ -13,6 +13,11 @@ from tests import fakes
 from tests.fakes import TinyStores
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name bytes by their argument: compressed ones may hold the time of day, and each process of a run collects."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, made the current one: `.work`, `data` and `reports` of the test land there."""

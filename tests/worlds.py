@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.manifest import Manifest, SplitPlan
+from storage.manifest import SplitPlan, read_manifest
 from storage.reader import Store
 from storage.records import SPLITS, FusedTargets, Masks, Sequences, SparseLogits
 from storage.writer import StoreWriter
@@ -223,7 +223,7 @@ def _write_fusion(out: Path, masks: Store[Masks], parts: dict[str, dict[str, Any
         inputs={"teachers": names, "calibrated": False, "name": out.name},
         parents={
             "masks": masks.identity,
-            **{f"logits/{name}": Manifest.read(logits / name).identity for name in names},
+            **{f"logits/{name}": read_manifest(logits / name).identity for name in names},
         },
         facts={
             "teachers": names,
@@ -243,8 +243,8 @@ def write_student(
     for file in model.iterdir():
         (folder / file.name).symlink_to(file)
     parents = {
-        "sequences": Manifest.read(stores.sequences).identity,
-        "masks": Manifest.read(stores.masks).identity,
+        "sequences": read_manifest(stores.sequences).identity,
+        "masks": read_manifest(stores.masks).identity,
     }
     if targets is not None:
         parents["targets"] = "0" * 64

@@ -144,11 +144,11 @@ def tensors(lm: Any, inputs: Sequence[Inputs]) -> list[list[torch.Tensor]]:
 
 def steady_seconds(store: Path) -> float:
     """From the last file of the first shard of the train split to the last file of its last shard."""
-    from storage.manifest import Manifest
+    from storage.manifest import read_manifest
 
     written = [
         max((store / name).stat().st_mtime_ns for name in shard.files)
-        for shard in Manifest.read(store).shards
+        for shard in read_manifest(store).shards
         if shard.split == "train"
     ]
     assert len(written) > 1, f"{store}: one shard only"

@@ -17,7 +17,7 @@ from pipeline.fusion import FusionParams, fuse
 from pipeline.sources import decode_source
 from pipeline.teaching import TeacherParams, teach
 from storage.audit import audit
-from storage.manifest import Manifest, file_sha256, identity_of
+from storage.manifest import Manifest, file_sha256, identity_of, read_manifest
 from tests.fakes import TinyStores
 
 COMMIT = "0123456789" * 4
@@ -188,6 +188,6 @@ def test_stores_carry_cards_from_the_teacher_to_the_targets(
     for store in (Path("data/logits/fox"), Path("data/targets/mixed")):
         text = (store / "README.md").read_text(encoding="utf-8")
         assert f"model fox (some/fox at {COMMIT}): mit" in text
-        assert Manifest.read(store).identity in text
-        assert "README.md" in Manifest.read(store).files
+        assert read_manifest(store).identity in text
+        assert "README.md" in read_manifest(store).files
         assert [finding for finding in audit(store) if finding.where == "README.md"] == []

@@ -20,7 +20,7 @@ from pipeline.config import decode
 from pipeline.fusion import FusionParams, fuse
 from pipeline.sparse import restore_fused, restore_teacher
 from storage.errors import ParamsError, StaleParent, StoreError, StoreMissing, VocabularyError
-from storage.manifest import MANIFEST, Manifest
+from storage.manifest import MANIFEST, Manifest, read_manifest
 from storage.reader import Store
 from storage.records import SPLITS, FusedTargets, Masks, SparseLogits
 from storage.writer import StoreWriter
@@ -89,7 +89,7 @@ def open_targets(world: World, name: str = "mixed") -> Store[FusedTargets]:
 
 
 def edit_facts(store: Path, **changes: Any) -> None:
-    manifest = Manifest.read(store)
+    manifest = read_manifest(store)
     (store / MANIFEST).write_text(replace(manifest, facts=manifest.facts | changes).to_json())
 
 
@@ -205,7 +205,7 @@ def test_the_store_says_what_it_is(world: World):
     masks = Store(world.data / "masks", Masks)
     assert manifest.splits == masks.manifest.splits
     assert manifest.parents["masks"] == masks.identity
-    assert manifest.parents["logits/beta"] == Manifest.read(world.data / "logits" / "beta").identity
+    assert manifest.parents["logits/beta"] == read_manifest(world.data / "logits" / "beta").identity
     assert manifest.inputs["calibrated"] is True
     facts = manifest.facts
     assert facts["teachers"] == ["alpha", "beta"] and facts["temperature"] == 1.0 and facts["keep"] == 16

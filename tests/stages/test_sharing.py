@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from storage.audit import audit
-from storage.manifest import Manifest
+from storage.manifest import read_manifest
 from tests.fakes import folder_bytes
 from tests.stages.test_pipeline import PROJECT, ROOT, environment, read, tiny_params
 
@@ -169,4 +169,4 @@ def test_a_project_of_ones_own_imports_logits(shared: Shared, tmp_path: Path) ->
     group.dvc("init", "-q")
     group.dvc("import", str(shared.producer.root), "data/logits/fox")
     assert audit(group.root / "fox") == []
-    assert Manifest.read(group.root / "fox") == Manifest.read(shared.producer.root / "data" / "logits" / "fox")
+    assert read_manifest(group.root / "fox") == read_manifest(shared.producer.root / "data" / "logits" / "fox")

@@ -15,7 +15,7 @@ import pytest
 
 from storage import manifest as manifests
 from storage.errors import SchemaMismatch, ShardCorrupt, StoreMissing, WorkBusy, WrongKind
-from storage.manifest import Manifest
+from storage.manifest import read_manifest
 from tests.storage import samples
 from tests.storage.kills import hold, kill_at_random, processes
 
@@ -231,6 +231,6 @@ class StoreContract:
         assert found["partial"] + found["published"] > self.kills // 4, found
 
     def test_manifest_survives_json(self, out: Path) -> None:
-        manifest = Manifest.read(out)
+        manifest = read_manifest(out)
         assert manifest.to_json() == (out / "manifest.json").read_text(encoding="utf-8")
         assert json.loads(manifest.to_json())["format"] == "belief-store"

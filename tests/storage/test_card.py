@@ -15,7 +15,7 @@ import yaml
 from storage.archive import pack, unpack
 from storage.audit import audit
 from storage.card import CARD, RECORDS, card_of
-from storage.manifest import Manifest
+from storage.manifest import read_manifest
 from storage.reader import Store
 from storage.records import FusedTargets, Record, SparseLogits
 from storage.writer import StoreWriter
@@ -68,7 +68,7 @@ def text_of(store: Path) -> str:
 
 
 def test_it_is_a_file_of_the_store(made: Path, tmp_path: Path) -> None:
-    manifest = Manifest.read(made)
+    manifest = read_manifest(made)
     assert manifest.files[CARD].bytes == (made / CARD).stat().st_size
     assert audit(made) == []
     assert len(Store(made, RECORDS[manifest.kind]).shard("train", 1)) == 8
@@ -78,7 +78,7 @@ def test_it_is_a_file_of_the_store(made: Path, tmp_path: Path) -> None:
 
 
 def test_it_can_be_made_again_from_the_manifest(made: Path) -> None:
-    manifest = Manifest.read(made)
+    manifest = read_manifest(made)
     bare = replace(manifest, files={name: entry for name, entry in manifest.files.items() if name != CARD})
     assert card_of(bare) == text_of(made) == card_of(manifest)
 
@@ -92,7 +92,7 @@ def test_a_changed_card_is_found(made: Path, tmp_path: Path) -> None:
 
 
 def test_it_says_where_the_store_came_from(made: Path) -> None:
-    text, manifest = text_of(made), Manifest.read(made)
+    text, manifest = text_of(made), read_manifest(made)
     for said in (
         f"model alpha (some/alpha at {'ab' * 20}) with adapter prose: apache-2.0",
         "- model beta: licence unknown",
@@ -120,7 +120,7 @@ def test_its_sizes_are_those_on_disk(made: Path) -> None:
     assert f"| heldout | 8 | 1.0000 | 1 | {stored['heldout']} |" in text
     assert f"{sum(stored.values()) / 30:.2f} bytes a position" in text
     listed = re.findall(r"^\| (\w+) \| (\w+) \| ([\d.]+) \|$", text, re.MULTILINE)
-    assert {name for name, _, _ in listed} == Manifest.read(made).arrays.keys()
+    assert {name for name, _, _ in listed} == read_manifest(made).arrays.keys()
     assert sum(float(count) for _, _, count in listed) == pytest.approx(
         sum(stored.values()) / 30, abs=0.01 * len(listed)
     )
@@ -132,7 +132,7 @@ def test_its_front_matter_is_that_of_a_data_set(made: Path) -> None:
     found = yaml.safe_load(front)
     assert begin == ""
     assert found["license"] == "other" and found["license_name"]
-    assert {"belief-store", Manifest.read(made).kind} <= set(found["tags"])
+    assert {"belief-store", read_manifest(made).kind} <= set(found["tags"])
     assert rest.startswith(f"\n# {found['pretty_name']}\n")
 
 
@@ -142,14 +142,14 @@ def test_its_code_runs(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(code, {})
-    record = RECORDS[Manifest.read(made).kind]
+    record = RECORDS[read_manifest(made).kind]
     first = next(iter(Store(made, record).shard("train", 0).arrays().values()))[0]
     assert str(first) in said.getvalue()
 
 
 def test_it_is_the_same_each_time(made: Path, tmp_path: Path) -> None:
     """Also where a first run was stopped before its end, and where one is made again over its links."""
-    record = RECORDS[Manifest.read(made).kind]
+    record = RECORDS[read_manifest(made).kind]
     write(record, tmp_path / "store", tmp_path / "work", seal=False)
     for _ in range(2):
         write(record, tmp_path / "store", tmp_path / "work")
@@ -158,7 +158,7 @@ def test_it_is_the_same_each_time(made: Path, tmp_path: Path) -> None:
 
 def test_a_store_made_again_with_another_card_leaves_the_old_file_alone(made: Path, tmp_path: Path) -> None:
     """What was published is linked to what is worked on."""
-    record = RECORDS[Manifest.read(made).kind]
+    record = RECORDS[read_manifest(made).kind]
     write(record, tmp_path / "store", tmp_path / "work")
     (tmp_path / "store").rename(tmp_path / "kept")
     write(record, tmp_path / "store", tmp_path / "work", keep={"form": "topk", "k": 8})
@@ -175,4 +175,4 @@ def test_a_store_that_knows_little_has_a_card(tmp_path: Path) -> None:
 def test_no_card_unless_asked(tmp_path: Path) -> None:
     samples.write_logits(tmp_path / "store", tmp_path / "work")
     assert not (tmp_path / "store" / CARD).exists()
-    assert CARD not in Manifest.read(tmp_path / "store").files
+    assert CARD not in read_manifest(tmp_path / "store").files

@@ -27,7 +27,7 @@ from benchmarks.watch import Watch
 from storage import claims, metadata
 from storage.arrays import ArraySpec, create_array, shard_file, write_shard
 from storage.errors import SchemaMismatch, ShardCorrupt
-from storage.manifest import SCHEMA, Manifest
+from storage.manifest import SCHEMA, parse_manifest, read_manifest
 from storage.metadata import Gate, require_array, require_constant, require_shard
 from tests.storage import damage, samples
 
@@ -137,7 +137,7 @@ REFUSALS: list[tuple[str, Edit, str]] = [
 )
 def test_what_a_manifest_may_not_say(bodies: dict[str, bytes], edit: Edit, message: str) -> None:
     with pytest.raises(SchemaMismatch, match=message) as caught:
-        Manifest.parse(forged(bodies["masks"], edit))
+        parse_manifest(forged(bodies["masks"], edit))
     said = str(caught.value)
     assert said.isascii()
     assert said.isprintable()
@@ -146,9 +146,9 @@ def test_what_a_manifest_may_not_say(bodies: dict[str, bytes], edit: Edit, messa
 
 def test_an_edit_that_contradicts_nothing_is_another_store(bodies: dict[str, bytes]) -> None:
     """What a checksum cannot tell: a forger who computes identity and checksum anew has made another store."""
-    before, after = (Manifest.parse(data) for data in (bodies["masks"], forged(bodies["masks"], REFUSALS[-1][1])))
+    before, after = (parse_manifest(data) for data in (bodies["masks"], forged(bodies["masks"], REFUSALS[-1][1])))
     assert before.identity != after.identity
-    assert Manifest.parse(forged(bodies["masks"], at("facts", "x", value=1))).identity == before.identity
+    assert parse_manifest(forged(bodies["masks"], at("facts", "x", value=1))).identity == before.identity
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_paths_that_leave_the_folder(bodies: dict[str, bytes], path: str, place:
 
     for kind in ("masks", "documents"):
         with pytest.raises(SchemaMismatch, match="files: expected a plain relative path"):
-            Manifest.parse(forged(bodies[kind], edit))
+            parse_manifest(forged(bodies[kind], edit))
 
 
 def test_a_key_that_stands_twice(bodies: dict[str, bytes]) -> None:
     """Two readers may take two values: one is shown to the auditor, the other is used."""
     text = bodies["masks"].decode().replace('"rows": 22,', '"rows": 22, "rows": 22,')
     with pytest.raises(SchemaMismatch, match="the key 'rows' stands twice"):
-        Manifest.parse(text.encode())
+        parse_manifest(text.encode())
 
 
 @settings(deadline=None)
@@ -190,7 +190,7 @@ def test_no_manifest_claims_more_than_its_files_could_hold(rows: int, width: int
     claimed = rows * width * 2
     possible = claimed <= max(2**26, 1000 * stored) and min(rows, shard_rows) * width * 2 <= 2**32
     try:
-        Manifest.parse(sealed(body))
+        parse_manifest(sealed(body))
     except SchemaMismatch as error:
         assert not possible, error  # noqa: PT017
     else:
@@ -344,10 +344,10 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_constants_of_our_writer_pass(store: Path) -> None:
-    gate = Gate(store, Manifest.read(store), remedy="")
+    gate = Gate(store, read_manifest(store), remedy="")
     for name in ("order_V", "prior"):
         gate.constant(name)
-    for shard in Manifest.read(store).shards:
+    for shard in read_manifest(store).shards:
         gate.shard(shard.split, shard.index)
 
 
