@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.speed
 
 clean:
 	rm -rf $(VENV) .work

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.beliefs import BelieverParams, write_beliefs
-from pipeline.config import section
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.lexical.params import BelieverParams
+from pipeline.lexical.soft_labels import write_beliefs
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.settings import read_settings
+from pipeline.project.consistency import read_consistent
 from stages.command import params_option, stage
 
 
@@ -16,7 +16,7 @@ from stages.command import params_option, stage
 @stage
 def main(params: Path, out: Path | None) -> None:
     """Refuse settings that are unknown, impossible or contradict each other, with exit code 2."""
-    read_settings(params)
+    read_consistent(params)
     if out is not None:
         # Always the same text: what depends on it waits for the check and does not run again because of it.
         out.parent.mkdir(parents=True, exist_ok=True)

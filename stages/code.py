@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.closure import write_digests
+from pipeline.core.import_closure import write_digests
 from stages.command import stage
 
 

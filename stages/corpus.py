@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import section
-from pipeline.corpus import CorpusParams, assemble, input_params
+from pipeline.core.config import section
+from pipeline.text.corpus import assemble
+from pipeline.text.params import CorpusParams, input_params
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.costs import CostParams, measure_costs
-from pipeline.results import write_json
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.evaluate.costs import measure_costs
+from pipeline.evaluate.params import CostParams
+from pipeline.evaluate.results import write_json
 from stages.command import RunRecord, params_option, stage
-from storage.manifest import file_sha256
+from storage.format.manifest import file_sha256
 
 path = click.Path(path_type=Path)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.evaluation import evaluate_student, open_heldout
-from pipeline.metrics import EvaluateParams
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.evaluate.evaluate import evaluate_student
+from pipeline.evaluate.heldout import open_heldout
+from pipeline.evaluate.params import EvaluateParams
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

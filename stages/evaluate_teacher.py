@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import section
-from pipeline.evaluation import evaluate_teacher, open_heldout
-from pipeline.metrics import EvaluateParams
+from pipeline.core.config import section
+from pipeline.evaluate.evaluate import evaluate_teacher
+from pipeline.evaluate.heldout import open_heldout
+from pipeline.evaluate.params import EvaluateParams
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.exact import ExactParams, keep_exact
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.teach.hidden_states import keep_exact
+from pipeline.teach.params import ExactParams
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.fidelity import fidelity
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.evaluate.fidelity import fidelity
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

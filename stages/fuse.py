@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import load, section
-from pipeline.fusion import FusionParams, fuse
-from pipeline.runtime import RuntimeParams
-from pipeline.scheduling import hands
+from pipeline.core.config import load, section
+from pipeline.core.params import RuntimeParams
+from pipeline.executor.dask import hands
+from pipeline.fuse.fuse import fuse
+from pipeline.fuse.params import FusionParams
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.glue import GlueParams, judge
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.tasks.glue import judge
+from pipeline.tasks.params import GlueParams
 from stages.command import RunRecord, params_option, stage
-from storage.manifest import file_sha256
+from storage.format.manifest import file_sha256
 
 path = click.Path(path_type=Path)
 

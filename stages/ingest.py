@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import section
-from pipeline.corpus import InputParams, ingest
+from pipeline.core.config import section
+from pipeline.text.corpus import ingest
+from pipeline.text.params import InputParams
 from stages.command import RunRecord, params_option, stage
 
 

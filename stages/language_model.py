@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.evaluation import open_heldout
-from pipeline.language_model import judge_language_model
-from pipeline.metrics import EvaluateParams
-from pipeline.results import write_json
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.evaluate.heldout import open_heldout
+from pipeline.evaluate.language_model import judge_language_model
+from pipeline.evaluate.params import EvaluateParams
+from pipeline.evaluate.results import write_json
 from stages.command import RunRecord, params_option, stage
-from storage.manifest import file_sha256
+from storage.format.manifest import file_sha256
 
 path = click.Path(path_type=Path)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.lexical_student import LexicalParams, train_lexical
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.lexical.params import LexicalParams
+from pipeline.lexical.train import train_lexical
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import section
-from pipeline.lexicon import LexiconParams, build_lexicon
+from pipeline.core.config import section
+from pipeline.senses.lexicon import build_lexicon
+from pipeline.senses.params import LexiconParams
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import section
-from pipeline.masking import MaskParams, mask
+from pipeline.core.config import section
+from pipeline.text.masking import mask
+from pipeline.text.params import MaskParams
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

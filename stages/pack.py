@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.changes import CHANGES_FILE, pack
+from pipeline.lexical.weight_delta import CHANGES_FILE, pack
 from stages.command import stage
 
 path = click.Path(path_type=Path)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.paraphrase import ParaphraseParams, judge
-from pipeline.paraphrase_data import read_sets
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.tasks.params import ParaphraseParams
+from pipeline.tasks.paraphrase import judge
+from pipeline.tasks.paraphrase_data import read_sets
 from stages.command import RunRecord, params_option, stage
 from storage.errors import DataError
-from storage.manifest import file_sha256
+from storage.format.manifest import file_sha256
 
 path = click.Path(path_type=Path)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.growth import kept_stores
-from pipeline.pruning import orphans
-from pipeline.settings import read_settings
+from pipeline.project.consistency import read_consistent
+from pipeline.project.pruning import orphans
+from pipeline.teach.extend import kept_stores
 from stages.command import params_option, stage
 from storage.work import finished_folders
 
@@ -20,7 +20,7 @@ from storage.work import finished_folders
 @stage
 def main(params: Path, yes: bool) -> None:
     """List outputs and reports of entries that params.yaml no longer has, finished work folders and kept stores."""
-    found = [*orphans(read_settings(params)), *finished_folders(), *kept_stores()]
+    found = [*orphans(read_consistent(params)), *finished_folders(), *kept_stores()]
     for path in found:
         click.echo(f"{'removing' if yes else 'would remove'} {path}")
         if yes and path.is_dir():

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import load, section
-from pipeline.metrics import EvaluateParams
-from pipeline.reporting import Names, write_report
+from pipeline.core.config import load, section
+from pipeline.evaluate.params import EvaluateParams
+from pipeline.report.summary import Names, write_report
 from stages.command import params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.rewriting import RewriteParams, rewrite
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.tasks.params import RewriteParams
+from pipeline.tasks.rewrite import rewrite
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

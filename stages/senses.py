@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import section
-from pipeline.instances import SensesParams, build_instances
-from pipeline.lexicon import Lexicon
+from pipeline.core.config import section
+from pipeline.senses.instances import build_instances
+from pipeline.senses.lexicon import Lexicon
+from pipeline.senses.params import SensesParams
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

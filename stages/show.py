@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import load, nearest, section
-from pipeline.metrics import EvaluateParams
-from pipeline.tracing import Stores, lines, trace
+from pipeline.core import runtime
+from pipeline.core.config import load, nearest, section
+from pipeline.evaluate.params import EvaluateParams
+from pipeline.evaluate.trace import Stores, lines, trace
 from stages.command import params_option, stage
 from storage.errors import ParamsError
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline.sources import fetch, source_section
+from pipeline.sources.fetch import fetch
+from pipeline.sources.params import source_section
 from stages.command import RunRecord, params_option, stage
-from storage.manifest import digest
+from storage.format.manifest import digest
 from storage.work import WorkFolder
 
 path = click.Path(path_type=Path)

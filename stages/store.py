@@ -9,8 +9,9 @@ import click
 
 from stages.command import stage
 from storage.errors import StoreError, StoreMissing
-from storage.manifest import Manifest, read_manifest
-from storage.survey import (
+from storage.format.manifest import Manifest
+from storage.format.manifest_parse import read_manifest
+from storage.share.inspect import (
     IDENTITY_CHARACTERS,
     describe,
     differences,
@@ -83,7 +84,7 @@ def diff(first: Path, second: Path) -> None:
 @stage
 def verify(store: Path) -> None:
     """Read everything the store at STORE holds; exit code 1 and one line a finding when something is wrong."""
-    from storage.audit import audit
+    from storage.share.audit import audit
 
     _require_no_archive(store)
     found = audit(store)
@@ -108,11 +109,11 @@ def export(store: Path, out: Path, parquet: bool) -> None:
     """Write the store at STORE to OUT, as one archive for `import` or as a data set for other tools."""
     _require_no_archive(store)
     if parquet:
-        from storage.exchange import to_parquet
+        from storage.share.parquet import to_parquet
 
         to_parquet(store, out)
     else:
-        from storage.archive import pack
+        from storage.share.archive import pack
 
         pack(store, out)
     click.echo(f"{out}: written")
@@ -123,7 +124,7 @@ def export(store: Path, out: Path, parquet: bool) -> None:
 @stage
 def keep(store: Path) -> None:
     """Keep the teacher's store at STORE aside, so that `dvc repro` extends it by what is new instead of asking all."""
-    from pipeline.growth import keep
+    from pipeline.teach.extend import keep
 
     click.echo(f"{keep(store)}: kept, for the next run of its teacher")
 
@@ -134,7 +135,7 @@ def keep(store: Path) -> None:
 @stage
 def import_archive(archive: Path, out: Path) -> None:
     """Unpack ARCHIVE, made by `export`, once everything in it is checked."""
-    from storage.archive import unpack
+    from storage.share.archive import unpack
 
     _say_what_came(unpack(archive, out), out)
 
@@ -145,7 +146,7 @@ def import_archive(archive: Path, out: Path) -> None:
 @stage
 def fetch(url: str, out: Path) -> None:
     """Copy the store at URL to a folder, checked file by file."""
-    from storage.remote import fetch
+    from storage.share.remote import fetch
 
     fetch(url, out)
     _say_what_came(read_manifest(out), out)

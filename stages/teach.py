@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.scheduling import hands
-from pipeline.teaching import TeacherParams, teach
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.executor.dask import hands
+from pipeline.teach.params import TeacherParams
+from pipeline.teach.teach import teach
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import section
-from pipeline.tokens import TokenizeParams, tokenize
+from pipeline.core.config import section
+from pipeline.text.params import TokenizeParams
+from pipeline.text.tokenize import tokenize
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

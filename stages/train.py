@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.training import StudentParams, TrainingParams, train
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.train.params import StudentParams, TrainingParams
+from pipeline.train.train import train
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

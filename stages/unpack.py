@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.changes import PublishedParams, unpack
-from pipeline.config import section
+from pipeline.core.config import section
+from pipeline.lexical.params import PublishedParams
+from pipeline.lexical.weight_delta import unpack
 from stages.command import RunRecord, params_option, stage
 
 path = click.Path(path_type=Path)

@@ -6,15 +6,22 @@ from pathlib import Path
 
 import click
 
-from pipeline import runtime
-from pipeline.config import section
-from pipeline.instances import Instances
-from pipeline.results import write_json
-from pipeline.wsd import Judgement, WsdParams, judge_files, judge_heldout, sense_reader, wsd_report
-from pipeline.wsd_scoring import write_answers
+from pipeline.core import runtime
+from pipeline.core.config import section
+from pipeline.evaluate.results import write_json
+from pipeline.lexical.reader import sense_reader
+from pipeline.senses.instances import Instances
+from pipeline.tasks.params import WsdParams
+from pipeline.tasks.wsd import (
+    Judgement,
+    judge_files,
+    judge_heldout,
+    wsd_report,
+)
+from pipeline.tasks.wsd_scorer import write_answers
 from stages.command import RunRecord, params_option, stage
 from storage.errors import ParamsError
-from storage.manifest import MANIFEST, file_sha256
+from storage.format.manifest import MANIFEST, file_sha256
 
 path = click.Path(path_type=Path)
 

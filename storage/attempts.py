@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import arrays
-from storage.arrays import ArraySpec
 from storage.errors import StoreError
-from storage.manifest import FileEntry, SplitPlan
-from storage.records import Record
+from storage.format import arrays
+from storage.format.arrays import ArraySpec
+from storage.format.manifest import FileEntry, SplitPlan
+from storage.records.base import Record
 from storage.writer import Shard, StoreWriter, write_shard, write_sidecars
 
 ATTEMPTS = "attempts"

@@ -4,6 +4,8 @@ A message says what is wrong, where, what was expected, what was found, and the 
 Stages turn a `DistillError` into one line and exit code 2; any other exception is a bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
 
 class DistillError(Exception):
     """Base of all refusals: the user can act on the message, nothing was lost."""

@@ -14,13 +14,14 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import arrays
-from storage.arrays import sentinel
-from storage.checks import layout_faults
 from storage.errors import RecordInvalid, SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
-from storage.manifest import CONSTANTS, FileEntry, SplitPlan, read_manifest
-from storage.metadata import Gate
-from storage.records import Record
+from storage.format import arrays
+from storage.format.arrays import sentinel
+from storage.format.manifest import CONSTANTS, FileEntry, SplitPlan
+from storage.format.manifest_parse import read_manifest
+from storage.format.zarr_headers import Gate
+from storage.records.base import Record
+from storage.records.layout import layout_faults
 
 R = TypeVar("R", bound=Record)
 

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
-from storage.arrow import require_table
 from storage.errors import SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
-from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of, read_manifest, write_manifest
+from storage.format.arrow_headers import require_table
+from storage.format.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.format.manifest_parse import read_manifest, write_manifest
 from storage.work import WORK_ROOT, WorkFolder
 
 DOCUMENTS = "documents"

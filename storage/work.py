@@ -10,7 +10,6 @@ cost its size.)
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -23,7 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from storage.errors import DiskRefused, WorkBusy
+from storage.atomic import link_or_copy, refuse_disk
+from storage.errors import WorkBusy
 
 WORK_ROOT = Path(".work")
 IDENTITY_CHARACTERS = 16
@@ -33,16 +33,6 @@ DISCARDED = ".discarded"
 CODE = ("storage", "pipeline")
 """Packages whose change makes a finished result worth making again."""
 
-DISK_REFUSALS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the file would be larger than is allowed",
-    errno.EROFS: "the disk is read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "not permitted",
-    errno.EIO: "the disk fails",
-}
-"""What the system answers when it is no fault of the stage that something cannot be written."""
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +62,7 @@ class WorkFolder:
             self._respect_code()
             self._mend_journal()
         except OSError as error:
-            _refuse_disk(error, self.out)
+            refuse_disk(error, self.out)
             raise
         return self
 
@@ -81,7 +71,7 @@ class WorkFolder:
     ) -> None:
         assert self._lock is not None
         self._lock.close()
-        _refuse_disk(error, self.out)
+        refuse_disk(error, self.out)
 
     def entries(self) -> list[dict[str, Any]]:
         """Journal lines so far; a last line torn by a kill is not counted."""
@@ -212,25 +202,3 @@ def _locked(path: Path, out: Path) -> IO[str]:
     stream.write(f"process {os.getpid()} on {socket.gethostname()} ({' '.join(sys.argv[:4])})\n")
     stream.flush()
     return stream
-
-
-def link_or_copy(source: str, target: str) -> str:
-    """Make `target` a hard link of the file `source`, or a copy where the file system has none; for `copytree`."""
-    with contextlib.suppress(OSError):
-        os.link(source, target)
-        return target
-    try:
-        shutil.copy2(source, target)
-    except OSError as error:
-        _refuse_disk(error, Path(target))  # copytree would make one error of many, without their numbers
-        raise
-    return target
-
-
-def _refuse_disk(error: BaseException | None, out: Path) -> None:
-    """Raise DiskRefused when `error` says that the disk, and not the stage that writes `out`, is at fault."""
-    if isinstance(error, OSError) and error.errno in DISK_REFUSALS:
-        raise DiskRefused(
-            f"{error.filename or out}: {DISK_REFUSALS[error.errno]}. What was finished is kept: make room or give "
-            "access, and run the same command to continue"
-        ) from error

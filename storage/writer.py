@@ -20,13 +20,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage import arrays
-from storage.arrays import ArraySpec, sentinel
-from storage.card import CARD
-from storage.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of, parse_manifest, write_manifest
+from storage.atomic import link_or_copy
+from storage.format import arrays
+from storage.format.arrays import ArraySpec, sentinel
+from storage.format.manifest import CARD, FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
+from storage.format.manifest_parse import parse_manifest, write_manifest
 from storage.reader import Store
-from storage.records import Record
-from storage.work import WORK_ROOT, WorkFolder, link_or_copy
+from storage.records.base import Record
+from storage.work import WORK_ROOT, WorkFolder
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """Fixtures that several test files share; each is built once a session and only read.
 
-A test that writes asks for `workplace` (a folder of its own, and the current one) or builds its own with tests.fakes.
+A test that writes asks for `workplace` (a folder of its own, and the current one) or builds its own with
+tests.helpers.stores.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import fakes
-from tests.fakes import TinyStores
+from tests.helpers import stores as fakes
+from tests.helpers.stores import TinyStores
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bench import __main__ as command
-from benchmarks.bench import harness
-from benchmarks.bench.harness import Machine, Measured, Row, Unavailable, alternate, entries, isolated, merged, save
+from benchmarks.speed import __main__ as command
+from benchmarks.speed import harness
+from benchmarks.speed.harness import Machine, Measured, Row, Unavailable, alternate, entries, isolated, merged, save
 
 CPU = Machine(kind="cpu", name="a processor")
 GPU = Machine(kind="cuda", name="an accelerator")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare import mean_curve, steps_to, summarise, table
+from benchmarks.students.compare import mean_curve, steps_to, summarise, table
 
 
 def run(curve: list[tuple[int, float]], *, accuracy: float = 0.3) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import torch
 from click.testing import CliRunner
 from pydantic import TypeAdapter
 
-from benchmarks import fidelity as benchmark
-from benchmarks.fidelity import FORMS, QUOTED, calibrated, kept, main, plain_bytes, split_rows, stored, table
-from pipeline.fidelity import Full
-from pipeline.forms import Keep, TailParams
-from pipeline.sketch_fit import fit_tail
-from tests.beliefs import cooled
-from tests.pipeline.test_fidelity import VOCABULARY, Teacher, answered
+from benchmarks.store import fidelity as benchmark
+from benchmarks.store.fidelity import FORMS, QUOTED, calibrated, kept, main, plain_bytes, split_rows, stored, table
+from pipeline.evaluate.fidelity import Full
+from pipeline.sparse.params import Keep, TailParams
+from pipeline.sparse.tail_fit import fit_tail
+from tests.helpers.distributions import cooled
+from tests.pipeline.evaluate.test_fidelity import VOCABULARY, Teacher, answered
 
 CPU = torch.device("cpu")
 ADAPTER: TypeAdapter[Keep] = TypeAdapter(Keep)

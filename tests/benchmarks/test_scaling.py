@@ -11,8 +11,8 @@ from typing import Any
 import click
 import pytest
 
-from benchmarks.bench.growth import fitted
-from benchmarks.scaling import (
+from benchmarks.scaling.growth import fitted
+from benchmarks.scaling.page import (
     HEADING,
     TEACHER_FLOPS,
     Constant,
@@ -26,7 +26,7 @@ from benchmarks.scaling import (
     page,
 )
 
-TEMPLATE = Path(__file__).parents[2] / "benchmarks" / "scaling.md.in"
+TEMPLATE = Path(__file__).parents[2] / "benchmarks" / "scaling" / "scaling.md.in"
 
 
 def growth() -> dict[str, Any]:
@@ -119,7 +119,7 @@ def test_the_page_is_filled_and_keeps_what_was_written_of_clusters(known: dict[s
 
 
 def test_a_benchmark_without_its_row_is_refused() -> None:
-    with pytest.raises(click.ClickException, match=r"no row online-3x1\. Run: python -m benchmarks\.bench"):
+    with pytest.raises(click.ClickException, match=r"no row online-3x1\. Run: python -m benchmarks\.speed"):
         constants([{"name": "online-3x1", "measured": None}], growth(), SUMMARY, STORE)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.plain import PEERS, lists_of
-from benchmarks.simulated import FORMS, Form, simulate
-from benchmarks.store import (
+from benchmarks.store.plain import PEERS, lists_of
+from benchmarks.store.simulated import FORMS, Form, simulate
+from benchmarks.store.speed import (
     GOALS,
     Times,
     main,
@@ -25,7 +25,7 @@ from benchmarks.store import (
     write_store,
 )
 from storage.reader import Store
-from storage.records import SparseLogits
+from storage.records.logits import SparseLogits
 
 form_of_each = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 

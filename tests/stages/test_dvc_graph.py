@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.storage import samples
+from storage.testing import samples
 
 ROOT = Path(__file__).parents[2]
 
@@ -392,9 +392,9 @@ def test_runtime_changes_no_result(project: Project) -> None:
 
 
 def test_editing_a_module_runs_what_imports_it(project: Project) -> None:
-    with (project.root / "pipeline" / "masking.py").open("a", encoding="utf-8") as module:
+    with (project.root / "pipeline" / "text" / "masking.py").open("a", encoding="utf-8") as module:
         module.write("# A remark.\n")
-    assert project.ran("repro", "mask", "rewrite@hand") == {"check", "mask"}
+    assert project.ran("repro", "mask", "rewrite@hand") == {"mask"}
     assert project.ran("repro", "mask", "rewrite@hand") == set()
 
 
@@ -408,7 +408,8 @@ stages:
   write:
     cmd: >-
       {python} -c
-      "from pathlib import Path; from tests.storage.samples import write_logits; write_logits(Path('s'), Path('.work'))"
+      "from pathlib import Path; from storage.testing.samples import write_logits;
+      write_logits(Path('s'), Path('.work'))"
     outs: [s]
 """
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from stages.fuse import main
 from storage.reader import Store
-from storage.records import FusedTargets
-from tests.fakes import TinyStores
-from tests.worlds import make_world
+from storage.records.targets import FusedTargets
+from tests.helpers.stores import TinyStores
+from tests.helpers.teacher_stores import make_world
 
 FUSION = {
     "teachers": ["alpha", "beta"], "weighting": "entropy", "tau": 1.0, "calibrated": True, "prior": "equal",

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stages import glue
-from storage.manifest import file_sha256
-from tests.glue_files import learnable, write_task
+from storage.format.manifest import file_sha256
+from tests.helpers.glue import learnable, write_task
 
 PARAMS = """
 glue:

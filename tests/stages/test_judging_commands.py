@@ -9,10 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.results import write_json
+from pipeline.evaluate.results import write_json
 from stages import evaluate, evaluate_fusion, evaluate_teacher, report, show
-from tests.fakes import TinyStores
-from tests.worlds import make_world, write_student
+from tests.helpers.stores import TinyStores
+from tests.helpers.teacher_stores import make_world, write_student
 
 PARAMS = """
 sources: {}

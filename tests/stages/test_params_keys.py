@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import Section
-from pipeline.settings import Settings
+from pipeline.core.config import Section
+from pipeline.project.settings import Settings
 from tests.stages.pipeline_page import command, stages
 
 ROOT = Path(__file__).parents[2]

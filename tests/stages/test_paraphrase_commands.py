@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stages import paraphrase, rewrite
-from storage.manifest import file_sha256
-from tests import fakes
+from storage.format.manifest import file_sha256
+from tests.helpers import stores as fakes
 
 PARAMS = """
 rewriters:

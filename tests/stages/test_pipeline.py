@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import fakes
-from tests.fakes import folder_bytes
+from tests.helpers import stores as fakes
+from tests.helpers.stores import folder_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("storage", "pipeline", "stages", "assets", "dvc.yaml", ".dvcignore", ".dvc")

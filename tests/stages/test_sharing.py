@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from storage.audit import audit
-from storage.manifest import read_manifest
-from tests.fakes import folder_bytes
+from storage.format.manifest_parse import read_manifest
+from storage.share.audit import audit
+from tests.helpers.stores import folder_bytes
 from tests.stages.test_pipeline import PROJECT, ROOT, environment, read, tiny_params
 
 FUSION, STUDENT = "confident", "fused"

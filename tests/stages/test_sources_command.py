@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.fakes import folder_bytes
-from tests.standins import COMMIT, Hub, pip_environment, write_wheel
+from tests.helpers.services import COMMIT, Hub, pip_environment, write_wheel
+from tests.helpers.stores import folder_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stages.store import main
-from storage import exchange, remote
-from tests.storage import damage, samples
+from storage.share import parquet as exchange
+from storage.share import remote
+from storage.testing import damage, samples
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from storage.reader import Store
-from storage.records import Masks, Sequences
+from storage.records.sequences import Masks, Sequences
 from storage.tables import DocumentStore
-from tests.fakes import write_jsonl
+from tests.helpers.stores import write_jsonl
 
 ROOT = Path(__file__).parents[2]
 STAGES = (

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from stages.wsd import main, stores_in
-from storage.manifest import MANIFEST
+from storage.format.manifest import MANIFEST
 
 PARAMS = """
 wsd: {bootstrap: 20, seed: 0}

@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 
 from storage import attempts
-from storage.attempts import Attempt, Desk, accept, open_desk
+from storage.attempts import (
+    Attempt,
+    Desk,
+    accept,
+    open_desk,
+)
 from storage.errors import RecordInvalid, ShardCorrupt, StoreError
-from storage.records import SparseLogits
+from storage.records.logits import SparseLogits
+from storage.testing import samples
+from storage.testing.samples import fill, logits_writer, seal
 from storage.writer import Shard, StoreWriter
-from tests.storage import samples
-from tests.storage.samples import fill, logits_writer, seal
 
 SHARDS = 5
 

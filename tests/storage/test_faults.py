@@ -1,6 +1,7 @@
 """Faults by the hundred: each is named and shows the way out, none is read as good data, nothing good is lost.
 
-The bench `python -m benchmarks.faults` runs the same with thousands of cases and writes the table in the README.
+The bench `python -m benchmarks.robustness.faults` runs the same with thousands of cases and writes the table in the
+README.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import rows_of, table
-from tests.storage import adversity, damage
-from tests.storage.damage import BEYOND_HASHES, FAULTS, HARMLESS, Gallery, Verdict
+from benchmarks.robustness.faults import rows_of, table
+from storage.testing import adversity, damage
+from storage.testing.damage import BEYOND_HASHES, FAULTS, HARMLESS, Gallery, Verdict
 
 CASES = 14
 KINDS = ("masks", "logits", "documents", "masks", "targets", "masks", "sequences")

@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 import zarr
 
-from storage.errors import RecordInvalid, SchemaMismatch, ShardCorrupt, StaleParent
+from storage.errors import (
+    RecordInvalid,
+    SchemaMismatch,
+    ShardCorrupt,
+    StaleParent,
+)
 from storage.reader import Store
-from storage.records import FusedTargets, Masks, Sequences, SparseLogits
+from storage.records.logits import SparseLogits
+from storage.records.sequences import Masks, Sequences
+from storage.records.targets import FusedTargets
+from storage.testing import samples
+from storage.testing.contract import StoreContract
 from storage.writer import StoreWriter
-from tests.storage import samples
-from tests.storage.contract import StoreContract
 
 
 class TestArrayStore(StoreContract):

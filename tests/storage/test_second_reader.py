@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.sparse import restore_fused, restore_teacher
-from storage import manifest as manifests
-from storage.manifest import SplitPlan
+from storage.format import manifest as manifests
+from storage.format.manifest import SplitPlan
 from storage.reader import Store
-from storage.records import RECORDS, HiddenStates, Masks, Record, Sequences, SparseLogits
+from storage.records.base import Record
+from storage.records.hidden_states import HiddenStates
+from storage.records.layout import RECORDS
+from storage.records.logits import SparseLogits
+from storage.records.sequences import Masks, Sequences
 from storage.tables import DOCUMENTS, DocumentStore
+from storage.testing import samples
 from storage.writer import StoreWriter
-from tests.storage import samples
+from tests.helpers.reference import restore_fused, restore_teacher
 from tests.storage import second_reader as second
 from tests.storage.second_reader import Refused, SecondStore
 

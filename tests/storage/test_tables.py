@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import ipc
 
-from storage.audit import audit
 from storage.errors import SchemaMismatch, StaleParent
+from storage.share.audit import audit
 from storage.tables import (
     COLUMNS,
     DOCUMENT_SCHEMA,
@@ -22,8 +22,8 @@ from storage.tables import (
     write_documents,
     write_tables,
 )
-from tests.storage import samples
-from tests.storage.contract import StoreContract
+from storage.testing import samples
+from storage.testing.contract import StoreContract
 
 
 class TestDocumentStore(StoreContract):

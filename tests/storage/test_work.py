@@ -12,8 +12,8 @@ import pytest
 
 from storage import work as work_module
 from storage.errors import WorkBusy
+from storage.testing.kills import hold, processes
 from storage.work import WorkFolder
-from tests.storage.kills import hold, processes
 
 FIRST, SECOND = "a" * 64, "b" * 64
 

@@ -14,14 +14,14 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.arrays import ArraySpec
 from storage.errors import RecordInvalid
-from storage.manifest import SplitPlan
+from storage.format.arrays import ArraySpec
+from storage.format.manifest import SplitPlan
 from storage.reader import Store
-from storage.records import SparseLogits
+from storage.records.logits import SparseLogits
+from storage.testing import samples
+from storage.testing.samples import Plain, fill, logits_writer, seal
 from storage.writer import Shard, StoreWriter
-from tests.storage import samples
-from tests.storage.samples import Plain, fill, logits_writer, seal
 
 DTYPES = st.sampled_from(["uint8", "uint16", "uint32", "int16", "int32", "float16", "float32"])
 SHARDS = 5

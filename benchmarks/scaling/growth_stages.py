@@ -1,0 +1,203 @@
+"""The stages as `benchmarks.scaling.growth` runs them: each function in a process of its own, in a corpus' folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.train import MODEL
+
+STEP_TOKENS = 1024
+
+
+def texts(folder: str, pages: int) -> dict[str, float]:
+    """Write the first pages of WordNet as JSON Lines."""
+    from itertools import islice
+
+    from pipeline.text.readers import Found, read_wordnet
+
+    lines = []
+    for number, found in enumerate(islice(read_wordnet(Path("data/sources/wordnet")), pages)):
+        assert isinstance(found, Found), found
+        lines.append(json.dumps({"id": str(number), "text": found.text}))
+    Path(folder).mkdir(parents=True)
+    (Path(folder) / "pages.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {}
+
+
+def ingest(folder: str) -> dict[str, float]:
+    """Stage `ingest`."""
+    from pipeline.text.corpus import ingest as stage
+    from pipeline.text.params import InputParams
+
+    return _timed(
+        folder, lambda at: stage("pages", InputParams(kind="jsonl", path=str(at / "pages.jsonl")), at / "text/pages")
+    )
+
+
+def corpus(folder: str) -> dict[str, float]:
+    """Stage `corpus`."""
+    from pipeline.text.corpus import assemble
+    from pipeline.text.params import CorpusParams, InputParams
+
+    entry = InputParams(kind="jsonl", path=f"{folder}/pages.jsonl")
+    params = CorpusParams(share=1.0, calibration=0.15, heldout=0.05)
+    return _timed(folder, lambda at: assemble(at / "text", {"pages": entry}, params, at / "documents"))
+
+
+def tokenize(folder: str) -> dict[str, float]:
+    """Stage `tokenize`."""
+    from pipeline.text.params import TokenizeParams
+    from pipeline.text.tokenize import tokenize as stage
+
+    params = TokenizeParams(tokenizer=str(Path(MODEL).resolve()), sequence_tokens=128)
+    return _timed(folder, lambda at: stage(params, at / "documents", out=at / "sequences"))
+
+
+def mask(folder: str) -> dict[str, float]:
+    """Stage `mask`; also counts what the later stages meet."""
+    from pipeline.text.masking import mask as stage
+    from pipeline.text.params import MaskParams
+    from storage.reader import Store
+    from storage.records.sequences import Sequences
+
+    params = MaskParams(rate=0.15, copies=1, seed=0, shard_rows=2048)
+    found = _timed(folder, lambda at: stage(params, at / "documents", sequences=at / "sequences", out=at / "masks"))
+    counts = Store(Path(folder) / "sequences", Sequences).facts["counts"]
+    return found | {"tokens": float(sum(split["tokens"] for split in counts.values()))}
+
+
+def asked(folder: str) -> dict[str, float]:
+    """What `teach` holds of the train split beside the model: texts, sequences and masks."""
+    from types import SimpleNamespace
+    from typing import cast
+
+    from pipeline.models.masked_lm import MaskedLM
+    from pipeline.teach.inference import Lesson
+    from pipeline.text.tokenizer import load_tokenizer
+
+    model = Path(MODEL).resolve()
+    shaped = SimpleNamespace(vocabulary=len(load_tokenizer(model).pieces), positions=512)  # no weights
+    held: list[Any] = []
+
+    def work(at: Path) -> None:
+        stores = {name: at / name for name in ("documents", "sequences", "masks")}
+        held.append(Lesson.open(model, cast(MaskedLM, shaped), **stores, batch_tokens=2048).split("train"))
+
+    return _timed(folder, work)
+
+
+def teach(folder: str, name: str, k: int) -> dict[str, float]:
+    """Stage `teach`, with the small model of the default run as the teacher."""
+    import torch
+
+    from pipeline.sparse.params import TailParams, TopK
+    from pipeline.teach.params import TeacherParams
+    from pipeline.teach.teach import teach as stage
+
+    params = TeacherParams(
+        model=str(Path(MODEL).resolve()),
+        keep=TopK(form="topk", k=k),
+        tail=TailParams(sketch=16, step=0.4),
+        temperatures=[1.0],
+        seed=0,
+    )
+    device, dtype = _runtime()
+    assert isinstance(device, torch.device)
+    return _timed(
+        folder,
+        lambda at: stage(
+            params,
+            documents=at / "documents",
+            sequences=at / "sequences",
+            masks=at / "masks",
+            out=at / f"logits-{k}" / name,
+            device=device,
+            dtype=dtype,
+            batch_tokens=2048,
+        ),
+    )
+
+
+def fuse(folder: str, teachers: list[str], k: int) -> dict[str, float]:
+    """Stage `fuse`, keeping k."""
+    from pipeline.fuse.fuse import fuse as stage
+    from pipeline.fuse.params import FusionParams
+
+    params = FusionParams(
+        teachers=teachers, weighting="entropy", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=k
+    )
+    return _timed(
+        folder,
+        lambda at: stage(
+            params,
+            sequences=at / "sequences",
+            masks=at / "masks",
+            logits=at / f"logits-{k}",
+            out=at / f"targets-{k}" / str(len(teachers)),
+            declared=["one", "two", "three"],
+            threads=1,
+        ),
+    )
+
+
+def train(folder: str, targets: str, steps: int) -> dict[str, float]:
+    """Stage `train`, one pass over the corpus."""
+    from pipeline.train.params import LossParams, StudentParams, TrainingParams
+    from pipeline.train.train import train as stage
+
+    student = StudentParams(
+        targets=f"{folder}/{targets}",
+        start=str(Path(MODEL).resolve()),
+        loss=LossParams(targets=1.0, labels=1.0, tail="prior", anneal=1.0),
+    )
+    params = TrainingParams(
+        steps=steps,
+        step_tokens=STEP_TOKENS,
+        learning_rate=2e-4,
+        warmup=0.06,
+        weight_decay=0.01,
+        gradient_clip=1.0,
+        evaluations=1,
+        seed=0,
+    )
+    device, dtype = _runtime()
+    return _timed(
+        folder,
+        lambda at: stage(
+            student,
+            params,
+            sequences=at / "sequences",
+            masks=at / "masks",
+            tokenizer=Path(student.start),
+            out=at / f"models-{targets.replace('/', '-')}",
+            device=device,
+            dtype=dtype,
+            batch_tokens=2048,
+            checkpoint_seconds=3600.0,
+        ),
+    )
+
+
+def _runtime() -> tuple[Any, Any]:
+    from benchmarks.speed.train import runtime
+
+    return runtime("cpu", "auto")
+
+
+def _timed(folder: str, work: Callable[[Path], object]) -> dict[str, float]:
+    """Seconds of a stage in its folder, where stores grow under .work, and the bytes it left there."""
+    at = Path(folder)
+    os.chdir(at)
+    before = _disk_bytes(at)
+    start = time.perf_counter()
+    work(at)
+    return {"seconds": time.perf_counter() - start, "disk": float(_disk_bytes(at) - before)}
+
+
+def _disk_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and ".work" not in path.parts)

@@ -1,0 +1,228 @@
+"""What a step of `train` costs: beside the same loop with labels only, and beside the usual Trainer of transformers.
+
+Both sides of a pair take the same sequences, padded to the longest of a batch on both sides. Ours learns from the fused
+store and from the true tokens. The Trainer is the script that everybody writes: DataCollatorForLanguageModeling, full
+logits, AdamW, float32 as it comes; a second row lets it have bfloat16 where ours has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from benchmarks.speed.harness import Machine, Measured, Row, alternate, require
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from pipeline.train.data import Step, Window
+    from pipeline.train.trainer import Trainer
+
+MODEL = "data/sources/minilm-l6-mlm"
+"""The student of the default run, 22.7 million parameters."""
+
+TARGETS = "data/targets/confident"
+"""Fused from two teachers with sketches of 16 numbers: the form that costs a step most."""
+
+SEQUENCES = {"cpu": 12, "cuda": 256}
+"""Sequences a step; twelve are about the 1,024 tokens of the default run."""
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+BLOCK = {"cpu": 1, "cuda": 8}
+"""Steps a timing."""
+
+TRAINER_BLOCK = {"cpu": 2, "cuda": 16}
+"""Steps of the Trainer a timing: it prepares something at every start."""
+
+STEPS = 1000
+"""Of the schedule; nobody runs them all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learner:
+    """A student of the default run, and what it is about to see."""
+
+    trainer: Trainer
+    window: Window
+    passes: list[NDArray[np.int64]]
+    """Of each step, by turns."""
+
+    def steps(self, count: int) -> None:
+        """Train for `count` steps, from where it stands."""
+        done = len(self.trainer.state["losses"])
+        for number in range(done, done + count):
+            self.trainer.step(number, self._step(number), self.window)
+
+    def _step(self, number: int) -> Step:
+        from pipeline.train.data import Step
+
+        return Step(passes=self.passes[number % len(self.passes)], window=(0,))
+
+
+def learner(
+    kind: Literal["cpu", "cuda"], *, targets: str | None, model: Path, data: Path, dtype: str = "auto"
+) -> Learner:
+    """A student in `model` that learns from the stores of `data`, with the targets there, or from labels alone."""
+    from pipeline.models.masked_lm import MaskedLM
+    from pipeline.text.tokenizer import load_tokenizer
+    from pipeline.train.data import WINDOW_PREDICTIONS, Window
+    from pipeline.train.initialize import start_student
+    from pipeline.train.params import LossParams, StudentParams, TrainingParams
+    from pipeline.train.train import open_lesson, open_targets
+    from pipeline.train.trainer import Trainer
+    from storage.reader import Store
+    from storage.records.sequences import Masks, Sequences
+
+    device, number_format = runtime(kind, dtype)
+    loss = LossParams(targets=0.0 if targets is None else 1.0, labels=1.0, tail="prior", anneal=1.0)
+    stores = Store(data / "sequences", Sequences), Store(data / "masks", Masks)
+    lesson = open_lesson(*stores, open_targets(targets or "", loss, masks=stores[1]))
+    started = start_student(model, tokenizer=load_tokenizer(model), layers=None, config=None, seed=0)
+    trainer = Trainer(
+        MaskedLM(started.to(device), device),
+        StudentParams(targets=targets or "", start=str(model), loss=loss),
+        TrainingParams(
+            steps=STEPS,
+            step_tokens=1024,
+            learning_rate=2e-4,
+            warmup=0.06,
+            weight_decay=0.01,
+            gradient_clip=1.0,
+            evaluations=1,
+            seed=0,
+        ),
+        lesson=lesson,
+        heldout=(stores[0].read("heldout"), stores[1].read("heldout")),
+        special=stores[0].facts["special"],
+        autocast=number_format,
+        batch_tokens=BATCH_TOKENS[kind],
+    )
+    shards = min(lesson.plan.shards, max(1, WINDOW_PREDICTIONS // lesson.plan.shard_rows))
+    inside = np.flatnonzero(lesson.view.start_G1[1:] <= lesson.plan.bounds(shards - 1)[1])
+    count = len(inside) // SEQUENCES[kind]
+    order = np.random.default_rng(0).permutation(inside)[: count * SEQUENCES[kind]]
+    return Learner(trainer=trainer, window=Window(lesson, tuple(range(shards))), passes=np.split(order, count))
+
+
+def runtime(kind: Literal["cpu", "cuda"], dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Device and number format of the stages."""
+    from pipeline.core.params import RuntimeParams
+    from pipeline.core.runtime import apply
+
+    return apply(
+        RuntimeParams.model_validate({
+            "device": kind, "dtype": dtype, "threads": 0, "batch_tokens": BATCH_TOKENS[kind], "checkpoint_seconds": 60,
+        })
+    )  # fmt: skip
+
+
+def default_stores() -> tuple[Path, Path]:
+    """The student's model and the folder of the default run's stores; Unavailable without them."""
+    model = require(MODEL, run="dvc repro sources@minilm-l6-mlm")
+    require(TARGETS, run="dvc repro fuse@confident")
+    return model, require("data", run="dvc repro")
+
+
+def measure_targets(machine: Machine, folder: Path) -> Measured:
+    """A step with fused targets over one with labels only."""
+    model, data = default_stores()
+    ours = learner(machine.kind, targets=str(data / "targets/confident"), model=model, data=data)
+    labels = learner(machine.kind, targets=None, model=model, data=data)
+    block = BLOCK[machine.kind]
+    ratios = alternate(lambda: ours.steps(block), lambda: labels.steps(block), runs=15, warmup=2, machine=machine)
+    rows = ours.trainer.state["predictions"] / len(ours.trainer.state["losses"])
+    note = f"two teachers, sketches of 16; {rows:.0f} blanks a step of {SEQUENCES[machine.kind]} sequences"
+    return Measured(ratios, note)
+
+
+def measure_trainer(machine: Machine, folder: Path, *, bfloat16: bool) -> Measured:
+    """Steps of the Trainer over steps of `train`, in time: how many times faster ours are."""
+    model, data = default_stores()
+    ours = learner(
+        machine.kind,
+        targets=str(data / "targets/confident"),
+        model=model,
+        data=data,
+        dtype="bfloat16" if bfloat16 else "auto",
+    )
+    block = TRAINER_BLOCK[machine.kind]
+    usual = usual_trainer(ours, model, folder, steps=block, bfloat16=bfloat16)
+    ratios = alternate(usual, lambda: ours.steps(block), machine=machine)
+    formats = str(ours.trainer.task.autocast).removeprefix("torch."), "bfloat16" if bfloat16 else "float32"
+    note = f"{formats[0]} and blanks only here, {formats[1]} and full logits there; fused targets here, labels there"
+    return Measured(ratios, note)
+
+
+def usual_trainer(ours: Learner, model: Path, folder: Path, *, steps: int, bfloat16: bool) -> Any:
+    """A function that runs `transformers.Trainer` for `steps` steps on the sequences that `ours` sees."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    view = ours.trainer.lesson.view
+    sequences = view.sequence_G[np.concatenate(ours.passes[:steps])]
+    rows = [{"input_ids": view.ids_NL[row, : view.length_N[row]].astype(np.int64)} for row in sequences]
+    device = ours.trainer.lm.device.type
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=len(ours.passes[0]),
+        max_steps=steps,
+        learning_rate=2e-4,
+        weight_decay=0.01,
+        bf16=bfloat16,
+        use_cpu=device == "cpu",
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+    usual = transformers.Trainer(
+        model=transformers.AutoModelForMaskedLM.from_pretrained(model, local_files_only=True),
+        args=arguments,
+        train_dataset=rows,
+        data_collator=transformers.DataCollatorForLanguageModeling(
+            transformers.AutoTokenizer.from_pretrained(model, local_files_only=True), mlm_probability=0.15
+        ),
+    )
+    usual.remove_callback(transformers.PrinterCallback)
+    return usual.train
+
+
+def _trainer_default(machine: Machine, folder: Path) -> Measured:
+    return measure_trainer(machine, folder, bfloat16=False)
+
+
+def _trainer_bfloat16(machine: Machine, folder: Path) -> Measured:
+    return measure_trainer(machine, folder, bfloat16=True)
+
+
+ROWS = (
+    Row(
+        name="train-targets",
+        goal=1.03,
+        unit="step from the fused store / step with labels only",
+        better="lower",
+        device="any",
+        measure=measure_targets,
+    ),
+    Row(
+        name="train-trainer",
+        goal=1.8,
+        unit="step of transformers' Trainer / step of train",
+        better="higher",
+        device="any",
+        measure=_trainer_default,
+    ),
+    Row(
+        name="train-trainer-bfloat16",
+        goal=None,
+        unit="the same, bfloat16 on both sides",
+        better="higher",
+        device="any",
+        measure=_trainer_bfloat16,
+    ),
+)

@@ -1,0 +1,38 @@
+"""The section `runtime`: what decides speed and not results."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.core.config import Section
+
+ADDRESS = re.compile(r"(tcp|tls|ucx)://([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+"""Of a Dask scheduler: protocol, host (also one of IPv6) and port."""
+
+
+class RuntimeParams(Section):
+    """The `runtime` section of params.yaml; no stage tracks it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    threads: int = Field(ge=0)
+    """CPU threads of a process; 0 for all cores, shared out when there are several processes."""
+    batch_tokens: int = Field(ge=128)
+    """Tokens, padding included, of one pass through a model."""
+    checkpoint_seconds: float = Field(gt=0)
+    """Time between training checkpoints."""
+    scheduler: str = "threads"
+    """Who does the shards of `teach` and `fuse`: threads of this process, `processes` of this machine, or the workers
+    of a Dask scheduler, given by its address."""
+    workers: int = Field(default=1, ge=1)
+    """Worker processes of the scheduler `processes`."""
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, value: str) -> str:
+        if value not in ("threads", "processes") and not ADDRESS.fullmatch(value):
+            raise ValueError("must be threads, processes or the address of a Dask scheduler such as tcp://host:8786")
+        return value

@@ -1,0 +1,266 @@
+"""Judge one teacher, fusion or student on the held-out split and put numbers, intervals and costs into a report.
+
+Everybody answers the same blanks; who does not answer all of them says how many. Stores that do not belong together
+are refused before anything is computed. A student runs in float32 whatever the hardware offers: a verdict must not
+depend on the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluate.bootstrap import Means, calibration_error, mean_intervals
+from pipeline.evaluate.heldout import SPLIT, Heldout
+from pipeline.evaluate.params import EvaluateParams
+from pipeline.evaluate.predictions import (
+    UNRANKED,
+    Judged,
+    Reference,
+    TeacherAnswers,
+    judge_fusion,
+    judge_student,
+    judge_teacher,
+    kl_to_teacher,
+)
+from pipeline.evaluate.results import DocumentSums, training_record, write_json, write_sums
+from pipeline.sparse.restore import Restored
+from pipeline.text.vocabulary import bridge, decode_pieces
+from storage.errors import VocabularyError
+from storage.reader import Store
+from storage.records.logits import SparseLogits
+from storage.records.targets import FusedTargets
+
+if TYPE_CHECKING:
+    import torch
+
+
+SOURCES = 12
+"""Sources of text whose mean weights are reported: those with most blanks."""
+
+LABELS = "labels"
+"""What a student without a teacher learns from."""
+
+Quantities = dict[str, tuple[NDArray[Any], NDArray[np.bool_]]]
+"""Values [P] and where they are defined [P], by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The outcome of one evaluation."""
+
+    report: dict[str, Any]
+    sums: DocumentSums
+
+    def write(self, out: Path) -> None:
+        """Write the report to `out` (.json) and the documents' sums beside it (.arrow)."""
+        write_json(out, self.report)
+        write_sums(out.with_suffix(".arrow"), self.sums)
+
+
+def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) -> Evaluation:
+    """Judge a teacher as it answered (temperature 1), and its loss and calibration at the fitted temperature."""
+    store, teacher = _open_teacher(logits, heldout)
+    label_P = heldout.blanks.label_P
+    judged, calibrated = judge_teacher(teacher, label_P), judge_teacher(teacher, label_P, column=1)
+    reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
+    extra = {"nll_calibrated": (calibrated.nll_P, calibrated.covered_P)}
+    report, sums = _measure(params, heldout, judged, against=reference, listed=_least(store), extra=extra)
+    report |= {
+        "ece_calibrated": _calibration(params, heldout, calibrated)["ece"],
+        "temperature": teacher.restored.temperatures[1],
+        "parameters": store.facts["parameters"],
+        **_store_size(store),
+    }
+    return Evaluation(report=report, sums=sums)
+
+
+def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, logits: Path) -> Evaluation:
+    """Judge fused targets, and set them beside the best of their teachers on the blanks that all of these answered.
+
+    Teachers are taken at the temperature they were fused at, and the best is the one with the lowest loss there. `gain`
+    is its loss minus the fused one, `kl_to_best_teacher` the mean of `judging.kl_to_teacher` to it.
+    """
+    store, rows = _open_fusion(targets, heldout)
+    label_P = heldout.blanks.label_P
+    judged = judge_fusion(rows, label_P)
+    teachers, columns, listed = {}, {}, int(store.facts["keep"])
+    for name in store.facts["teachers"]:
+        found, teachers[name] = _open_teacher(logits / name, heldout)
+        store.require_parent(f"logits/{name}", found)
+        columns[name] = _fused_column(store, found)
+        listed = min(listed, _least(found))
+    answers = {name: judge_teacher(teacher, label_P, column=columns[name]) for name, teacher in teachers.items()}
+    common_P = judged.covered_P & np.logical_and.reduce([answer.covered_P for answer in answers.values()])
+    losses = {name: _mean(answer.nll_P[common_P]) for name, answer in answers.items()}
+    best = min(losses, key=lambda name: losses[name])
+    kl_P = kl_to_teacher(rows, teachers[best], column=columns[best])
+    extra = {
+        "gain": (answers[best].nll_P - judged.nll_P, common_P),
+        "kl_to_best_teacher": (kl_P, np.isfinite(kl_P)),
+        "nll_common": (judged.nll_P, common_P),
+    }
+    reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
+    report, sums = _measure(params, heldout, judged, against=reference, listed=listed, extra=extra)
+    report |= {
+        "best_teacher": best,
+        "common_positions": int(common_P.sum()),
+        "nll_common_teachers": losses,
+        "temperature": store.facts["temperature"],
+        "weighting": store.facts["weighting"],
+        "weights": _mean_weights(store, rows.weight_PT[judged.covered_P]),
+        "weights_by_source": _weights_by_source(store, rows, heldout),
+        **_store_size(store),
+    }
+    return Evaluation(report=report, sums=sums)
+
+
+def evaluate_student(
+    params: EvaluateParams, heldout: Heldout, *, model: Path, device: torch.device, batch_tokens: int
+) -> Evaluation:
+    """Run a student over the held-out blanks; raises StaleParent when it was trained on other text or blanks."""
+    import torch
+
+    from pipeline.models.masked_lm import masked_lm
+
+    training = training_record(model, sequences=heldout.sequences, masks=heldout.masks)
+    store, rows = _open_fusion(Path(params.against), heldout)
+    reference = Reference(rows=rows, store=store, temperature=float(store.facts["temperature"]))
+    with masked_lm(model, device=device, dtype=torch.float32) as lm:
+        if lm.vocabulary != heldout.masks.facts["vocabulary"]:
+            raise VocabularyError(
+                f"{model}: {lm.vocabulary} ids, but {heldout.masks.path} has {heldout.masks.facts['vocabulary']}. "
+                f"Run: dvc repro train@{model.name}"
+            )
+        judged = judge_student(
+            lm,
+            heldout.rows,
+            heldout.blanks,
+            special=heldout.sequences.facts["special"],
+            batch_tokens=batch_tokens,
+            reference=reference,
+        )
+        parameters = lm.parameters
+    fused = judge_fusion(rows, heldout.blanks.label_P)
+    extra = {"kl": (judged.kl_P, np.isfinite(judged.kl_P))}
+    report, sums = _measure(params, heldout, judged, against=fused, listed=UNRANKED, extra=extra)
+    report |= {
+        "parameters": parameters,
+        "model_bytes": sum(path.stat().st_size for path in model.glob("*.safetensors")),
+        # A student without a parent "targets" had no teacher, whatever store its settings name.
+        "learns_from": Path(training["targets"]).name if "targets" in training["parents"] else LABELS,
+        **{name: training[name] for name in ("curve", "steps", "tokens", "predictions")},
+    }
+    return Evaluation(report=report, sums=sums)
+
+
+def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], TeacherAnswers]:
+    import torch
+
+    store = Store(path, SparseLogits)
+    store.require_parent("masks", heldout.masks)
+    pieces = decode_pieces(store.constant("pieces_utf8"))
+    teacher = TeacherAnswers(
+        restored=Restored.of(store, store.read(SPLIT), device=torch.device("cpu")),
+        to_student_V=bridge(pieces, heldout.pieces).to_student_V,
+    )
+    return store, teacher
+
+
+def _open_fusion(path: Path, heldout: Heldout) -> tuple[Store[FusedTargets], FusedTargets]:
+    store = Store(path, FusedTargets)
+    store.require_parent("masks", heldout.masks)
+    return store, store.read(SPLIT)
+
+
+def _fused_column(fusion: Store[FusedTargets], teacher: Store[SparseLogits]) -> int:
+    """The column of the teacher's store that a fusion mixed: temperature 1 as answered, or a listed one, calibrated."""
+    if not fusion.manifest.inputs["calibrated"]:
+        return 0
+    return 1 + int(teacher.facts["listed"].index(fusion.facts["temperature"]))
+
+
+def _measure(
+    params: EvaluateParams,
+    heldout: Heldout,
+    judged: Judged,
+    *,
+    against: Judged,
+    listed: int,
+    extra: Quantities,
+) -> tuple[dict[str, Any], DocumentSums]:
+    """The numbers everybody gets; at least `listed` entries are known of each answer, and top 5 needs five."""
+    covered_P = judged.covered_P
+    quantities: Quantities = {
+        "nll": (judged.nll_P, covered_P),
+        "accuracy": (judged.rank_P == 0, covered_P),
+        **({"accuracy_top5": (judged.rank_P < 5, covered_P)} if listed >= 5 else {}),
+        "agreement": (judged.top_P == against.top_P, covered_P & against.covered_P),
+        **extra,
+    }
+    means = Means.of(quantities, document_P=heldout.document_P, documents=len(heldout.row_D))
+    report: dict[str, Any] = {
+        **mean_intervals(means, resamples=params.bootstrap, seed=params.seed),
+        **_calibration(params, heldout, judged),
+        "positions": int(covered_P.sum()),
+        "coverage": _mean(covered_P),
+        "documents": len(heldout.row_D),
+    }
+    return report, DocumentSums(masks=heldout.masks.identity, document_D=heldout.row_D, means=means)
+
+
+def _calibration(params: EvaluateParams, heldout: Heldout, judged: Judged) -> dict[str, float]:
+    covered_P = judged.covered_P
+    return calibration_error(
+        judged.confidence_P[covered_P],
+        judged.rank_P[covered_P] == 0,
+        document_P=heldout.document_P[covered_P],
+        documents=len(heldout.row_D),
+        resamples=params.bootstrap,
+        seed=params.seed,
+    )
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _least(store: Store[SparseLogits]) -> int:
+    """Entries that a teacher lists of every prediction at least."""
+    form = store.facts["keep"]
+    return int(form.get("k", form.get("least", 0)))
+
+
+def _store_size(store: Store[Any]) -> dict[str, Any]:
+    """Bytes of the train split on disk, in all and a prediction."""
+    size = store.bytes_on_disk("train")
+    return {
+        "store_bytes": size,
+        "bytes_per_position": size / max(1, store.plan("train").rows),
+        "keep": int(store.manifest.arrays["step_E"].most) if "step_E" in store.manifest.arrays else 0,
+    }
+
+
+def _mean_weights(store: Store[FusedTargets], weight_PT: NDArray[np.float32]) -> dict[str, float]:
+    return dict(zip(store.facts["teachers"], weight_PT.astype(np.float64).mean(axis=0).tolist(), strict=True))
+
+
+def _weights_by_source(store: Store[FusedTargets], rows: FusedTargets, heldout: Heldout) -> list[dict[str, Any]]:
+    """Mean weight of each teacher over the blanks of a source of text, sources with most blanks first.
+
+    A list, not a mapping: `dvc metrics` would make a column of each of its numbers.
+    """
+    covered_P = rows.covered_P()
+    names, source_D = np.unique(heldout.source_D, return_inverse=True)
+    source_P = np.where(covered_P, source_D[heldout.document_P], -1)
+    count_S = np.bincount(source_P[covered_P], minlength=len(names))
+    found = []
+    for number in np.argsort(-count_S, kind="stable")[:SOURCES]:
+        if count_S[number]:
+            weights = _mean_weights(store, rows.weight_PT[source_P == number])
+            found.append({"source": str(names[number]), "positions": int(count_S[number]), "weights": weights})
+    return found

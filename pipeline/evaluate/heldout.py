@@ -1,0 +1,54 @@
+"""The held-out split, opened once for everything that judges models by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.text.vocabulary import decode_pieces
+from storage.reader import Store
+from storage.records.sequences import Masks, Sequences
+from storage.tables import DocumentStore
+
+SPLIT = "heldout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heldout:
+    """The held-out split: P predictions in D documents that have any."""
+
+    sequences: Store[Sequences]
+    masks: Store[Masks]
+    rows: Sequences
+    blanks: Masks
+    document_P: NDArray[np.int64]
+    """Which of the D documents each prediction belongs to."""
+    row_D: NDArray[np.int64]
+    """Row of each document in the held-out table."""
+    source_D: list[str]
+
+    @property
+    def pieces(self) -> list[str]:
+        """The students' vocabulary."""
+        return decode_pieces(self.sequences.constant("pieces_utf8"))
+
+
+def open_heldout(*, documents: Path, sequences: Path, masks: Path) -> Heldout:
+    """Open the three stores of the held-out text; raises StaleParent when they do not belong together."""
+    texts, cut, blank = DocumentStore(documents), Store(sequences, Sequences), Store(masks, Masks)
+    cut.require_parent("documents", texts)
+    blank.require_parent("sequences", cut)
+    rows, blanks = cut.read(SPLIT), blank.read(SPLIT)
+    row_D, document_P = np.unique(rows.document_N[blanks.sequence_P], return_inverse=True)
+    return Heldout(
+        sequences=cut,
+        masks=blank,
+        rows=rows,
+        blanks=blanks,
+        document_P=document_P.astype(np.int64),
+        row_D=row_D.astype(np.int64),
+        source_D=texts.read(SPLIT).column("source").take(row_D).to_pylist(),
+    )

@@ -1,0 +1,105 @@
+"""The price of lexical training: how well a model still fills the held-out blanks, beside what it started from.
+
+Unlike the evaluation of students, this judges any folder with a masked language model that speaks the students'
+vocabulary: what it was trained on need not be these stores. The text must be held out for the verdict to mean anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.evaluate.bootstrap import Means, calibration_error, mean_intervals, paired_differences
+from pipeline.evaluate.heldout import Heldout
+from pipeline.evaluate.params import EvaluateParams
+from pipeline.evaluate.predictions import Judged, judge_student
+from pipeline.evaluate.suites import Metric, suite_report
+from pipeline.models.identity import weights_identity
+from pipeline.text.tokenizer import load_tokenizer
+from storage.errors import VocabularyError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def judge_language_model(
+    params: EvaluateParams,
+    heldout: Heldout,
+    *,
+    model: Path,
+    before: Path | None = None,
+    device: torch.device,
+    batch_tokens: int,
+) -> dict[str, Any]:
+    """The report of the suite `language_model`: nll in nats a piece, accuracy and ece, with 95 % intervals.
+
+    With `before`, the folder that training started from, also its numbers and `nll_change` and `accuracy_change`, after
+    minus before, from resamples of documents that both share. Runs in float32, one model after the other. Raises
+    VocabularyError when a folder speaks another vocabulary than the stores, and what `masked_lm` raises.
+    """
+    judged = _answers(model, heldout, device=device, batch_tokens=batch_tokens)
+    means = _means(heldout, judged)
+    metrics = _metrics(mean_intervals(means, resamples=params.bootstrap, seed=params.seed), n=len(heldout.blanks))
+    calibration = calibration_error(
+        judged.confidence_P,
+        judged.rank_P == 0,
+        document_P=heldout.document_P,
+        documents=len(heldout.row_D),
+        resamples=params.bootstrap,
+        seed=params.seed,
+    )
+    metrics |= _metrics(calibration, n=len(heldout.blanks))
+    details: dict[str, Any] = {"documents": len(heldout.row_D), "masks": heldout.masks.identity}
+    if before is not None:
+        both = {
+            "after": means,
+            "before": _means(heldout, _answers(before, heldout, device=device, batch_tokens=batch_tokens)),
+        }
+        started = mean_intervals(both["before"], resamples=params.bootstrap, seed=params.seed)
+        change = paired_differences(both, resamples=params.bootstrap, seed=params.seed)["after", "before"]
+        metrics |= _metrics(started, n=len(heldout.blanks), suffix="_before")
+        metrics |= _metrics(change, n=len(heldout.blanks), suffix="_change")
+        details["before"] = {"folder": str(before), "weights": weights_identity(before)}
+    return suite_report("language_model", model, metrics, headline="nll", **details)
+
+
+def _answers(folder: Path, heldout: Heldout, *, device: torch.device, batch_tokens: int) -> Judged:
+    import torch
+
+    from pipeline.models.masked_lm import masked_lm
+
+    with masked_lm(folder, device=device, dtype=torch.float32) as lm:
+        _require_vocabulary(folder, heldout, ids=lm.vocabulary)
+        special = heldout.sequences.facts["special"]
+        return judge_student(lm, heldout.rows, heldout.blanks, special=special, batch_tokens=batch_tokens)
+
+
+def _require_vocabulary(folder: Path, heldout: Heldout, *, ids: int) -> None:
+    """Refuse a model whose ids mean something else: by number, and by pieces, as many vocabularies are as large."""
+    pieces = heldout.pieces
+    if ids != len(pieces):
+        raise VocabularyError(
+            f"{folder}: {ids} ids, but {heldout.sequences.path} has {len(pieces)}. "
+            "Give a student, or a model with the students' tokenizer"
+        )
+    own = load_tokenizer(folder).pieces
+    if own != pieces:
+        first = next(number for number, pair in enumerate(zip(own, pieces, strict=True)) if pair[0] != pair[1])
+        raise VocabularyError(
+            f"{folder}: its id {first} is '{own[first]}', but '{pieces[first]}' in {heldout.sequences.path}. "
+            "Give a student, or a model with the students' tokenizer"
+        )
+
+
+def _means(heldout: Heldout, judged: Judged) -> Means:
+    quantities = {"nll": (judged.nll_P, judged.covered_P), "accuracy": (judged.rank_P == 0, judged.covered_P)}
+    return Means.of(quantities, document_P=heldout.document_P, documents=len(heldout.row_D))
+
+
+def _metrics(found: dict[str, float], *, n: int, suffix: str = "") -> dict[str, Metric]:
+    """Metrics of x, x_low and x_high."""
+    names = [name for name in found if not name.endswith(("_low", "_high"))]
+    return {
+        f"{name}{suffix}": Metric(value=found[name], low=found[f"{name}_low"], high=found[f"{name}_high"], n=n)
+        for name in names
+    }

@@ -1,0 +1,69 @@
+"""Sections of evaluation: `evaluate`, `costs`, and `judged`, which names the models of every suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field, field_validator
+
+from pipeline.core.config import Section
+
+
+class CostParams(Section):
+    """The `costs` section of params.yaml."""
+
+    sequence_tokens: int = Field(ge=2)
+    """Tokens of every sequence, special tokens included; there is no padding."""
+    batches: list[int] = Field(min_length=1)
+    """Sequences of a pass, rising; the first is 1, whose time is the latency."""
+    passes: int = Field(ge=20)
+    """Timed passes."""
+    threads: int = Field(ge=0)
+    """CPU threads; 0 for all cores."""
+
+    @field_validator("batches")
+    @classmethod
+    def _begin_with_one(cls, batches: list[int]) -> list[int]:
+        if batches[0] != 1 or batches != sorted(set(batches)):
+            raise ValueError("expected rising numbers that begin with 1")
+        return batches
+
+
+class JudgedModel(Section):
+    """A model that a suite judges."""
+
+    model: str
+    """Its folder: a student, a lexical student, a source, or any other."""
+
+
+class JudgedLanguageModel(JudgedModel):
+    """A model that is judged as a language model."""
+
+    before: str
+    """Folder of what its lexical training started from."""
+
+
+class JudgedParams(Section):
+    """Models by suite and name; a suite without any does not run."""
+
+    wsd: dict[str, JudgedModel]
+    language_model: dict[str, JudgedLanguageModel]
+    paraphrase: dict[str, JudgedModel]
+    glue: dict[str, JudgedModel]
+    costs: dict[str, JudgedModel]
+
+    def entries(self) -> Iterator[tuple[str, str, JudgedModel]]:
+        """Suite, name and model of every entry, in the order of the suites."""
+        for suite in JudgedParams.model_fields:
+            for name, entry in getattr(self, suite).items():
+                yield suite, name, entry
+
+
+class EvaluateParams(Section):
+    """The `evaluate` section of params.yaml."""
+
+    against: str
+    """Store of fused targets that agreement is measured with."""
+    bootstrap: int = Field(ge=1)
+    """Resamples of documents."""
+    seed: int

@@ -1,0 +1,290 @@
+"""How well a teacher, a fusion or a student fills the held-out blanks, prediction by prediction.
+
+Teachers and fusions are judged from their stores, students by running them over the same blanks. All of them are
+compared in the students' vocabulary. Nothing is averaged here: `pipeline.evaluate.bootstrap` does, by document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.sparse.restore import Restored, listed_probability
+from pipeline.text.inputs import model_inputs, no_id, reference_view, token_batches
+from storage.reader import Store
+from storage.records.logits import SparseLogits
+from storage.records.sequences import Masks, Sequences
+from storage.records.targets import FusedTargets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.masked_lm import MaskedLM
+    from pipeline.sparse.loss import Tails
+
+
+CHUNK_ELEMENTS = 2**20
+"""Entries of a distribution over the vocabulary worked on at once: 4 MB in float32, so that passes read the cache."""
+
+UNRANKED = np.iinfo(np.int64).max
+"""Rank where there is no answer: never within any list."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What somebody answered at P predictions, against the true tokens."""
+
+    nll_P: NDArray[np.float64]
+    """Negative natural log-probability of the true token, nats; NaN without an answer."""
+    rank_P: NDArray[np.int64]
+    """Tokens more likely than the true one; the length of the list or more where it is outside the list."""
+    confidence_P: NDArray[np.float64]
+    """Largest probability; NaN without an answer."""
+    top_P: NDArray[np.int64]
+    """Its token, students' vocabulary; -1 where it has no counterpart there, or without an answer."""
+    covered_P: NDArray[np.bool_]
+    """True where there is an answer."""
+    kl_P: NDArray[np.float64]
+    """KL divergence from the reference distribution to the answer, nats; NaN without one of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """The fused targets of a split that students are compared with."""
+
+    rows: FusedTargets
+    store: Store[FusedTargets]
+    """Where they are from, with the constants that restore their tails."""
+    temperature: float
+    """Of the targets; the student's logits are divided by it in the divergence, and only there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherAnswers:
+    """A teacher's answers to a split, and what is needed to read them."""
+
+    restored: Restored
+    """Its rows, and what restores them; temperatures are 1, then the fitted one times each listed one."""
+    to_student_V: NDArray[np.int64]
+    """Student's id of each of the teacher's; -1 where there is none."""
+
+    @property
+    def rows(self) -> SparseLogits:
+        """What the store holds."""
+        return self.restored.record
+
+
+def judge_teacher(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int = 0) -> Judged:
+    """Judge a teacher at one of its temperatures, by default as it answered, against the true tokens of the mask store.
+
+    Pieces that map to the same student's token count as that token; the probability of the true token is that of the
+    spelling in the text.
+    """
+    rows, to_student_V, temperature = teacher.rows, teacher.to_student_V, teacher.restored.temperatures[column]
+    covered_P = rows.covered_P()
+    student_PK = np.where(no_id(rows.ids_PK), -1, to_student_V[_index(rows.ids_PK)])
+    p_PK = listed_probability(rows, column=column, temperature=temperature).astype(np.float64)
+    if rows.drawn_ids_PS.shape[1]:
+        drawn_PS = np.where(no_id(rows.drawn_ids_PS), -1, to_student_V[_index(rows.drawn_ids_PS)])
+        student_PK = np.concatenate([student_PK, drawn_PS], axis=1)
+        p_PK = np.concatenate([p_PK, rows.drawn_share_PS * rows.tail_PJ[:, column, None]], axis=1)
+        order_PK = np.argsort(-p_PK, axis=1, kind="stable")
+        student_PK = np.take_along_axis(student_PK, order_PK, axis=1)
+        p_PK = np.take_along_axis(p_PK, order_PK, axis=1)
+    return Judged(
+        nll_P=-rows.gold_logprob_PJ[:, column].astype(np.float64),
+        rank_P=_rank(student_PK, label_P.astype(np.int64), covered_P),
+        confidence_P=np.where(covered_P, p_PK[:, 0], np.nan),
+        top_P=student_PK[:, 0],
+        covered_P=covered_P,
+        kl_P=np.full(len(rows), np.nan),
+    )
+
+
+def judge_fusion(rows: FusedTargets, label_P: NDArray[Any]) -> Judged:
+    """Judge fused targets, at the temperature they were fused at, against the true tokens [P] of the mask store."""
+    covered_P = rows.covered_P()
+    ids_PM = np.where(no_id(rows.ids_PM), -1, rows.ids_PM.astype(np.int64))
+    return Judged(
+        nll_P=-rows.gold_logprob_P.astype(np.float64),
+        rank_P=_rank(ids_PM, label_P.astype(np.int64), covered_P),
+        confidence_P=np.exp(rows.logprob_PM[:, 0].astype(np.float64)),
+        top_P=ids_PM[:, 0],
+        covered_P=covered_P,
+        kl_P=np.full(len(rows), np.nan),
+    )
+
+
+def judge_student(
+    lm: MaskedLM,
+    sequences: Sequences,
+    masks: Masks,
+    *,
+    special: dict[str, int],
+    batch_tokens: int,
+    reference: Reference | None = None,
+) -> Judged:
+    """Run a student over all blanks of a split; with a reference, also KL(reference || student) a prediction."""
+    import torch
+
+    from pipeline.core.progress import Progress
+    from pipeline.sparse.loss import Tails
+
+    size = len(masks)
+    judged = Judged(
+        nll_P=np.full(size, np.nan),
+        rank_P=np.full(size, UNRANKED),
+        confidence_P=np.full(size, np.nan),
+        top_P=np.full(size, -1, np.int64),
+        covered_P=np.ones(size, bool),
+        kl_P=np.full(size, np.nan),
+    )
+    with torch.inference_mode(), Progress(size, unit="predictions", label="evaluate") as progress:
+        tails = None if reference is None else Tails.of(reference.store, lm)
+        for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+            (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
+            gold_Q1 = logits_QV.gather(1, label_Q[:, None])
+            lse_Q = logits_QV.logsumexp(dim=1)
+            top = logits_QV.max(dim=1)
+            judged.nll_P[row_Q] = (lse_Q - gold_Q1[:, 0]).cpu().numpy()
+            judged.confidence_P[row_Q] = (top.values - lse_Q).exp().cpu().numpy()
+            judged.rank_P[row_Q] = (logits_QV > gold_Q1).count_nonzero(dim=1).cpu().numpy()
+            judged.top_P[row_Q] = top.indices.cpu().numpy()
+            if reference is not None and tails is not None:
+                restored_QV = _restore(reference, tails, row_Q, lm)
+                kl_Q = _divergence_from(restored_QV, logits_QV / reference.temperature)
+                judged.kl_P[row_Q] = kl_Q.double().cpu().numpy()
+            progress.advance(len(row_Q))
+    assert bool((judged.top_P >= 0).all()), "a prediction was not asked"
+    if reference is not None:
+        judged.kl_P[~reference.rows.covered_P()] = np.nan
+    return judged
+
+
+def heldout_nll(
+    lm: MaskedLM, sequences: Sequences, masks: Masks, *, batch_tokens: int, special: dict[str, int]
+) -> float:
+    """Mean negative log-probability of the true tokens over all blanks, nats; what `judge_student` would average."""
+    import torch
+
+    total = 0.0
+    with torch.inference_mode():
+        for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+            (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
+            total += float(torch.nn.functional.cross_entropy(logits_QV, label_Q, reduction="sum"))
+    return total / len(masks)
+
+
+def answers(
+    lm: MaskedLM, sequences: Sequences, masks: Masks, *, special: dict[str, int], batch_tokens: int
+) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """Logits [Q, V] in float32 and rows of the mask store [Q], at most `CHUNK_ELEMENTS` logits at a time.
+
+    Gradients are the caller's to switch off. Passes come longest first, every prediction once.
+    """
+    view = reference_view(sequences, masks, special=special)
+    for batch in token_batches(view.lengths_G(), batch_tokens):
+        inputs = model_inputs(view, batch)
+        logits_QV = lm.logits(*lm.tensors(inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q, inputs.column_Q))
+        size = max(1, CHUNK_ELEMENTS // logits_QV.shape[1])
+        for start in range(0, len(inputs.prediction_Q), size):
+            stop = start + size
+            yield logits_QV[start:stop].float(), inputs.prediction_Q[start:stop]
+
+
+def kl_to_teacher(fused: FusedTargets, teacher: TeacherAnswers, *, column: int) -> NDArray[np.float64]:
+    """KL(fused || teacher) of each prediction over the M + 1 outcomes of the fused list, nats; NaN without both.
+
+    The outcomes are the M tokens that the fused target keeps, and "any other". The teacher is taken at the temperature
+    of `column` and restored: a token on its list has its stored probability, any other its share of the tail. Pieces
+    that map to one student's token add up; pieces without a counterpart belong to "any other".
+    Merging outcomes can only lower a divergence (data processing inequality), so this is a lower bound of the one over
+    the whole vocabulary; it is 0 for a teacher fused alone.
+    """
+    answered = np.flatnonzero(fused.covered_P() & teacher.rows.covered_P())
+    size = int(max(teacher.to_student_V.max(initial=-1), _index(fused.ids_PM).max(initial=0))) + 1
+    pieces_SW = _pieces_of(teacher.to_student_V, size)
+    kl_P = np.full(len(fused), np.nan)
+    step = max(1, CHUNK_ELEMENTS // len(teacher.to_student_V))
+    for start in range(0, len(answered), step):
+        row_Q = answered[start : start + step]
+        teacher_QV = teacher.restored.chunk(row_Q, column).cpu().numpy()
+        none_QM = no_id(fused.ids_PM[row_Q])
+        ids_QM = np.where(none_QM, 0, _index(fused.ids_PM[row_Q]))
+        fused_QM = np.where(none_QM, 0, np.exp(np.nan_to_num(fused.logprob_PM[row_Q]).astype(np.float64)))
+        own_QMW = pieces_SW[ids_QM]
+        own_QMW[none_QM] = -1
+        piece_QMW = np.take_along_axis(teacher_QV[:, :, None], np.maximum(own_QMW, 0), axis=1)
+        teacher_QM = np.where(own_QMW < 0, 0, piece_QMW).sum(axis=2, dtype=np.float64)
+        other_Q1 = fused.tail_PT[row_Q].sum(axis=1, keepdims=True, dtype=np.float64)
+        fused_QO = np.append(fused_QM, other_Q1, axis=1)  # O = M + 1 outcomes
+        teacher_QO = np.append(teacher_QM, 1 - teacher_QM.sum(axis=1, keepdims=True), axis=1)
+        fused_QO /= fused_QO.sum(axis=1, keepdims=True)  # stored values do not add up to exactly 1
+        kl_P[row_Q] = _divergence(fused_QO, teacher_QO).sum(axis=1)
+    return kl_P
+
+
+def _pieces_of(to_student_V: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """A teacher's ids of each of `size` student ids, [size, W]; -1 where one has fewer."""
+    known = np.flatnonzero(to_student_V >= 0)
+    known = known[np.argsort(to_student_V[known], kind="stable")]
+    count_S = np.bincount(to_student_V[known], minlength=size)
+    place = np.arange(len(known)) - np.repeat(np.cumsum(count_S) - count_S, count_S)
+    pieces_SW = np.full((size, count_S.max(initial=1)), -1, np.int64)
+    pieces_SW[to_student_V[known], place] = known
+    return pieces_SW
+
+
+def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The terms p * log(p / q); 0 where p is 0. Probabilities under 1e-12 count as 1e-12."""
+    return np.asarray(p * (np.log(np.maximum(p, 1e-12)) - np.log(np.maximum(q, 1e-12))))
+
+
+def _restore(reference: Reference, tails: Tails, row_Q: NDArray[np.int64], lm: MaskedLM) -> Tensor:
+    """The fused distributions of some rows over the whole vocabulary, [Q, V] float32 (see `FusedTargets`)."""
+    import torch
+
+    from pipeline.sparse.loss import TargetBatch
+
+    rows = reference.rows
+    none_QM = no_id(rows.ids_PM[row_Q])
+    targets = TargetBatch(
+        *lm.tensors(
+            np.where(none_QM, -1, rows.ids_PM[row_Q].astype(np.int64)),
+            np.where(none_QM, 0, np.exp(np.nan_to_num(rows.logprob_PM[row_Q]))).astype(np.float32),
+            np.nan_to_num(rows.tail_PT[row_Q]),
+            rows.sketch_PTD[row_Q],
+        )
+    )
+    restored_QV = torch.cat([outside_CV for _, outside_CV in tails.chunks(targets)])
+    return restored_QV.scatter_add_(1, targets.ids_BM.clamp_min(0), targets.prob_BM)
+
+
+def _divergence_from(p_QV: Tensor, logits_QV: Tensor) -> Tensor:
+    """KL(p / sum(p) || softmax(logits)) by row, [Q].
+
+    Rows of p are rescaled: float32 sums of a vocabulary miss 1 by more than rounding would. Written with sums over p,
+    since passes over [Q, V] are what judging a student costs.
+    """
+    import torch
+
+    sum_Q = p_QV.sum(dim=1)
+    log_p_QV = p_QV.clamp_min(torch.finfo(torch.float32).tiny).log_()
+    inside_Q = torch.linalg.vecdot(p_QV, log_p_QV) - torch.linalg.vecdot(p_QV, logits_QV)
+    kl_Q: Tensor = inside_Q / sum_Q - sum_Q.log() + logits_QV.logsumexp(dim=1)
+    return kl_Q
+
+
+def _index(ids: NDArray[Any]) -> NDArray[np.int64]:
+    """Ids for indexing: the sentinel becomes 0."""
+    return np.where(no_id(ids), 0, ids).astype(np.int64)
+
+
+def _rank(ids_PK: NDArray[np.int64], gold_P: NDArray[np.int64], covered_P: NDArray[np.bool_]) -> NDArray[np.int64]:
+    hit_PK = ids_PK == gold_P[:, None]
+    rank_P = np.where(hit_PK.any(axis=1), hit_PK.argmax(axis=1), ids_PK.shape[1])
+    return np.where(covered_P, rank_P, UNRANKED).astype(np.int64)

@@ -1,0 +1,57 @@
+"""The suites that judge a model: their names, metrics and ranking rules, and the form of a suite's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.models.identity import weights_identity
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteRules:
+    """How a suite is named and read."""
+
+    stage: str
+    """Its DVC stage."""
+    lower: bool = False
+    """True where less is better."""
+
+
+SUITES = {
+    "wsd": SuiteRules(stage="wsd"),
+    "glue": SuiteRules(stage="glue"),
+    "paraphrase": SuiteRules(stage="paraphrase"),
+    "language_model": SuiteRules(stage="language-model", lower=True),
+    "costs": SuiteRules(stage="costs", lower=True),
+}
+"""In the order of the report."""
+
+
+Suite = Literal["wsd", "glue", "paraphrase", "language_model", "costs"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One number: its value, 95 % interval, and the count of items (or seeds) behind it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+def suite_report(
+    suite: Suite, folder: Path, metrics: Mapping[str, Metric], *, headline: str, **details: Any
+) -> dict[str, Any]:
+    """The JSON of one suite for one model; `headline` must be one of the metrics."""
+    assert headline in metrics, headline
+    return {
+        "suite": suite,
+        "model": {"folder": str(folder), "weights": weights_identity(folder)},
+        "headline": headline,
+        "metrics": {name: asdict(metric) for name, metric in metrics.items()},
+        **details,
+    }

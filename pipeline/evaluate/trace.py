@@ -1,0 +1,317 @@
+"""Follow one document through all stores: its text, its blanks, and what everybody answered there.
+
+Reads the shards the document lies in and no others. Students are run, one in memory after the other, on the passes of
+this document only.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.config import nearest
+from pipeline.evaluate.predictions import answers
+from pipeline.evaluate.results import training_record
+from pipeline.text.inputs import no_id
+from pipeline.text.vocabulary import BRACKETED, START, decode_pieces
+from storage.errors import DataError
+from storage.reader import Store
+from storage.records.base import SPLITS, Record
+from storage.records.logits import SparseLogits
+from storage.records.sequences import Masks, Sequences
+from storage.records.targets import FusedTargets
+from storage.tables import DocumentStore
+
+if TYPE_CHECKING:
+    import torch
+
+
+SHOWN = 5
+"""Tokens shown of each answer."""
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one teacher, fusion or student believes at one blank."""
+
+    who: str
+    role: str
+    """For example "teacher, weight 0.52"."""
+    truth: float
+    """Probability of the true token; NaN without an answer."""
+    top: list[tuple[str, float]]
+    """Most likely pieces and their probabilities; empty without an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """A document's way. P predictions in it, in the order of the mask store."""
+
+    doc_id: str
+    split: str
+    source: str
+    text: str
+    passes: list[str]
+    """The text of each pass with its blanks numbered."""
+    truth_P: list[str]
+    """The true piece of each blank."""
+    answers_P: list[list[Answer]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """The stores a document goes through; students are model folders."""
+
+    documents: DocumentStore
+    sequences: Store[Sequences]
+    masks: Store[Masks]
+    logits: dict[str, Store[SparseLogits]]
+    targets: Store[FusedTargets]
+    students: dict[str, Path]
+
+    @staticmethod
+    def open(data: Path, *, teachers: Sequence[str], targets: Path, students: dict[str, Path]) -> Stores:
+        """Open everything under `data`; raises StoreMissing, or StaleParent when the stores do not belong together."""
+        documents = DocumentStore(data / "documents")
+        sequences, masks = Store(data / "sequences", Sequences), Store(data / "masks", Masks)
+        sequences.require_parent("documents", documents)
+        masks.require_parent("sequences", sequences)
+        logits = {name: Store(data / "logits" / name, SparseLogits) for name in teachers}
+        fused = Store(targets, FusedTargets)
+        answered: list[Store[Any]] = [*logits.values(), fused]
+        for store in answered:
+            store.require_parent("masks", masks)
+        for folder in students.values():
+            training_record(folder, sequences=sequences, masks=masks)
+        return Stores(
+            documents=documents, sequences=sequences, masks=masks, logits=logits, targets=fused, students=students
+        )
+
+
+def trace(stores: Stores, doc_id: str | None, *, device: torch.device, batch_tokens: int) -> Trace:
+    """Follow the document `doc_id` of any split, or by default the first held-out one that has a blank.
+
+    Raises DataError with the nearest id when there is no such document.
+    """
+    split, row = _first(stores) if doc_id is None else _find(stores.documents, doc_id)
+    document = stores.documents.read(split).slice(row, 1).to_pylist()[0]
+    sequences, first = _windows(stores.sequences, split, row)
+    everything = stores.masks.read(split)
+    mine = (everything.sequence_P >= first) & (everything.sequence_P < first + len(sequences))
+    prediction_P = np.flatnonzero(mine)
+    masks = Masks(**{name: array[mine] for name, array in everything.arrays().items()})
+    masks = Masks(masks.copy_P, (masks.sequence_P - first).astype(np.uint32), masks.column_P, masks.label_P)
+    pieces = decode_pieces(stores.sequences.constant("pieces_utf8"))
+    found: list[list[Answer]] = [[] for _ in prediction_P]
+    if len(prediction_P):
+        columns = [
+            *_teachers(stores, split, prediction_P),
+            _fusion(stores.targets, _rows(stores.targets, split, prediction_P), masks, pieces),
+            *_students(stores, sequences, masks, pieces, device=device, batch_tokens=batch_tokens),
+        ]
+        found = [list(answers_at) for answers_at in zip(*columns, strict=True)]
+    return Trace(
+        doc_id=document["doc_id"],
+        split=split,
+        source=document["source"],
+        text=document["text"],
+        passes=list(_passes(document["text"], sequences, masks)),
+        truth_P=[spelled(pieces[label]) for label in masks.label_P],
+        answers_P=found,
+    )
+
+
+def lines(trace: Trace, *, blanks: int) -> Iterator[str]:
+    """The trace as text, at most `blanks` blanks of it; 0 for all."""
+    yield f"document {trace.doc_id} ({trace.split}, source {trace.source})"
+    yield f"  {trace.text}"
+    yield ""
+    yield f"passes: {len(trace.passes)}, blanks: {len(trace.truth_P)}"
+    for text in trace.passes:
+        yield f"  {text}"
+    shown = len(trace.truth_P) if blanks == 0 else min(blanks, len(trace.truth_P))
+    for number in range(shown):
+        yield ""
+        yield f"blank {number + 1}: {trace.truth_P[number]}"
+        names = max(len(answer.who) for answer in trace.answers_P[number])
+        roles = max(len(answer.role) for answer in trace.answers_P[number])
+        for answer in trace.answers_P[number]:
+            head = f"  {answer.who:<{names}}  {answer.role:<{roles}}"
+            if answer.top:
+                top = "  ".join(f"{piece} {probability:.3f}" for piece, probability in answer.top)
+                yield f"{head}  true {answer.truth:.3f}  |  {top}"
+            else:
+                yield f"{head}  no answer: the word is cut differently in its vocabulary"
+    if shown < len(trace.truth_P):
+        yield ""
+        yield f"{len(trace.truth_P) - shown} more blanks (--blanks 0 shows all)"
+
+
+def spelled(piece: str) -> str:
+    """A piece for people: "dog" begins a word, "##s" continues one."""
+    if piece.startswith(START):
+        return piece.removeprefix(START) or START
+    return piece if BRACKETED.fullmatch(piece) else f"##{piece}"
+
+
+def _find(documents: DocumentStore, doc_id: str) -> tuple[str, int]:
+    import pyarrow.compute as pc
+
+    for split in SPLITS:
+        row = pc.index(documents.read(split).column("doc_id"), doc_id).as_py()
+        if row >= 0:
+            return split, int(row)
+    ids = [name for split in reversed(SPLITS) for name in documents.read(split).column("doc_id").to_pylist()]
+    alike = [name for name in ids if doc_id and doc_id in name][:1] or ids
+    raise DataError(f"{documents.path}: no document '{doc_id}'{nearest(doc_id, alike) or _for_example(alike)}")
+
+
+def _for_example(ids: list[str]) -> str:
+    return f" (for example '{ids[0]}')" if ids else ""
+
+
+def _first(stores: Stores) -> tuple[str, int]:
+    split = "heldout"
+    sequence = int(stores.masks.shard(split, 0).sequence_P[0])
+    shard_rows = stores.sequences.plan(split).shard_rows
+    shard = stores.sequences.shard(split, sequence // shard_rows)
+    return split, int(shard.document_N[sequence % shard_rows])
+
+
+def _windows(store: Store[Sequences], split: str, document: int) -> tuple[Sequences, int]:
+    """The windows of a document and the row of the first; sequences lie in the order of their documents."""
+    plan = store.plan(split)
+    index = bisect_left(range(plan.shards), document, key=lambda i: int(store.shard(split, i).document_N[-1]))
+    parts, first = [], plan.rows
+    while index < plan.shards:
+        shard = store.shard(split, index)
+        mine = np.flatnonzero(shard.document_N == document)
+        if not len(mine):
+            break
+        first = min(first, plan.bounds(index)[0] + int(mine[0]))
+        parts.append(_take(shard, mine))
+        index += 1
+    if not parts:  # too short to be a window
+        return _take(store.shard(split, 0), np.zeros(0, np.int64)), first
+    return _join(parts), first
+
+
+def _rows(store: Store[R], split: str, prediction_P: NDArray[np.int64]) -> R:
+    """Rows of a split by number, ascending, from the shards they lie in."""
+    shard_rows = store.plan(split).shard_rows
+    index_P = prediction_P // shard_rows
+    return _join([
+        _take(store.shard(split, int(index)), prediction_P[index_P == index] % shard_rows)
+        for index in np.unique(index_P)
+    ])  # fmt: skip
+
+
+def _take(record: R, rows: NDArray[np.int64]) -> R:
+    return type(record)(**{name: array[rows] for name, array in record.arrays().items()})
+
+
+def _join(parts: Sequence[R]) -> R:
+    arrays = [part.arrays() for part in parts]
+    return type(parts[0])(**{name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]})
+
+
+def _passes(text: str, sequences: Sequences, masks: Masks) -> Iterator[str]:
+    """The text of each pass, "____[3]" for a blank of one piece, "____[3-4]" for one of two."""
+    key_P = masks.copy_P.astype(np.int64) << 32 | masks.sequence_P
+    for key in np.unique(key_P):
+        prediction_P = np.flatnonzero(key_P == key)
+        row = int(masks.sequence_P[prediction_P[0]])
+        column_P = masks.column_P[prediction_P]
+        starts, ends = sequences.char_start_NL[row], sequences.char_end_NL[row]
+        inside = sequences.word_NL[row] >= 0
+        parts, at = [], int(starts[inside][0])
+        for word in dict.fromkeys(sequences.word_NL[row, column_P].tolist()):
+            of_word = prediction_P[sequences.word_NL[row, column_P] == word] + 1
+            columns = masks.column_P[of_word - 1]
+            label = f"{of_word[0]}" if len(of_word) == 1 else f"{of_word[0]}-{of_word[-1]}"
+            parts += [text[at : starts[columns[0]]], f"____[{label}]"]
+            at = int(ends[columns[-1]])
+        yield "".join([*parts, text[at : int(ends[inside][-1])]])
+
+
+def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> Iterator[list[Answer]]:
+    weight_PT = _rows(stores.targets, split, prediction_P).weight_PT
+    fused: list[str] = stores.targets.facts["teachers"]
+    for name, store in stores.logits.items():
+        rows = _rows(store, split, prediction_P)
+        pieces = decode_pieces(store.constant("pieces_utf8"))
+        weights = weight_PT[:, fused.index(name)] if name in fused else [None] * len(rows)
+        tops = _tops(*_answers_of(rows), pieces)
+        yield [
+            Answer(
+                who=name,
+                role="teacher, not fused" if weight is None else f"teacher, weight {np.nan_to_num(weight):.2f}",
+                truth=float(np.exp(truth)),
+                top=top,
+            )
+            for weight, truth, top in zip(weights, rows.gold_logprob_PJ[:, 0], tops, strict=True)
+        ]
+
+
+def _answers_of(rows: SparseLogits) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Ids, most likely first, and their log-probabilities: what is listed, or the draws of a teacher without lists."""
+    if rows.ids_PK.shape[1]:
+        return rows.ids_PK, rows.logprob_PK
+    none = np.full_like(rows.drawn_share_PS, np.nan)
+    return rows.drawn_ids_PS, np.log(rows.drawn_share_PS, out=none, where=rows.drawn_share_PS > 0)
+
+
+def _fusion(store: Store[FusedTargets], rows: FusedTargets, masks: Masks, pieces: list[str]) -> list[Answer]:
+    assert len(rows) == len(masks)
+    tops = _tops(rows.ids_PM, rows.logprob_PM, pieces)
+    return [
+        Answer(who=store.path.name, role="fused", truth=float(np.exp(truth)), top=top)
+        for truth, top in zip(rows.gold_logprob_P, tops, strict=True)
+    ]
+
+
+def _students(
+    stores: Stores, sequences: Sequences, masks: Masks, pieces: list[str], *, device: torch.device, batch_tokens: int
+) -> Iterator[list[Answer]]:
+    import torch
+
+    from pipeline.models.masked_lm import masked_lm
+
+    special = stores.sequences.facts["special"]
+    label_P = masks.label_P.astype(np.int64)
+    for name, folder in stores.students.items():
+        found: dict[int, Answer] = {}
+        with masked_lm(folder, device=device, dtype=torch.float32) as lm, torch.inference_mode():
+            for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+                probability_QV = logits_QV.softmax(dim=1).cpu()
+                top = probability_QV.topk(min(SHOWN, probability_QV.shape[1]), dim=1)
+                for number, row in enumerate(row_Q.tolist()):
+                    entries = zip(top.indices[number].tolist(), top.values[number].tolist(), strict=True)
+                    found[row] = Answer(
+                        who=name,
+                        role="student",
+                        truth=float(probability_QV[number, label_P[row]]),
+                        top=[(spelled(pieces[piece]), probability) for piece, probability in entries],
+                    )
+        yield [found[row] for row in range(len(masks))]
+
+
+def _tops(ids_PK: NDArray[Any], logprob_PK: NDArray[np.float32], pieces: list[str]) -> list[list[tuple[str, float]]]:
+    probability_PK = np.exp(logprob_PK[:, :SHOWN].astype(np.float64))
+    known_PK = ~no_id(ids_PK[:, :SHOWN])
+    return [
+        [
+            (spelled(pieces[piece]), float(probability))
+            for piece, probability, known in zip(ids, probabilities, row_known, strict=True)
+            if known
+        ]
+        for ids, probabilities, row_known in zip(ids_PK[:, :SHOWN], probability_PK, known_PK, strict=True)
+    ]

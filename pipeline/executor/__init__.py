@@ -1,0 +1,1 @@
+"""Who makes the shards of a store: threads, processes, or a Dask cluster."""

@@ -1,0 +1,145 @@
+"""Who makes the shards of a store: threads of this process, worker processes of this machine, or a Dask cluster.
+
+A shard is one task. With threads everything happens here. Otherwise this process is the driver: it holds the work
+folder's lock, hands out shards (`pipeline.executor.dask`), and takes what workers wrote beside the store into it
+(`storage.attempts` has the rule, and why it does no harm when a worker dies, comes late or does a shard twice). Who
+does what decides no byte of a store.
+
+`distributed` is imported only where it is asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from numpy.typing import NDArray
+
+from pipeline.core.progress import Progress
+from storage.records.base import Record
+from storage.writer import Shard, StoreWriter
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Job(Protocol):
+    """What there is to do for the shards of one store, in any process; small, and can be sent anywhere."""
+
+    @property
+    def key(self) -> str:
+        """Names what `opened` opens: the same key, the same things."""
+
+    def elsewhere(self) -> Self:
+        """The job for a process that is in another folder."""
+
+    def opened(self) -> AbstractContextManager[Any]:
+        """Open what the job needs in this process, such as its model; kept for many shards."""
+
+    def make(self, tools: Any, shard: Shard, *, advance: Callable[[int], None]) -> tuple[Record, Arrays]:
+        """The rows of a shard and what is kept beside them; tells `advance` of every so many finished rows."""
+
+
+class Held:
+    """Keeps one thing open, the last that was asked for; one thread uses it at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._stack = ExitStack()
+        self._key = ""
+        self._tools: Any = None
+
+    @contextmanager
+    def opened(self, job: Job) -> Iterator[Any]:
+        """What the job opens; opened now unless it is open, after what another job had open was closed."""
+        with self._lock:
+            if self._key != job.key:
+                self.close(None, None, None)
+                self._tools = self._stack.enter_context(job.opened())
+                self._key = job.key
+            yield self._tools
+
+    def close(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close what is open, after an exception or without one."""
+        with self._lock:
+            stack, self._stack = self._stack, ExitStack()
+            self._key, self._tools = "", None
+            stack.__exit__(kind, error, trace)
+
+    def let_go(self, key: str) -> None:
+        """Close what `key` names, if it is that which is open and nobody is at it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._key == key:
+                    self.close(None, None, None)
+            finally:
+                self._lock.release()
+
+
+class Hands(Protocol):
+    """Who does a job."""
+
+    held: Held
+    """What jobs keep open in this process."""
+
+    def once(self, job: Job, work: Callable[[Any, Any], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """`work(job, tools)`, done in one place."""
+
+    def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
+        """Make every missing shard of `writer`, which is open and has its constants."""
+
+
+class Here:
+    """Work in this process: `threads` shards at a time are made and written, and in memory."""
+
+    def __init__(self, *, threads: int = 1) -> None:
+        self.held = Held()
+        self._threads = threads
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.held.close(kind, error, trace)
+
+    def once(self, job: Job, work: Callable[[Any, Any], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """`work(job, tools)`."""
+        with self.held.opened(job) as tools:
+            return work(job, tools)
+
+    def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
+        """Make and write every missing shard; in plan order when there is one thread."""
+        missing = list(writer.missing())
+
+        def done(shard: Shard, advance: Callable[[int], None]) -> int:
+            record, sidecar = job.make(tools, shard, advance=advance)
+            writer.write(shard, record, sidecar=sidecar)
+            return shard.stop - shard.start
+
+        with shard_progress(writer, missing, label=label) as progress:
+            if not missing:
+                return
+            with self.held.opened(job) as tools:
+                if self._threads == 1:
+                    for shard in missing:
+                        done(shard, progress.advance)
+                    return
+                with ThreadPoolExecutor(self._threads) as pool:
+                    futures = [pool.submit(done, shard, lambda _: None) for shard in missing]
+                    try:
+                        for future in as_completed(futures):
+                            progress.advance(future.result())
+                    finally:
+                        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def shard_progress(writer: StoreWriter, missing: list[Shard], *, label: str) -> Progress:
+    """Progress over all rows of a store of which the shards `missing` are to be made."""
+    total = sum(plan.rows for plan in writer.splits.values())
+    left = sum(shard.stop - shard.start for shard in missing)
+    return Progress(total, unit="predictions", label=label, done=total - left)

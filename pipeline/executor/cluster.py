@@ -1,0 +1,190 @@
+"""Reach a Dask scheduler or start workers of this machine, and refuse workers that would write another store.
+
+A store must not depend on who makes which shard, so all workers have the driver's code and versions of what computes
+and encodes, and choose one device and one number format.
+
+Only functions that a worker without this package can load may be sent before that is known.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.params import RuntimeParams
+from storage.errors import ClusterError
+from storage.work import code_digest
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+CONNECT_SECONDS = 15.0
+"""A scheduler that does not answer for so long is not there."""
+
+GPU = "gpu"
+"""Resource that one teacher at a time holds of a worker."""
+
+VERSIONED = ("numpy", "zarr", "numcodecs", "torch", "transformers", "tokenizers")
+"""Packages whose version may decide bytes."""
+
+CODE = code_digest()
+"""When this module was imported: a worker that was started before an edit runs the code from before it."""
+
+
+@contextmanager
+def connected(settings: RuntimeParams) -> Iterator[Client]:
+    """A client of the scheduler that `settings` name; of one with workers of this machine, which stop with it."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    # A worker that dies is told of where its shard is handed out again.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if settings.scheduler != "processes":
+        try:
+            client = Client(  # type: ignore[no-untyped-call]
+                settings.scheduler, timeout=CONNECT_SECONDS, set_as_default=False
+            )
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise ClusterError(
+                f"runtime.scheduler: no Dask scheduler answers at {settings.scheduler} within {CONNECT_SECONDS:.0f} s "
+                f"({type(error).__name__}). Start one with `dask scheduler`, or set runtime.scheduler: threads"
+            ) from error
+        with client:
+            yield client
+        return
+    # Dask has processes return memory to the system at once, which costs a model on the CPU a fifth of its speed: every
+    # tensor is then mapped anew. And it gives each one thread.
+    environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), settings.threads)
+    with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=settings.workers,
+            threads_per_worker=1,
+            resources={GPU: 1},
+            # A shard is counted as killed each time its worker dies; how often that may be is decided here.
+            scheduler_kwargs={"allowed_failures": 0},
+            # What is in memory is a model and a shard, not Dask's data: there is nothing it could put on disk.
+            memory_limit=None,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
+    ):
+        yield client
+
+
+def shared_out(settings: RuntimeParams) -> RuntimeParams:
+    """Threads of each process: workers of this machine share its cores, others use what their environment says."""
+    if settings.threads or settings.scheduler != "processes":
+        return settings
+    return settings.model_copy(update={"threads": max(1, (os.cpu_count() or 1) // settings.workers)})
+
+
+def dashboard(client: Client, settings: RuntimeParams) -> str:
+    """Where Dask's dashboard is, in words."""
+    if settings.scheduler == "processes" and importlib.util.find_spec("bokeh") is None:
+        return "no dashboard: bokeh is not installed"
+    return f"dashboard: {client.dashboard_link}"
+
+
+def workers_of(client: Client, *, gpu: bool) -> list[str]:
+    """Addresses of all workers, or of those with the resource `gpu`."""
+    known: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return [address for address, worker in known.items() if not gpu or worker["resources"].get(GPU)]
+
+
+def require_workers(client: Client, settings: RuntimeParams, *, gpu: bool) -> list[str]:
+    """Addresses of the workers that can be given tasks; raises ClusterError when there are none."""
+    found = workers_of(client, gpu=gpu)
+    if not found:
+        missing = f"has no worker with resource {GPU}" if gpu and workers_of(client, gpu=False) else "has no workers"
+        resources = f' --resources "{GPU}=1"' if gpu else ""
+        raise ClusterError(
+            f"{settings.scheduler}: the scheduler {missing}. Start one for each accelerator, where this package is "
+            f"installed and the project's folder is seen: dask worker {settings.scheduler}{resources} --nthreads 1"
+        )
+    return found
+
+
+@cache
+def here() -> dict[str, str]:
+    """What must be the same in the driver and in all workers: versions, and this project's code."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2]), "code": CODE[:12]}
+    for package in VERSIONED:
+        try:
+            found[package] = version(package).partition("+")[0]  # the rest says for which accelerator it was built
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def chosen(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Device and number format that this process chooses by the runtime settings given as plain data."""
+    from pipeline.core.runtime import apply
+
+    device, dtype = apply(RuntimeParams.model_validate(settings))
+    return {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}
+
+
+def agreed(client: Client, addresses: list[str], settings: RuntimeParams, *, gpu: bool) -> RuntimeParams:
+    """Settings with the device and the number format that all workers choose, where `gpu` says that they matter.
+
+    Raises ClusterError naming the first worker that is not like the driver, or not like the others.
+    """
+    asked = settings.model_dump() if gpu else None
+
+    def answer() -> dict[str, str]:
+        # A function within a function is sent as code: it runs where the package is not installed, and can say so.
+        try:
+            workers = importlib.import_module("pipeline.executor.cluster")
+        except ImportError as error:
+            return {"error": str(error)}
+        found: dict[str, str] = workers.here() | ({} if asked is None else workers.chosen(asked))
+        return found
+
+    said_by: dict[str, Any] = client.run(answer, workers=addresses, on_error="return")
+    answers: dict[str, dict[str, str]] = {}
+    for address, said in sorted(said_by.items()):
+        if isinstance(said, OSError):
+            continue  # it died meanwhile
+        if isinstance(said, Exception) or "error" in said:
+            raise ClusterError(
+                f"worker {address}: cannot use this project's package there "
+                f"({said if isinstance(said, Exception) else said['error']}). Install the same checkout, and start the "
+                "worker from that environment"
+            )
+        require_same(address, said, here())
+        answers[address] = said
+    return settings if asked is None else settings.model_copy(update=_one_choice(answers))
+
+
+def _one_choice(answers: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The device and number format that all workers choose; raises ClusterError naming one that differs."""
+    choices = {name: next(iter(answers.values()), {}).get(name) for name in ("device", "dtype")}
+    for address, said in answers.items():
+        for name, first in choices.items():
+            if said[name] != first:
+                raise ClusterError(
+                    f"worker {address}: chooses {name} {said[name]}, others {first}: a store would depend on who makes "
+                    f"which shard. Set runtime.{name} to one that all workers have"
+                )
+    return {name: value for name, value in choices.items() if value is not None}
+
+
+def require_same(worker: str, found: Mapping[str, str], driver: Mapping[str, str]) -> None:
+    """Raise ClusterError, naming the worker, unless what `here` says there and at the driver is the same."""
+    for name, expected in driver.items():
+        if found.get(name) != expected:
+            what = "another version of this project's code" if name == "code" else f"{name} {found.get(name)}"
+            raise ClusterError(
+                f"worker {worker}: has {what}, expected {expected} as here: a store would depend on who makes which "
+                "shard. Give workers the same checkout and environment"
+            )

@@ -1,0 +1,1 @@
+"""Stage `fuse`: teachers' predictions weighted and mixed into targets."""

@@ -1,0 +1,134 @@
+"""Fuse the stores of several teachers into one store of targets in the students' vocabulary.
+
+`pipeline.fuse.mixture` says what a fused row is. Here stores are opened and checked against one another, each teacher's
+ids and tail prior are translated once a process, and shards are fused, each a task of its own
+(`pipeline.executor.base`). A thread or worker fuses and writes one shard at a time, so memory does not grow with the
+store, and a run that was killed continues with the shards that are missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.config import nearest
+from pipeline.executor.base import Hands, Here
+from pipeline.fuse.job import FuseJob, open_teacher
+from pipeline.fuse.mixture import Teacher
+from pipeline.fuse.params import FusionParams
+from pipeline.models.provenance import fusion_provenance
+from storage.errors import ParamsError, StoreError
+from storage.format.manifest import Manifest
+from storage.reader import Store
+from storage.records.sequences import Masks
+from storage.records.targets import FusedTargets
+from storage.share.card import card_of
+from storage.writer import StoreWriter
+
+log = logging.getLogger(__name__)
+
+
+def fuse(
+    params: FusionParams,
+    *,
+    sequences: Path,
+    masks: Path,
+    logits: Path,
+    out: Path,
+    declared: Collection[str],
+    threads: int,
+    hands: Hands | None = None,
+) -> Manifest:
+    """Write the fused targets of one fusion to `out`, whose name is the fusion's.
+
+    `hands` do the work, by default `threads` threads of this process. logits is the folder of the teachers' stores,
+    declared the names of all teachers in params.yaml. Raises ParamsError for an unknown teacher or a temperature that
+    was not kept, StoreError for a teacher's folder that params.yaml no longer names, StaleParent for a teacher that
+    answered other masks, VocabularyError when nothing can be translated.
+    """
+    where = f"fusions.{out.name}"
+    for name in params.teachers:
+        if name not in declared:
+            raise ParamsError(f"{where}.teachers: no entry '{name}' in teachers{nearest(name, declared)}")
+    _refuse_undeclared(logits, declared)
+    blanks = Store(masks, Masks)
+    job = FuseJob(
+        params=params,
+        name=out.name,
+        sequences=sequences,
+        masks=masks,
+        logits=logits,
+        identities=(blanks.identity, *(open_teacher(logits / name, blanks).identity for name in params.teachers)),
+    )
+    with nullcontext(hands) if hands is not None else Here(threads=threads) as who, who.held.opened(job) as mixer:
+        stores, teachers = mixer.stores, mixer.teachers
+        bias_TV = np.stack([teacher.bias_V1[:-1] for teacher in teachers])
+        sketch = max(teacher.sketch for teacher in teachers)
+        vocabulary = teachers[0].vocabulary
+        writer = StoreWriter(
+            out,
+            FusedTargets,
+            specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), sketch=sketch, vocabulary=vocabulary),
+            splits=blanks.manifest.splits,
+            inputs=params.model_dump(),
+            parents={"masks": blanks.identity, **{f"logits/{name}": store.identity for name, store in stores.items()}},
+            constants={"order_V": np.argsort(-np.exp(bias_TV).sum(axis=0), kind="stable").astype(np.uint32)},
+        )
+        with writer:
+            who.shards(job, writer, label=f"fuse {out.name}")
+            return writer.seal(
+                facts={
+                    "teachers": params.teachers,
+                    "weighting": params.weighting,
+                    "temperature": params.temperature,
+                    "vocabulary": vocabulary,
+                    "keep": params.keep,
+                    "bridges": mixer.coverage,
+                    **_weight_facts(writer, params.teachers),
+                    "provenance": fusion_provenance({name: store.manifest for name, store in stores.items()}),
+                },
+                constants={"tail_bias_TV": bias_TV, **_bases(teachers, sketch)},
+                card=card_of,
+            )
+
+
+def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:
+    """A teacher that was taken out of params.yaml leaves its folder, which DVC would go on counting as an input."""
+    for folder in sorted(logits.glob("[!.]*/")):
+        if folder.name not in declared:
+            raise StoreError(
+                f"{folder}: the store of a teacher that params.yaml does not name{nearest(folder.name, declared)}. "
+                "Run: python -m stages.prune --yes"
+            )
+
+
+def _bases(teachers: Sequence[Teacher], sketch: int) -> dict[str, NDArray[Any]]:
+    """The teachers' bases as one constant, zeros where one has fewer coordinates; none where nobody has any."""
+    if not sketch:
+        return {}
+    basis_TDV = np.zeros((len(teachers), sketch, teachers[0].vocabulary), np.float16)
+    for t, teacher in enumerate(teachers):
+        basis_TDV[t, : teacher.sketch] = teacher.basis_V1D[:-1].T
+    return {"tail_basis_TDV": basis_TDV}
+
+
+def _weight_facts(writer: StoreWriter, teachers: list[str]) -> dict[str, Mapping[str, Any]]:
+    """Share of predictions some teacher answered; over these, mean entropy of the weights and mean weight, by split."""
+    coverage: dict[str, float] = {}
+    entropy: dict[str, float] = {}
+    weight: dict[str, dict[str, float]] = {name: {} for name in teachers}
+    for split, plan in writer.splits.items():
+        count, entropy_sum, *weight_sums = sum(
+            writer.sidecars("sums", split), start=np.zeros(2 + len(teachers))
+        ).tolist()
+        coverage[split] = count / max(1, plan.rows)
+        entropy[split] = entropy_sum / max(1, count)
+        for name, total in zip(teachers, weight_sums, strict=True):
+            weight[name][split] = total / max(1, count)
+    return {"coverage": coverage, "weight_entropy": entropy, "mean_weight": weight}

@@ -1,0 +1,167 @@
+"""A fusion at work: the teachers' stores opened and translated, and shard after shard mixed, in whatever process."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.fuse.mixture import Teacher, fuse_shard
+from pipeline.text.vocabulary import Bridge, bridge, decode_pieces
+from storage.errors import ParamsError, StaleParent, VocabularyError
+from storage.reader import Store
+from storage.records.logits import SparseLogits
+from storage.records.sequences import Masks, Sequences
+from storage.records.targets import FusedTargets
+from storage.writer import Shard
+
+if TYPE_CHECKING:
+    from pipeline.fuse.params import FusionParams
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixer:
+    """Opened teachers of a fusion, in its order."""
+
+    stores: dict[str, Store[SparseLogits]]
+    teachers: list[Teacher]
+    coverage: dict[str, Any]
+    """How many of a teacher's pieces could be translated."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FuseJob:
+    """What a process needs to fuse shards; it opens the stores and translates ids itself."""
+
+    params: FusionParams
+    name: str
+    sequences: Path
+    masks: Path
+    logits: Path
+    identities: tuple[str, ...]
+    """Of the masks and of the teachers' stores, as the driver has them."""
+
+    @property
+    def key(self) -> str:
+        """Names settings and stores."""
+        return f"fuse {self.params!r} {self.identities}"
+
+    def elsewhere(self) -> FuseJob:
+        """The job for a process that is in another folder."""
+        return replace(
+            self, sequences=self.sequences.absolute(), masks=self.masks.absolute(), logits=self.logits.absolute()
+        )
+
+    @contextmanager
+    def opened(self) -> Iterator[Mixer]:
+        """Open and check everything; raises as `fuse` does, and StaleParent for stores the driver does not have."""
+        where = f"fusions.{self.name}"
+        blanks = Store(self.masks, Masks)
+        blanks.require_parent("sequences", text := Store(self.sequences, Sequences))
+        stores = {name: open_teacher(self.logits / name, blanks) for name in self.params.teachers}
+        if (blanks.identity, *(store.identity for store in stores.values())) != self.identities:
+            raise StaleParent(f"{self.logits}: other stores than the driver has there. Share one file system")
+        columns = {name: _columns(self.params, store, where) for name, store in stores.items()}
+        student = decode_pieces(text.constant("pieces_utf8"))
+        bridges = {
+            name: bridge(decode_pieces(store.constant("pieces_utf8")), student) for name, store in stores.items()
+        }
+        teachers = [
+            _teacher(self.params, stores[name], bridges[name], columns[name], vocabulary=len(student))
+            for name in self.params.teachers
+        ]
+        yield Mixer(
+            stores=stores, teachers=teachers, coverage={name: found.coverage for name, found in bridges.items()}
+        )
+
+    def make(
+        self, mixer: Mixer, shard: Shard, *, advance: Callable[[int], None]
+    ) -> tuple[FusedTargets, dict[str, NDArray[Any]]]:
+        """The fused rows of a shard."""
+        records = [store.shard(shard.split, shard.index) for store in mixer.stores.values()]
+        targets = fuse_shard(
+            records, mixer.teachers, keep=self.params.keep, weighting=self.params.weighting, tau=self.params.tau
+        )
+        advance(len(targets))
+        return targets, {"sums": _sums(targets)}
+
+
+def open_teacher(path: Path, masks: Store[Masks]) -> Store[SparseLogits]:
+    """The store of a teacher; raises StaleParent when it answers other blanks than those of `masks`."""
+    store = Store(path, SparseLogits)
+    store.require_parent("masks", masks)
+    if store.manifest.splits != masks.manifest.splits:
+        raise StaleParent(f"{path}: other shards than {masks.path}. {store.remedy}")
+    return store
+
+
+def _columns(params: FusionParams, store: Store[SparseLogits], where: str) -> tuple[int, int]:
+    """Columns of the statistics for targets and for weights: 0 is raw, 1 + i calibrated times the i-th listed."""
+    if store.facts["keep"].get("draws") and not (params.calibrated and params.temperature == 1):
+        raise ParamsError(
+            f"{where}: {store.path} holds draws, which stand for the calibrated temperature alone; expected "
+            f"calibrated: true and temperature: 1.0. Set these, or another form in teachers.{store.path.name}.keep"
+        )
+    if not params.calibrated:
+        return 0, 0
+    listed: list[float] = store.facts["listed"]
+    if params.temperature not in listed:
+        raise ParamsError(
+            f"{where}.temperature: {store.path} has statistics at {', '.join(map(str, listed))}, got "
+            f"{params.temperature}. Choose one of these, or add it to teachers.{store.path.name}.temperatures"
+        )
+    return 1 + listed.index(params.temperature), 1 + listed.index(1.0)
+
+
+def _teacher(
+    params: FusionParams, store: Store[SparseLogits], found: Bridge, columns: tuple[int, int], *, vocabulary: int
+) -> Teacher:
+    """Translate one teacher's ids and tail, and read its temperatures and its prior weight."""
+    column, weight_column = columns
+    name = store.path.name
+    bias_V = store.constant("tail_bias_JV")[column].astype(np.float64)
+    basis_DV = np.zeros((0, len(bias_V)))
+    if "sketch_PD" in store.manifest.arrays:
+        basis_DV = store.constant("tail_basis_DV").astype(np.float64)
+    matched_V = found.to_student_V >= 0
+    if not matched_V.any():
+        raise VocabularyError(
+            f"{store.path}: none of its {len(bias_V)} pieces has a counterpart among the students' {vocabulary}. "
+            f"Take {name} out of the fusion, or choose a students' tokenizer that shares words with it"
+        )
+    share = np.exp(bias_V[matched_V]).sum() / np.exp(bias_V).sum()
+    log.info("%s: %s pieces, %.2f %% of its tail matched", name, found.coverage, 100 * share)
+    log_prior = 0.0
+    if params.prior == "calibration":
+        log_prior = -float(store.facts["calibration"]["nll" if params.calibrated else "nll_raw"])
+    elif isinstance(params.prior, dict):
+        log_prior = math.log(params.prior[name])
+    temperatures: list[float] = store.facts["temperatures"]
+    return Teacher.of(
+        found.to_student_V,
+        bias_V,
+        basis_DV,
+        vocabulary=vocabulary,
+        column=column,
+        temperature=temperatures[column],
+        weight_column=weight_column,
+        weight_temperature=temperatures[weight_column],
+        log_prior=log_prior,
+    )
+
+
+def _sums(targets: FusedTargets) -> NDArray[np.float64]:
+    """Over the rows some teacher answered: their number, the entropy of their weights, each teacher's weight."""
+    weight_PT = targets.weight_PT[targets.covered_P()].astype(np.float64)
+    logs_PT = np.log(weight_PT, out=np.zeros_like(weight_PT), where=weight_PT > 0)
+    return np.concatenate([[len(weight_PT), -(weight_PT * logs_PT).sum()], weight_PT.sum(axis=0)])

@@ -1,0 +1,397 @@
+"""The mixture of several teachers' restored distributions, row by row, without a dense vector a row.
+
+The target is p(v) = sum_t w_t p_t(v) over student ids v: each teacher's listed pieces, bridged, and the rest of its
+mass spread over what it does not list as its tail's bias and the row's sketch say. So a teacher that does not list v
+still gives it a share of its tail; pieces without a counterpart go to the tail; several pieces of one student id add
+up. Kept are the M most likely of the ids that any teacher lists. What lies outside them is kept as each teacher's share
+and sketch, so that it is restored as the same mixture of the same tails: exactly, when every listed id is among the M.
+Drawn ids count as listed ones; the mixture is linear, so it stays an unbiased estimate where the M hold all of them and
+the weights do not read the draws (`max` does). A teacher none of whose listed pieces has a counterpart has no weight.
+
+Lists are sorted by id, equal ids are added up by shifted sums, and the sums are sorted by size: all whole-array NumPy,
+which lets go of the interpreter lock, and the same bits under any number of threads. Measured on one core, lists of 32
+to a list of 32, plain tails: 990,000 rows a second for one teacher, 380,000 for two, 235,000 for three. With sketches
+of 16 numbers 940,000, 300,000 and 150,000; of 32 numbers 865,000, 255,000 and 135,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.fuse.weighting import Weighting, weights
+from pipeline.sparse.restore import listed_probability
+from pipeline.sparse.tail import NO_COUNTERPART
+from storage.format.arrays import sentinel
+from storage.records.base import id_dtype
+from storage.records.logits import SparseLogits
+from storage.records.targets import FusedTargets
+
+OUTSIDE_MINIMUM = 1e-6
+"""Least prior mass outside a list over which a tail is spread: about the rounding of 1 minus a float32 sum."""
+
+BLOCK_ROWS = 1024
+"""Rows fused at once: 256 are 25 % slower a row (measured), and memory grows with it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Teacher:
+    """How one teacher's records are read in a fusion; made by `Teacher.of`."""
+
+    lookup_V1: NDArray[np.uint32]
+    """Student id of each of its Vt ids, V where it has no counterpart; one more entry, V, for "no id"."""
+    bias_V1: NDArray[np.float32]
+    """Its tail's bias over the V student ids, `NO_COUNTERPART` where it has none; one more entry for "no id"."""
+    prior_V1: NDArray[np.float32]
+    """Exponential of `bias_V1`; sums to 1."""
+    basis_V1D: NDArray[np.float32]
+    """Its tail's basis over student ids, divided by `temperature`; D may be 0."""
+    column: int
+    """Of the statistics at the targets' temperature."""
+    temperature: float
+    """That of `column`."""
+    weight_column: int
+    """Of the statistics its confidence is read from."""
+    weight_temperature: float
+    """That of `weight_column`."""
+    log_prior: float
+    """Natural log of what its weight is multiplied with, up to a constant."""
+    merges: bool
+    """Whether two of its pieces share a student id."""
+
+    @staticmethod
+    def of(
+        to_student_V: NDArray[np.int64],
+        bias_V: NDArray[np.floating],
+        basis_DV: NDArray[np.floating],
+        *,
+        vocabulary: int,
+        column: int,
+        temperature: float,
+        weight_column: int,
+        weight_temperature: float,
+        log_prior: float = 0.0,
+    ) -> Teacher:
+        """A teacher by its bridge (-1 where there is no counterpart) and its tail's bias and basis over its own ids.
+
+        The exponentials of the bias sum to 1. Several pieces of one student id share it: their exponentials add up, and
+        their basis is the mean, weighted by them. What has no counterpart takes no part of a tail, and the rest is
+        scaled up to hold all of it.
+        """
+        matched_V = to_student_V >= 0
+        found_V = to_student_V[matched_V]
+        prior_V = np.exp(bias_V[matched_V].astype(np.float64))
+        mass_V = np.bincount(found_V, weights=prior_V, minlength=vocabulary)
+        known_V = mass_V > 0
+        bias_V1 = np.full(vocabulary + 1, NO_COUNTERPART)
+        bias_V1[:-1][known_V] = np.log(mass_V[known_V] / mass_V.sum())
+        basis_V1D = np.zeros((vocabulary + 1, len(basis_DV)))
+        for d, basis_V in enumerate(basis_DV[:, matched_V].astype(np.float64)):
+            total_V = np.bincount(found_V, weights=prior_V * basis_V, minlength=vocabulary)
+            basis_V1D[:-1, d] = np.divide(total_V, mass_V, out=np.zeros(vocabulary), where=known_V) / temperature
+        lookup_V = np.where(matched_V, to_student_V, vocabulary)
+        return Teacher(
+            lookup_V1=np.append(lookup_V, vocabulary).astype(np.uint32),
+            bias_V1=bias_V1.astype(np.float32),
+            prior_V1=np.exp(bias_V1).astype(np.float32),
+            basis_V1D=basis_V1D.astype(np.float32),
+            column=column,
+            temperature=temperature,
+            weight_column=weight_column,
+            weight_temperature=weight_temperature,
+            log_prior=log_prior,
+            merges=len(np.unique(found_V)) < len(found_V),
+        )
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of student ids."""
+        return len(self.bias_V1) - 1
+
+    @property
+    def sketch(self) -> int:
+        """D."""
+        return int(self.basis_V1D.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beliefs:
+    """B rows of one teacher in the students' vocabulary, restored: p_BK at ids_BK, a tail of tail_B elsewhere."""
+
+    ids_BK: NDArray[np.uint32]
+    """V where there is none."""
+    p_BK: NDArray[np.float32]
+    tail_B: NDArray[np.float32]
+    """Mass that is not at ids_BK."""
+    log_rate_B: NDArray[np.float32]
+    """The tail at v is exp(log_rate + bias(v) + sketch @ basis(v)); -inf where there is no tail."""
+    sketch_BD: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entries:
+    """All lists of B rows side by side, E = T * K entries sorted by id and then by rank in their list."""
+
+    ids_BE: NDArray[np.uint32]
+    """V where there is none."""
+    p_BE: NDArray[np.float32]
+    """Weight times probability."""
+    bit_BE: NDArray[Any]
+    """The list it is from, as the bit 1 << t; 0 where there is none."""
+    order_BE: NDArray[np.intp]
+    """Its place before sorting: by rank, then by teacher."""
+
+
+def fuse_shard(
+    records: Sequence[SparseLogits], teachers: Sequence[Teacher], *, keep: int, weighting: Weighting, tau: float
+) -> FusedTargets:
+    """Fuse the same rows of T teachers; the result's `gold_logprob` is of their full softmax, whatever is listed."""
+    fused = _unanswered(len(records[0]), teachers, keep=keep)
+    columns = [record.arrays() for record in records]
+    for start in range(0, len(fused), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        parts = [SparseLogits(**{name: values[block] for name, values in column.items()}) for column in columns]
+        part = FusedTargets(**{name: values[block] for name, values in fused.arrays().items()})
+        _fuse_block(parts, teachers, part, weighting=weighting, tau=tau)
+    return fused
+
+
+def _unanswered(rows: int, teachers: Sequence[Teacher], *, keep: int) -> FusedTargets:
+    """Rows that no teacher has answered."""
+    ids = np.dtype(id_dtype(teachers[0].vocabulary))
+    sketch = max(teacher.sketch for teacher in teachers)
+    return FusedTargets(
+        ids_PM=np.full((rows, keep), sentinel(ids), ids),
+        logprob_PM=np.full((rows, keep), np.nan, np.float32),
+        weight_PT=np.full((rows, len(teachers)), np.nan, np.float32),
+        tail_PT=np.full((rows, len(teachers)), np.nan, np.float32),
+        gold_logprob_P=np.full(rows, np.nan, np.float32),
+        sketch_PTD=np.zeros((rows, len(teachers), sketch), np.int8),
+    )
+
+
+def _fuse_block(
+    parts: Sequence[SparseLogits], teachers: Sequence[Teacher], fused: FusedTargets, *, weighting: Weighting, tau: float
+) -> None:
+    """Fill the rows of `fused` that some teacher answered."""
+    pairs = list(zip(parts, teachers, strict=True))
+    beliefs = [_restate(part, teacher) for part, teacher in pairs]
+    covered_BT = np.stack([(belief.ids_BK < teachers[0].vocabulary).any(axis=1) for belief in beliefs], axis=1)
+    largest_BT = np.zeros(covered_BT.shape, np.float32)  # read by one weighting alone
+    if weighting == "max":
+        largest_BT = np.stack([_largest_logprob(part, teacher) for part, teacher in pairs], axis=1)
+    weight_BT = weights(
+        weighting,
+        entropy_PT=np.stack([part.entropy_PJ[:, teacher.weight_column] for part, teacher in pairs], axis=1),
+        max_logprob_PT=largest_BT,
+        gold_logprob_PT=np.stack([part.gold_logprob_PJ[:, teacher.weight_column] for part, teacher in pairs], axis=1),
+        covered_PT=covered_BT,
+        log_prior_T=np.array([teacher.log_prior for teacher in teachers]),
+        tau=tau,
+    )
+    ids_BM, p_BM, tail_BT = _mix(beliefs, weight_BT, teachers, keep=fused.ids_PM.shape[1])
+    # What was rounded on the way, of the teachers' values and of their tails' sums, is shared out.
+    total_B = np.maximum(p_BM.sum(axis=1) + tail_BT.sum(axis=1), np.finfo(np.float32).tiny)[:, None]
+    p_BM, tail_BT = p_BM / total_B, tail_BT / total_B
+    listed_BM = p_BM > 0
+    np.copyto(fused.ids_PM[:, : ids_BM.shape[1]], ids_BM, casting="same_kind", where=listed_BM)
+    log_p_BM = np.log(p_BM, out=np.zeros_like(p_BM), where=listed_BM)
+    np.copyto(fused.logprob_PM[:, : ids_BM.shape[1]], log_p_BM, casting="same_kind", where=listed_BM)
+    answered_B = covered_BT.any(axis=1)
+    fused.weight_PT[answered_B] = weight_BT[answered_B]
+    fused.tail_PT[answered_B] = tail_BT[answered_B]
+    gold_BT = np.stack([part.gold_logprob_PJ[:, teacher.column] for part, teacher in pairs], axis=1)
+    fused.gold_logprob_P[answered_B] = _log_mean(gold_BT, weight_BT)[answered_B]
+    for t, (part, teacher) in enumerate(pairs):
+        fused.sketch_PTD[answered_B, t, : teacher.sketch] = part.sketch_PD[answered_B]
+
+
+def _largest_logprob(part: SparseLogits, teacher: Teacher) -> NDArray[np.float32]:
+    """Log of the largest listed or drawn probability at the temperature the weights are read at."""
+    p_BK = _entries(part, teacher.weight_column, teacher.weight_temperature)[1]
+    largest_B = p_BK.max(axis=1, initial=0)
+    return np.asarray(np.log(largest_B, out=np.full(len(part), np.nan, np.float32), where=largest_B > 0))
+
+
+def _log_mean(log_p_BT: NDArray[np.floating], weight_BT: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log of the weighted mean of exp(log_p); teachers of weight 0 are not read."""
+    score_BT = np.where(weight_BT > 0, log_p_BT, -np.inf).astype(np.float64)
+    largest_B1 = score_BT.max(axis=1, keepdims=True)
+    largest_B1[~np.isfinite(largest_B1)] = 0
+    mean_B = (weight_BT * np.exp(score_BT - largest_B1)).sum(axis=1)
+    return np.asarray(largest_B1[:, 0] + np.log(mean_B, out=np.full(len(mean_B), np.nan), where=mean_B > 0))
+
+
+def _entries(part: SparseLogits, column: int, temperature: float) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Ids and probabilities of all that a row lists or has drawn; 0 where there is no id."""
+    p_BK = listed_probability(part, column=column, temperature=temperature)
+    if not part.drawn_ids_PS.shape[1]:
+        return part.ids_PK, p_BK
+    drawn_BS = part.drawn_share_PS * np.nan_to_num(part.tail_PJ[:, column, None])
+    return np.concatenate([part.ids_PK, part.drawn_ids_PS], axis=1), np.concatenate([p_BK, drawn_BS], axis=1)
+
+
+def _restate(part: SparseLogits, teacher: Teacher) -> Beliefs:
+    """One teacher's rows in the students' vocabulary.
+
+    All mass that is not at a matched entry is tail. A list that holds all the ids the teacher knows (of a plain prior:
+    all but a part too small to be exact) is scaled to 1, as nothing is left to take a tail.
+    """
+    ids_BK, p_BK = _entries(part, teacher.column, teacher.temperature)
+    ids_BK = teacher.lookup_V1.take(ids_BK, mode="clip")  # the sentinel is clipped to the last entry, "no id"
+    p_BK = p_BK * (ids_BK < teacher.vocabulary)
+    if teacher.merges or part.drawn_ids_PS.shape[1]:
+        ids_BK, p_BK = _add_equal_ids(ids_BK, p_BK, teacher.vocabulary)
+    mass_B = p_BK.sum(axis=1)
+    if teacher.sketch:
+        spread_B = np.nan_to_num(part.spread_PJ[:, teacher.column])
+        has_tail_B = (ids_BK < teacher.vocabulary).sum(axis=1) < np.count_nonzero(teacher.prior_V1)
+    else:
+        outside_B = 1 - teacher.prior_V1.take(ids_BK).sum(axis=1)
+        has_tail_B = outside_B > OUTSIDE_MINIMUM
+        spread_B = np.log(outside_B, out=np.zeros_like(outside_B), where=has_tail_B)
+    total_B = np.where(has_tail_B, np.maximum(mass_B, 1), np.where(mass_B > 0, mass_B, 1)).astype(np.float32)
+    tail_B = (1 - mass_B / total_B) * has_tail_B
+    log_tail_B = np.log(tail_B, out=np.full_like(tail_B, -np.inf), where=tail_B > 0)
+    return Beliefs(
+        ids_BK=ids_BK,
+        p_BK=p_BK / total_B[:, None],
+        tail_B=tail_B,
+        log_rate_B=(log_tail_B - spread_B).astype(np.float32),
+        sketch_BD=part.sketch_PD.astype(np.float32),
+    )
+
+
+def _add_equal_ids(
+    ids_BK: NDArray[np.uint32], p_BK: NDArray[np.float32], vocabulary: int
+) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    """Give the first of equal ids in a row their sum, and the others no id."""
+    order_BK = np.argsort(ids_BK, axis=1, kind="stable")
+    ids_BK = np.take_along_axis(ids_BK, order_BK, axis=1)
+    p_BK = np.take_along_axis(p_BK, order_BK, axis=1)
+    for column in range(ids_BK.shape[1] - 1, 0, -1):
+        equal_B = ids_BK[:, column] == ids_BK[:, column - 1]
+        p_BK[:, column - 1] += p_BK[:, column] * equal_B
+        p_BK[equal_B, column] = 0
+        ids_BK[equal_B, column] = vocabulary
+    return ids_BK, p_BK
+
+
+def _sorted_entries(beliefs: Sequence[Beliefs], weight_BT: NDArray[np.float32], vocabulary: int) -> Entries:
+    rank_E = np.concatenate([np.arange(belief.ids_BK.shape[1]) for belief in beliefs])
+    teacher_E = np.repeat(np.arange(len(beliefs)), [belief.ids_BK.shape[1] for belief in beliefs])
+    order_E = np.argsort(rank_E, kind="stable")
+    ids_BE = np.concatenate([belief.ids_BK for belief in beliefs], axis=1).take(order_E, axis=1)
+    p_BE = np.concatenate([belief.p_BK * weight_BT[:, t, None] for t, belief in enumerate(beliefs)], axis=1)
+    bits = len(order_E).bit_length()
+    # Half the width sorts twice as fast.
+    key_BE: NDArray[Any] = ids_BE.astype(np.uint32 if (vocabulary + 1) << bits <= 2**32 else np.uint64)
+    key_BE <<= bits
+    key_BE |= np.arange(len(order_E), dtype=key_BE.dtype)
+    key_BE.sort(axis=1)
+    order_BE = (key_BE & ((1 << bits) - 1)).astype(np.intp)
+    ids_BE = (key_BE >> bits).astype(np.uint32)
+    lists = np.min_scalar_type((1 << len(beliefs)) - 1).type
+    bit_E = np.array([lists(1 << t) for t in teacher_E[order_E]])
+    return Entries(
+        ids_BE=ids_BE,
+        p_BE=_pick(p_BE, order_E.take(order_BE)),
+        bit_BE=bit_E.take(order_BE) * (ids_BE < vocabulary),
+        order_BE=order_BE,
+    )
+
+
+def _pick(values_BE: NDArray[Any], entry_BM: NDArray[np.intp]) -> NDArray[Any]:
+    """Entries of each row; four times as fast as `np.take_along_axis`."""
+    rows, entries = values_BE.shape
+    return values_BE.take(entry_BM + np.arange(0, rows * entries, entries)[:, None])
+
+
+def _mix(
+    beliefs: Sequence[Beliefs], weight_BT: NDArray[np.float32], teachers: Sequence[Teacher], *, keep: int
+) -> tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]:
+    """The `keep` most likely listed ids of the mixture, their probabilities (0 where there are fewer), and tail_BT.
+
+    Equal ids stand together, at most T of them; the first of such a run stands for it. Equal probabilities keep the
+    order of the lists: what is stored has few levels, so ties are common.
+    """
+    entries = _sorted_entries(beliefs, weight_BT, teachers[0].vocabulary)
+    runs = [entries.ids_BE[:, shift:] == entries.ids_BE[:, :-shift] for shift in range(1, len(beliefs))]
+    first_BE = entries.ids_BE < teachers[0].vocabulary
+    if runs:
+        first_BE[:, 1:] &= ~runs[0]
+    p_BE, lists_BE = entries.p_BE.copy(), entries.bit_BE.copy()
+    for shift, equal in enumerate(runs, 1):
+        p_BE[:, :-shift] += entries.p_BE[:, shift:] * equal
+        lists_BE[:, :-shift] |= entries.bit_BE[:, shift:] * equal
+    unlisted = _unlisted(entries.ids_BE, first_BE, lists_BE, beliefs, teachers)
+    for t, tail_BE in enumerate(unlisted):
+        p_BE += tail_BE * weight_BT[:, t, None]
+    p_BE *= first_BE
+
+    best_BM, kept_BE = _largest(p_BE, entries.order_BE, keep)
+    kept_BE &= first_BE
+    tail_BT = np.full(weight_BT.shape, np.nan, np.float32)
+    for t, belief in enumerate(beliefs):
+        inside_B = (unlisted[t] * kept_BE).sum(axis=1) if unlisted else 0
+        tail_BT[:, t] = weight_BT[:, t] * np.maximum(belief.tail_B - inside_B, 0)
+    if p_BE.shape[1] > keep:
+        with_equals_BE = kept_BE.copy()
+        for shift, equal in enumerate(runs, 1):
+            with_equals_BE[:, shift:] |= equal & kept_BE[:, :-shift]
+        lost_BE = entries.p_BE * ~with_equals_BE
+        for t in range(len(beliefs)):
+            tail_BT[:, t] += (lost_BE * (entries.bit_BE == 1 << t)).sum(axis=1)
+    return _pick(entries.ids_BE, best_BM), _pick(p_BE, best_BM), tail_BT
+
+
+def _unlisted(
+    ids_BE: NDArray[np.uint32],
+    first_BE: NDArray[np.bool_],
+    lists_BE: NDArray[Any],
+    beliefs: Sequence[Beliefs],
+    teachers: Sequence[Teacher],
+) -> list[NDArray[np.float32]]:
+    """For each teacher, its tail at ids it does not list itself and 0 at the others; empty for a single teacher."""
+    if len(teachers) == 1:
+        return []
+    index_BE = ids_BE.astype(np.intp)
+    parts = []
+    for t, (belief, teacher) in enumerate(zip(beliefs, teachers, strict=True)):
+        elsewhere_BE = first_BE & (lists_BE & (1 << t) == 0)
+        if teacher.sketch:
+            tail_BE = np.zeros(ids_BE.shape, np.float32)
+            place = np.flatnonzero(elsewhere_BE)
+            row, ids = place // ids_BE.shape[1], index_BE.ravel().take(place)
+            exponent = np.einsum("nd,nd->n", belief.sketch_BD.take(row, axis=0), teacher.basis_V1D.take(ids, axis=0))
+            exponent += belief.log_rate_B.take(row) + teacher.bias_V1.take(ids)
+            tail_BE.ravel()[place] = np.minimum(np.exp(exponent), belief.tail_B.take(row))
+        else:
+            tail_BE = teacher.prior_V1.take(index_BE)
+            tail_BE *= np.exp(belief.log_rate_B)[:, None]
+            tail_BE *= elsewhere_BE
+        parts.append(tail_BE)
+    return parts
+
+
+def _largest(
+    p_BE: NDArray[np.float32], order_BE: NDArray[np.intp], keep: int
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Positions of the `keep` largest of each row, largest first, ties by `order_BE`; and where they stand.
+
+    Bits of floats that are not negative order as they do, so the complement of the bits sorts downwards. One integer
+    holds complement, order and position.
+    """
+    entries = p_BE.shape[1]
+    bits = entries.bit_length()
+    key_BE = (~p_BE.view(np.uint32)).astype(np.uint64)
+    key_BE <<= bits
+    key_BE |= order_BE.astype(np.uint64)
+    key_BE <<= bits
+    key_BE |= np.arange(entries, dtype=np.uint64)
+    ranked_BM = np.sort(key_BE, axis=1)[:, :keep]
+    return (ranked_BM & ((1 << bits) - 1)).astype(np.intp), key_BE <= ranked_BM[:, -1:]

@@ -1,0 +1,65 @@
+"""The section `fusions`: which teachers, how they are weighted, and what is kept of their mixture."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.core.config import Section, nearest
+from pipeline.fuse.weighting import Weighting
+
+MOST_TEACHERS = 32
+"""Which lists an id is in is kept as bits."""
+
+
+class FusionParams(Section):
+    """One entry of `fusions`."""
+
+    teachers: list[str] = Field(min_length=1, max_length=MOST_TEACHERS)
+    weighting: Weighting
+    tau: float = Field(gt=0)
+    """Temperature of the weights, nats."""
+    calibrated: bool
+    """Take each teacher at its fitted temperature (times `temperature`), not as it answered."""
+    prior: Literal["equal", "calibration"] | dict[str, float]
+    """Of the teachers: equal, exp(-NLL on the calibration split), or a number each; it multiplies the weights."""
+    temperature: float = Field(gt=0)
+    """Of the targets; one that the teachers' statistics were kept at."""
+    keep: int = Field(ge=1, le=1024)
+    """M, entries kept a prediction."""
+
+    @field_validator("teachers")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a teacher twice")
+        return value
+
+    @field_validator("prior", mode="before")
+    @classmethod
+    def _known_prior(cls, value: Any) -> Any:
+        numbers = isinstance(value, dict) and all(
+            isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf
+            for number in value.values()
+        )
+        if not numbers and value not in ("equal", "calibration"):
+            raise ValueError("must be equal, calibration, or a positive number for each teacher")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.calibrated and self.temperature != 1:
+            raise ValueError(
+                f"temperature must be 1.0 when calibrated is false, got {self.temperature}: statistics at other "
+                "temperatures are those of calibrated teachers"
+            )
+        if isinstance(self.prior, dict):
+            for name in self.prior:
+                if name not in self.teachers:
+                    raise ValueError(f"prior names '{name}', no teacher of this fusion{nearest(name, self.teachers)}")
+            for name in self.teachers:
+                if name not in self.prior:
+                    raise ValueError(f"prior has no number for teacher '{name}'")
+        return self

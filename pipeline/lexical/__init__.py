@@ -1,0 +1,1 @@
+"""Stages `lexical`, `sense_teachers`, `published`: students that learn word senses."""

@@ -1,0 +1,121 @@
+"""Sections of lexical distillation: students that learn senses, teachers of senses, students published as changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.core.config import Section
+from pipeline.train.params import LossParams
+
+
+class BelieverParams(Section):
+    """One entry of `believers`: a lexical teacher."""
+
+    model: str
+    """Folder of a lexical student, of any size and vocabulary."""
+    senses: list[str]
+    """Names under `senses` that it is asked about."""
+
+
+class PublishedParams(Section):
+    """One entry of `published`: a student that was trained elsewhere."""
+
+    start: str
+    """Folder of the model it began as."""
+    changes: str
+    """Folder that `pack` wrote."""
+
+
+Reading = Literal["cross", "bi"]
+
+
+class LexicalParams(Section):
+    """One entry of `lexical`."""
+
+    start: str
+    """Folder of a masked language model: a student, or any other."""
+    senses: list[str]
+    """Names under `senses` to learn from."""
+    objective: Objective
+    reading: ReadingParams
+    gold: float = Field(ge=0)
+    """Weight of the annotated senses."""
+    belief: float = Field(ge=0)
+    """Weight of what a lexical teacher believes."""
+    beliefs: str
+    """Folder of such beliefs (data/beliefs/NAME); data/senses where there is none."""
+    targets: str
+    """What keeps the student a language model: a fused store; the start again, for what it answered before it learned
+    senses; data/masks for true tokens alone, or where there is no language_model."""
+    language_model: RehearsalParams | None = None
+    """For objectives that end in _m."""
+    training: LexicalTrainingParams
+
+    @property
+    def own_targets(self) -> bool:
+        """True where the start's own answers are the targets.
+
+        The choice for a start that learned from these masked sequences: it knows their true tokens by heart.
+        """
+        return Path(self.targets) == Path(self.start)
+
+    @model_validator(mode="after")
+    def _whole(self) -> LexicalParams:
+        if self.objective.endswith("_m") != (self.language_model is not None):
+            raise ValueError("language_model belongs to objectives that end in _m, and only to these")
+        if self.own_targets and self.language_model is not None and self.language_model.loss.tail == "prior":
+            raise ValueError("targets are the start's own answers, which have no prior: set tail to bucket")
+        if not self.senses or self.gold + self.belief == 0:
+            raise ValueError("something to learn from: at least one name under senses, and a weight above 0")
+        return self
+
+
+class RehearsalParams(Section):
+    """The language model's part in lexical training (the M of LMGC-M, Wahle et al. 2021, arXiv 2106.07967)."""
+
+    weight: float = Field(gt=0)
+    """Of the language model's loss, beside 1 for the senses."""
+    step_tokens: int = Field(ge=1)
+    """Tokens of masked sequences a step."""
+    loss: LossParams
+    """Weights of targets and true tokens, as of a student; the start's own answers are targets with tail: bucket."""
+
+
+Objective = Literal["lmgc", "lmgc_m", "bi_encoder", "bi_encoder_m"]
+"""LMGC reads context and gloss together (Wahle et al. 2021), a bi-encoder each once; _m keeps the language model."""
+
+
+SENSES_FOLDER = "senses"
+"""Beside a student's weights: what scoring senses needs."""
+HEAD_FILE = "head.safetensors"
+READING_FILE = "reading.json"
+LEXICON_FOLDER = "lexicon"
+
+
+class ReadingParams(Section):
+    """What a model sees of a word's context and of a sense."""
+
+    context_tokens: int = Field(ge=8)
+    """Longest window around a sentence, special tokens included."""
+    gloss_tokens: int = Field(ge=8)
+    """Longest text of a sense, special tokens included."""
+    examples: bool
+    """Whether the text of a sense shows its examples (never to a word in such an example)."""
+
+
+class LexicalTrainingParams(Section):
+    """How long and how fast lexical training goes."""
+
+    epochs: float = Field(gt=0)
+    step_words: int = Field(ge=1)
+    """Words with several senses a step."""
+    learning_rate: float = Field(gt=0)
+    warmup: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    gradient_clip: float = Field(gt=0)
+    most_candidates: int = Field(ge=2)
+    """Candidates of a word that are compared in training: the right ones, and others drawn anew every epoch."""
+    seed: int

@@ -1,0 +1,145 @@
+"""A lexical student opened with its sense head, scoring the candidate senses of words in context."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.lexical.batches import Composer
+from pipeline.lexical.classifier import SenseModel, candidate_scores, log_softmax_ragged
+from pipeline.lexical.trainer import Lesson, known_glosses, micro_batches
+from pipeline.senses.instances import Instances
+from pipeline.senses.lexicon import Lexicon
+from storage.errors import SourceError, StaleParent
+
+if TYPE_CHECKING:
+    from pipeline.lexical.context import LexicalView
+
+
+def score_all(
+    model: SenseModel, composer: Composer, *, pad: int, device: torch.device, autocast: torch.dtype, batch_tokens: int
+) -> NDArray[np.float32]:
+    """Log-probabilities of every candidate of the view, along its candidates.
+
+    A bi-encoder reads each gloss of the view once, whatever the number of words that may mean it.
+    """
+    view = composer.view
+    found = np.zeros(len(view.candidates.flat), np.float32)
+    order = np.lexsort((view.window_I, -view.windows.lengths()[view.window_I])).astype(np.int64)
+    lesson = Lesson(composer=composer, instance_I=order, belief=None, gold_weight=1, belief_weight=0)
+    casting = torch.autocast(device.type, dtype=autocast) if autocast != torch.float32 else nullcontext()
+    model.eval()
+    with torch.inference_mode(), casting:
+        glosses = known_glosses(model, composer, pad=pad, batch_tokens=batch_tokens)
+        for piece in micro_batches(lesson, order, batch_tokens=batch_tokens):
+            batch = composer.batch(piece)
+            score_C = candidate_scores(model, batch, pad=pad, device=device, glosses=glosses)
+            logp_IK, exists_IK = log_softmax_ragged(score_C, batch.start_I1)
+            found[batch.candidate_C] = logp_IK[exists_IK].cpu().numpy()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SenseReader:
+    """A lexical student in memory, with its head and inventory."""
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+    lexicon: Lexicon
+    reading: Any
+    objective: str
+    device: torch.device
+    dtype: torch.dtype
+    batch_tokens: int
+
+    def require_lexicon(self, lexicon: Lexicon) -> None:
+        """Raise StaleParent when the student learned another inventory."""
+        if self.lexicon.identity != lexicon.identity:
+            raise StaleParent(
+                f"{self.folder}: learned inventory {self.lexicon.identity[:12]}, but the one at hand is "
+                f"{lexicon.identity[:12]}. Train it again: dvc repro lexical@{self.folder.name}"
+            )
+
+    def read(self, instances: Instances, *, split: str | None = None) -> tuple[LexicalView, NDArray[np.float32]]:
+        """Log-probability of every candidate of every word, along the candidates of the view that comes with it."""
+        from pipeline.lexical.batches import open_composer
+
+        composer = open_composer(self.reading, self.objective, instances, self.lexicon, self.tokenizer, split=split)
+        if not len(composer.view):
+            return composer.view, np.zeros(0, np.float32)
+        logp_C = score_all(
+            self.model,
+            composer,
+            pad=self.tokenizer.special["pad"],
+            device=self.device,
+            autocast=self.dtype,
+            batch_tokens=self.batch_tokens,
+        )
+        return composer.view, logp_C
+
+    def answer(self, instances: Instances, *, split: str | None = None) -> dict[str, tuple[str, ...]]:
+        """The most probable sense key of every word; of equals, the more usual one."""
+        view, logp_C = self.read(instances, split=split)
+        names = instances.rows["instance_id"].take(view.row_I).to_pylist()
+        candidates = instances.rows["candidates"].take(view.row_I).to_pylist()
+        return {
+            name: (self.lexicon.keys[senses[int(np.argmax(logp_C[start : start + len(senses)]))]],)
+            for name, senses, start in zip(names, candidates, view.candidates.start_R1.tolist(), strict=False)
+        }
+
+
+@contextmanager
+def sense_reader(
+    folder: Path, *, device: torch.device, batch_tokens: int, dtype: torch.dtype | None = None
+) -> Iterator[SenseReader]:
+    """Load the lexical student in `folder`, to read in float32 unless `dtype` says otherwise.
+
+    Raises SourceError when it carries no senses, SecondModelError when a model is in memory.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from pipeline.lexical.classifier import SenseHead, SenseModel
+    from pipeline.lexical.params import (
+        HEAD_FILE,
+        LEXICON_FOLDER,
+        READING_FILE,
+        SENSES_FOLDER,
+        ReadingParams,
+    )
+    from pipeline.models.masked_lm import load_checked, one_model
+    from pipeline.text.tokenizer import load_tokenizer
+
+    senses = folder / SENSES_FOLDER
+    if not (senses / HEAD_FILE).is_file() or not (senses / READING_FILE).is_file():
+        raise SourceError(
+            f"{folder}: expected {SENSES_FOLDER}/{HEAD_FILE} and {SENSES_FOLDER}/{READING_FILE} of a lexical student. "
+            "Train one: dvc repro lexical@NAME"
+        )
+    settings = json.loads((senses / READING_FILE).read_text(encoding="utf-8"))
+    objective = settings.pop("objective")
+    lexicon = Lexicon.open(senses / LEXICON_FOLDER)
+    with one_model():
+        lm = load_checked(folder)
+        head = SenseHead(int(lm.config.hidden_size), "bi" if objective.startswith("bi") else "cross")
+        head.load_state_dict(load_file(senses / HEAD_FILE))
+        yield SenseReader(
+            folder=folder,
+            model=SenseModel(lm, head).to(device).eval(),
+            tokenizer=load_tokenizer(folder),
+            lexicon=lexicon,
+            reading=ReadingParams.model_validate(settings),
+            objective=objective,
+            device=device,
+            dtype=dtype or torch.float32,
+            batch_tokens=batch_tokens,
+        )

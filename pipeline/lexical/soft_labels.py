@@ -1,0 +1,118 @@
+"""What a lexical teacher believes of every word in context: a distribution over its candidate senses, asked once.
+
+A table for each store of instances, sealed like every store, in the order of its rows, so that many students learn from
+one teacher that is not in memory. Words without an annotation are answered too: text that nobody annotated can teach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.lexical.params import BelieverParams
+from pipeline.lexical.reader import sense_reader
+from pipeline.models.identity import weights_identity
+from pipeline.senses.instances import Instances
+from pipeline.senses.lexicon import Lexicon
+from storage.errors import StaleParent, StoreMissing
+from storage.tables import TableStore, write_tables
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.text.ragged import Ragged
+
+
+BELIEFS = "beliefs"
+REVISION = 1
+SCHEMA = pa.schema([("instance_id", pa.string()), ("probability", pa.list_(pa.float16()))])
+
+
+def write_beliefs(
+    params: BelieverParams,
+    *,
+    lexicon: Path,
+    senses: Path,
+    out: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+) -> dict[str, int]:
+    """Ask one lexical teacher about all words of some stores; returns how many words each has."""
+    inventory = Lexicon.open(lexicon)
+    opened = {name: Instances.open(senses / name, lexicon=inventory) for name in params.senses}
+    tables = {}
+    with sense_reader(Path(params.model), device=device, dtype=dtype, batch_tokens=batch_tokens) as reader:
+        reader.require_lexicon(inventory)
+        for name, instances in opened.items():
+            view, logp_C = reader.read(instances)
+            order = np.argsort(view.row_I, kind="stable")
+            rows = view.candidates.take(order)
+            place = np.arange(len(rows.flat)) - np.repeat(rows.start_R1[:-1], rows.lengths())
+            start = np.repeat(view.candidates.start_R1[:-1][order], rows.lengths())
+            flat = np.exp(logp_C[start + place]).astype(np.float16)
+            tables[name] = pa.table(
+                {
+                    "instance_id": instances.rows["instance_id"],
+                    "probability": pa.ListArray.from_arrays(pa.array(rows.start_R1, pa.int32()), pa.array(flat)),
+                },
+                schema=SCHEMA,
+            )
+    write_tables(
+        out,
+        tables,
+        kind=BELIEFS,
+        revision=REVISION,
+        schemas=dict.fromkeys(tables, SCHEMA),
+        inputs={"model": weights_identity(Path(params.model))},
+        parents={"lexicon": inventory.identity, **{f"senses/{name}": found.identity for name, found in opened.items()}},
+        facts={"model": params.model, "words": {name: len(table) for name, table in tables.items()}},
+    )
+    return {name: len(table) for name, table in tables.items()}
+
+
+def open_beliefs(folder: Path, names: list[str]) -> TableStore:
+    """The store at `folder`; raises StoreMissing unless its teacher was asked about all of `names`."""
+    store = TableStore(
+        folder, kind=BELIEFS, revision=REVISION, schemas=dict.fromkeys(names, SCHEMA), made_by=f"beliefs@{folder.name}"
+    )
+    for name in names:
+        if name not in store.manifest.splits:
+            raise StoreMissing(
+                f"{folder}: its teacher was not asked about senses '{name}'. Add it to believers.{folder.name}.senses"
+            )
+    return store
+
+
+def belief_identity(folder: Path, name: str) -> str:
+    """What identifies the beliefs at `folder`."""
+    return open_beliefs(folder, [name]).identity
+
+
+def read_beliefs(
+    folder: Path, opened: Mapping[str, Instances], *, row_I: NDArray[np.int64], candidates: Ragged
+) -> NDArray[np.float32]:
+    """Probabilities along the candidates of a view over `opened`, joined in their order.
+
+    Raises StaleParent when the teacher was asked about other instances than these.
+    """
+    from pipeline.text.ragged import Ragged
+
+    store = open_beliefs(folder, list(opened))
+    flat: list[NDArray[Any]] = []
+    lengths: list[NDArray[np.int64]] = []
+    for name, instances in opened.items():
+        store.require_parent(f"senses/{name}", instances.identity)
+        column = store.read(name)["probability"].combine_chunks()
+        flat.append(column.values.to_numpy(zero_copy_only=False).astype(np.float32))
+        lengths.append(np.diff(column.offsets.to_numpy()).astype(np.int64))
+    start_R1 = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    believed = Ragged(flat=np.concatenate(flat), start_R1=start_R1).take(row_I)
+    if not np.array_equal(believed.start_R1, candidates.start_R1):
+        raise StaleParent(f"{folder}: has other candidates than {', '.join(opened)}. {store.remedy}")
+    return np.asarray(believed.flat, np.float32)

@@ -1,0 +1,205 @@
+"""The steps of lexical training: sense loss and rehearsal of the language model, with checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.seeds import generator
+from pipeline.lexical.batches import Composer
+from pipeline.lexical.classifier import SenseModel, candidate_scores, mean_pooled, sense_loss
+from pipeline.lexical.context import LexicalView
+from pipeline.lexical.params import LexicalTrainingParams
+from pipeline.models.optimizer import adamw
+from pipeline.text.ragged import Int
+
+if TYPE_CHECKING:
+    from pipeline.lexical.rehearsal import Rehearsal
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What is learned: a view, which of its instances, and what teachers believe of them."""
+
+    composer: Composer
+    instance_I: Int
+    """Instances to learn from: more than one candidate, and gold or beliefs."""
+    belief: NDArray[np.float32] | None
+    """Along the view's candidates; NaN where no teacher was asked."""
+    gold_weight: float
+    belief_weight: float
+
+
+def learning_rate(step: int, steps: int, params: LexicalTrainingParams) -> float:
+    """Linear warm-up, then linear decay to 0 after the last step; `step` counts from 0."""
+    warmup = max(1, round(params.warmup * steps))
+    if step < warmup:
+        return params.learning_rate * (step + 1) / warmup
+    return params.learning_rate * (steps - step) / max(1, steps - warmup)
+
+
+def plan_steps(view: LexicalView, instance_I: Int, *, step_words: int, seed: int) -> Iterator[tuple[int, Int]]:
+    """Endless (epoch, instances) of steps: windows in random order, all words of a window in the same step."""
+    by_window = np.argsort(view.window_I[instance_I], kind="stable")
+    ordered = instance_I[by_window]
+    first = np.flatnonzero(np.diff(view.window_I[ordered], prepend=-1))
+    groups = np.split(ordered, first[1:])
+    size = np.array([len(group) for group in groups])
+    epoch = 0
+    while True:
+        order = generator(seed, "senses", epoch).permutation(len(groups))
+        ends = (np.cumsum(size[order]) - 1) // step_words
+        for piece in np.split(order, np.flatnonzero(np.diff(ends)) + 1):
+            yield epoch, np.concatenate([groups[number] for number in piece])
+        epoch += 1
+
+
+def steps_of(lesson: Lesson, params: LexicalTrainingParams) -> int:
+    """Steps in all."""
+    return max(1, round(params.epochs * len(lesson.instance_I) / params.step_words))
+
+
+def kept_candidates(view: LexicalView, *, most: int, seed: int, epoch: int) -> NDArray[np.bool_]:
+    """Which candidates take part in an epoch: all right ones, and others at random up to `most` a word."""
+    length_I = view.candidates.lengths()
+    owner_C = np.repeat(np.arange(len(length_I)), length_I)
+    draw_C = generator(seed, "candidates", epoch).random(len(owner_C))
+    draw_C[view.gold] = -1.0
+    order = np.lexsort((draw_C, owner_C))
+    place = np.arange(len(order)) - np.repeat(view.candidates.start_R1[:-1], length_I)
+    kept = np.zeros(len(order), bool)
+    kept[order] = place < most
+    return np.asarray(kept | view.gold)
+
+
+def micro_batches(lesson: Lesson, instance_I: Int, *, batch_tokens: int) -> list[Int]:
+    """Cut a step's instances, in order, into runs that cost about `batch_tokens` tokens each."""
+    view = lesson.composer.view
+    mean_gloss = 24
+    length_I = view.windows.lengths()[view.window_I[instance_I]]
+    count_I = view.candidates.lengths()[instance_I]
+    new_window = np.diff(view.window_I[instance_I], prepend=-1) != 0
+    if lesson.composer.reading == "cross":
+        cost_I = count_I * (length_I + mean_gloss)
+    else:
+        cost_I = count_I * mean_gloss + np.where(new_window, length_I, 0)
+    ends = (np.cumsum(cost_I) - 1) // batch_tokens
+    return np.split(instance_I, np.flatnonzero(np.diff(ends)) + 1)
+
+
+class LexicalTrainer:
+    """The loop and its resumable state."""
+
+    def __init__(
+        self,
+        model: SenseModel,
+        lesson: Lesson,
+        params: LexicalTrainingParams,
+        *,
+        pad: int,
+        device: torch.device,
+        autocast: torch.dtype,
+        batch_tokens: int,
+    ) -> None:
+        self.model, self.lesson, self.params = model, lesson, params
+        self.rehearsal: Rehearsal | None = None
+        self.pad, self.device, self.autocast, self.batch_tokens = pad, device, autocast, batch_tokens
+        self.optimizer = adamw(model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay)
+        self.steps = steps_of(lesson, params)
+        self.state: dict[str, Any] = {"losses": []}
+
+    def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
+        """Train to the last step, from the newest checkpoint if there is one."""
+        from pipeline.core.progress import Progress
+        from pipeline.models import checkpoints as files
+
+        done = 0
+        if found := files.restore(checkpoints, model=self.model, optimizer=self.optimizer):
+            done, self.state = found
+            log.info("continuing from step %d of %d", done, self.steps)
+        saved = time.monotonic()
+        kept: tuple[int, NDArray[np.bool_]] | None = None
+        view = self.lesson.composer.view
+        plan = plan_steps(view, self.lesson.instance_I, step_words=self.params.step_words, seed=self.params.seed)
+        self.model.train()
+        with Progress(self.steps, unit="steps", label="lexical", done=done) as progress:
+            for number, (epoch, instance_I) in zip(range(self.steps), plan, strict=False):
+                if number < done:
+                    continue
+                if kept is None or kept[0] != epoch:
+                    most, seed = self.params.most_candidates, self.params.seed
+                    kept = epoch, kept_candidates(view, most=most, seed=seed, epoch=epoch)
+                self._step(number, instance_I, kept[1])
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    files.save(
+                        checkpoints, step=number + 1, model=self.model, optimizer=self.optimizer, state=self.plain()
+                    )
+                    saved = time.monotonic()
+                progress.advance(1)
+
+    def plain(self) -> dict[str, Any]:
+        """The state as JSON data: losses leave the device only here."""
+        self.state["losses"] = [[round(float(value), 5) for value in entry] for entry in self.state["losses"]]
+        return self.state
+
+    def _step(self, number: int, instance_I: Int, kept: NDArray[np.bool_]) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(number, self.steps, self.params)
+        lesson, view = self.lesson, self.lesson.composer.view
+        total = torch.zeros(2, device=self.device)
+        for piece in micro_batches(lesson, instance_I, batch_tokens=self.batch_tokens):
+            batch = lesson.composer.batch(piece, kept=kept)
+            with self.autocasting():
+                score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device)
+            belief_C = None if lesson.belief is None else renormalised(lesson.belief[batch.candidate_C], batch.start_I1)
+            gold, taught = sense_loss(score_C, batch.start_I1, view.gold[batch.candidate_C], belief_C)
+            loss = (lesson.gold_weight * gold + lesson.belief_weight * taught) / len(instance_I)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += torch.stack([gold.detach(), taught.detach()]) / len(instance_I)
+        if self.rehearsal is not None:
+            self.rehearsal.backward(number)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state["losses"].append(total)
+
+    def autocasting(self) -> Any:
+        """Matrix products in the chosen dtype."""
+        if self.autocast == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+
+def renormalised(belief_C: NDArray[np.float32], start_I1: Int) -> NDArray[np.float32]:
+    """Beliefs over the candidates that take part, to sum to 1 again; NaN rows stay NaN."""
+    total_I = np.add.reduceat(belief_C, start_I1[:-1])
+    whole: NDArray[np.float32] = belief_C / np.repeat(np.maximum(total_I, 1e-9), np.diff(start_I1))
+    return whole.astype(np.float32)
+
+
+def known_glosses(
+    model: SenseModel, composer: Composer, *, pad: int, batch_tokens: int
+) -> tuple[Int, torch.Tensor] | None:
+    """Numbers, rising, and vectors [D, H] of all gloss texts of a view; None where glosses are not read alone."""
+    if composer.reading == "cross":
+        return None
+    text_D = np.unique(composer.text_of_candidates())
+    texts = composer.texts(text_D)
+    order = np.argsort(texts.lengths(), kind="stable").astype(np.int64)
+    ends = (np.cumsum(texts.lengths()[order]) - 1) // batch_tokens
+    parts = np.split(order, np.flatnonzero(np.diff(ends)) + 1)
+    pooled = torch.cat([mean_pooled(*model.encode(texts.take(part), pad=pad)) for part in parts])
+    back = torch.from_numpy(np.argsort(order, kind="stable")).to(pooled.device)
+    return text_D, pooled[back]

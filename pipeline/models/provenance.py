@@ -1,0 +1,96 @@
+"""Where models and texts came from: what a store says of it in its manifest and on its card.
+
+A store of logits carries it as its fact "provenance", and a store of targets copies it forward, so whoever is given
+targets knows the models and the licences behind them without having anything else:
+
+    {"models": [{"name", "hub", "revision", "adapter", "licence"}], "texts": [{"name", "licence"}],
+     "masks": {"rate", "copies", "seed"}}
+
+What is not known is null, or an empty licence; nothing is guessed, and no path of the machine is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from storage.format.manifest import Manifest
+
+SOURCE_RECORD = "source.json"
+"""As `pipeline.sources.fetch` calls it; not imported: a change of how sources are fetched must not rerun teachers."""
+CARD_BYTES_LIMIT = 1024 * 1024
+MASK_KEYS = ("rate", "copies", "seed")
+PINNED = "stands_for"
+"""In the record of a source: the hub's model whose weights, by their pinned checksum, another route gave."""
+
+
+def teacher_provenance(model: Path, *, documents: Manifest, masks: Manifest) -> dict[str, Any]:
+    """Of a teacher's logits: `model` is its folder, as `pipeline.sources.fetch` fetched it or any other."""
+    record = _json(model / SOURCE_RECORD)
+    named = record.get(PINNED) or record
+    adapter = record.get("adapter") or {}
+    licences = documents.facts.get("licences", {})
+    return {
+        "models": [
+            {
+                "name": model.name,
+                "hub": named.get("hub"),
+                "revision": named.get("revision"),
+                "adapter": PurePath(adapter["folder"]).name if "folder" in adapter else None,
+                "licence": stated_licence(model),
+            }
+        ],
+        "texts": [{"name": name, "licence": licence} for name, licence in sorted(licences.items())],
+        "masks": {key: masks.inputs[key] for key in MASK_KEYS if key in masks.inputs},
+    }
+
+
+def fusion_provenance(teachers: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Of fused targets: all that the teachers' stores say, each model and text once, in the order of the teachers.
+
+    Of a teacher whose store says nothing only the name is known.
+    """
+    models: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
+    masks: dict[str, Any] = {}
+    for name, manifest in teachers.items():
+        found = manifest.facts.get("provenance") or {"models": [_unknown(name)]}
+        models += [model for model in found["models"] if model not in models]
+        texts += [text for text in found.get("texts", []) if text not in texts]
+        masks = masks or found.get("masks", {})
+    return {"models": models, "texts": texts, "masks": masks}
+
+
+def _unknown(name: str) -> dict[str, Any]:
+    return {"name": name, "hub": None, "revision": None, "adapter": None, "licence": ""}
+
+
+def stated_licence(model: Path) -> str:
+    """The licence that the front matter of a model's README.md states; "" when there is none to be read."""
+    path = model / "README.md"
+    if not path.is_file() or path.stat().st_size > CARD_BYTES_LIMIT:
+        return ""
+    begin, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    ends = [number for number, line in enumerate(lines) if line.rstrip() == "---"]
+    if begin.rstrip() != "---" or not ends:
+        return ""
+    try:
+        front = yaml.safe_load("\n".join(lines[: ends[0]]))
+    except yaml.YAMLError:
+        return ""
+    if not isinstance(front, dict):
+        return ""
+    stated = front.get("license_name") or front.get("license") or ""
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A record of ours; {} when the model was not fetched by this project."""
+    if not path.is_file():
+        return {}
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record

@@ -1,0 +1,262 @@
+"""What the sections of params.yaml say about each other that cannot be: unknown names, folders that nobody makes.
+
+One rule is about honesty: a rewriter of paragraphs must be no model that a judged detector learned from or started
+from, teachers of its fused targets and lexical teachers included, through all students in between (`ancestors`). It
+goes by folder: two adapters of one encoder, such as minilm-l6-mlm and minilm-prose, count as two models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.config import nearest
+from pipeline.fuse.params import FusionParams
+from pipeline.lexical.params import LexicalParams, PublishedParams
+from pipeline.project.settings import Settings, read_settings
+from pipeline.sources.params import ModelSource
+from pipeline.train.params import LossParams, StudentParams
+from storage.errors import ParamsError
+
+LABELS = "data/masks"
+"""Targets of a student that learns from the true tokens alone."""
+
+LEXICON = "data/lexicon"
+NO_BELIEFS = "data/senses"
+"""Beliefs of a lexical student that has no lexical teacher."""
+
+Complaints = Iterator[str]
+"""Each begins with a dotted path."""
+
+
+def read_consistent(path: Path) -> Settings:
+    """Decode the file at `path` and check what its sections say about each other, before any work.
+
+    Raises ParamsError with the dotted path of the first thing that is unknown, missing, impossible or contradictory.
+    Looks at the disk only for folders that no stage makes.
+    """
+    settings = read_settings(path)
+    for complaint in contradictions(settings):
+        raise ParamsError(f"{path}: {complaint}")
+    return settings
+
+
+def contradictions(settings: Settings) -> Complaints:
+    """Complaints in the order of the file."""
+    yield from _distillation(settings)
+    yield from _senses(settings)
+    for name, rewriter in settings.rewriters.items():
+        yield from _path(f"rewriters.{name}.model", rewriter.model, settings)
+        yield from _independent(f"rewriters.{name}.model", rewriter.model, settings)
+    yield from _targets("evaluate.against", settings.evaluate.against, settings)
+    yield from _judged(settings)
+
+
+def _distillation(settings: Settings) -> Complaints:
+    for name, source in settings.sources.items():
+        if isinstance(source, ModelSource) and source.adapter is not None and not Path(source.adapter).is_dir():
+            yield f"sources.{name}.adapter: no folder '{source.adapter}'"
+    for name, entry in settings.inputs.items():
+        yield from _path(f"inputs.{name}.path", entry.path, settings)
+    yield from _path("tokenize.tokenizer", settings.tokenize.tokenizer, settings)
+    for name, teacher in settings.teachers.items():
+        yield from _path(f"teachers.{name}.model", teacher.model, settings)
+    for name, fusion in settings.fusions.items():
+        yield from _fusion(f"fusions.{name}", fusion, settings)
+    for name, student in settings.students.items():
+        yield from _student(f"students.{name}", student, settings)
+
+
+def _senses(settings: Settings) -> Complaints:
+    yield from _path("lexicon.path", settings.lexicon.path, settings)
+    for name, senses in settings.senses.items():
+        if senses.kind != "examples":
+            yield from _path(f"senses.{name}.path", senses.path, settings)
+        elif senses.path != LEXICON:
+            yield f"senses.{name}.path: expected {LEXICON}, whose examples they are, got '{senses.path}'"
+    for name, lexical in settings.lexical.items():
+        yield from _lexical(name, lexical, settings)
+    for name, believer in settings.believers.items():
+        yield from _scores_senses(f"believers.{name}.model", believer.model, settings)
+        yield from _listed(f"believers.{name}.senses", believer.senses, "senses", settings.senses)
+    for name, published in settings.published.items():
+        yield from _published(name, published, settings)
+    for name in (*settings.students, *settings.lexical):
+        if f"models/{name}" in ancestors(f"models/{name}", settings):
+            yield f"{'lexical' if name in settings.lexical else 'students'}.{name}: learns or starts from itself"
+
+
+def ancestors(model: str, settings: Settings) -> set[str]:
+    """Folders of all models that the one at `model` learned from or started from, and that these did, and so on."""
+    found: set[str] = set()
+    waiting = [model]
+    while waiting:
+        for parent in map(_plain, _parents(_plain(waiting.pop()), settings)):
+            if parent not in found:
+                found.add(parent)
+                waiting.append(parent)
+    return found
+
+
+def _parents(model: str, settings: Settings) -> Iterator[str]:
+    folder, _, name = model.rpartition("/")
+    if folder != "models":
+        return
+    if name in settings.published:
+        yield settings.published[name].start
+    for learner in (settings.students.get(name), settings.lexical.get(name)):
+        if learner is not None:
+            yield learner.start
+            fusion = settings.fusions.get(learner.targets.removeprefix("data/targets/"))
+            yield from () if fusion is None else (settings.teachers[teacher].model for teacher in fusion.teachers)
+    lexical = settings.lexical.get(name)
+    if lexical is not None and lexical.belief:
+        yield settings.believers[lexical.beliefs.removeprefix("data/beliefs/")].model
+
+
+def _plain(path: str) -> str:
+    """One spelling of a folder: models/x/ is models/x."""
+    return Path(path).as_posix()
+
+
+def _path(where: str, path: str, settings: Settings) -> Complaints:
+    """A file or folder that a stage makes, or that is there."""
+    made: dict[str, tuple[str, Mapping[str, Any]]] = {
+        "data/sources": ("sources", settings.sources),
+        "models": ("students, lexical or published", {**settings.students, **settings.lexical, **settings.published}),
+    }
+    for folder, (sections, names) in made.items():
+        if path.startswith(f"{folder}/"):
+            name = path.removeprefix(f"{folder}/").partition("/")[0]
+            if name not in names:
+                yield f"{where}: '{path}' needs an entry '{name}' in {sections}{nearest(name, names)}"
+            return
+    if not Path(path).exists():
+        yield f"{where}: '{path}' does not exist. Expected data/sources/<an entry of sources>, or a path that is there"
+
+
+def _listed(where: str, names: Iterable[str], section: str, known: Iterable[str]) -> Complaints:
+    for name in names:
+        if name not in known:
+            yield f"{where}: no entry '{name}' in {section}{nearest(name, known)}"
+
+
+def _fusion(where: str, fusion: FusionParams, settings: Settings) -> Complaints:
+    for name in fusion.teachers:
+        if name not in settings.teachers:
+            yield f"{where}.teachers: no entry '{name}' in teachers{nearest(name, settings.teachers)}"
+        elif fusion.temperature not in settings.teachers[name].temperatures:
+            listed = settings.teachers[name].temperatures
+            yield f"{where}.temperature: {fusion.temperature} is not among teachers.{name}.temperatures, {listed}"
+        elif settings.teachers[name].keep.draws and not (fusion.calibrated and fusion.temperature == 1):
+            yield (
+                f"{where}: teachers.{name}.keep draws ids, which stand for the calibrated temperature alone; expected "
+                f"calibrated: true and temperature: 1.0, got {str(fusion.calibrated).lower()} and {fusion.temperature}"
+            )
+
+
+def _student(where: str, student: StudentParams, settings: Settings) -> Complaints:
+    yield from _lesson(where, student.targets, student.loss, settings)
+    yield from _path(f"{where}.start", student.start, settings)
+    if student.start == f"models/{where.removeprefix('students.')}":
+        yield f"{where}.start: a student cannot start from itself"
+
+
+def _lesson(
+    where: str, targets: str, loss: LossParams, settings: Settings, *, inside: str = "loss", start: str | None = None
+) -> Complaints:
+    """What a language model learns from, and the weights of it under `inside`; `start` where that may teach itself."""
+    own = start is not None and _plain(targets) == _plain(start)
+    if targets != LABELS and not own:
+        instead = f", or {LABELS} for labels only" if start is None else f", {start}, or {LABELS} for labels only"
+        yield from _targets(f"{where}.targets", targets, settings, instead=instead)
+    if targets == LABELS and loss.targets:
+        yield f"{where}.{inside}.targets: must be 0 with targets {LABELS}, got {loss.targets}"
+    if targets != LABELS and not loss.targets:
+        yield f"{where}.{inside}.targets: is 0, so nothing is learned from {targets}. Set targets to {LABELS}"
+    if not loss.targets and not loss.labels:
+        yield f"{where}.{inside}: targets and labels are both 0: nothing to learn"
+
+
+def _targets(where: str, path: str, settings: Settings, *, instead: str = "") -> Complaints:
+    folder, _, name = path.rpartition("/")
+    if folder != "data/targets":
+        yield f"{where}: expected data/targets/<an entry of fusions>{instead}, got '{path}'"
+    elif name not in settings.fusions:
+        yield f"{where}: no entry '{name}' in fusions{nearest(name, settings.fusions)}"
+
+
+def _lexical(name: str, lexical: LexicalParams, settings: Settings) -> Complaints:
+    where = f"lexical.{name}"
+    if name in settings.students:
+        yield f"{where}: students has this name too, and both would make models/{name}"
+    yield from _path(f"{where}.start", lexical.start, settings)
+    yield from _listed(f"{where}.senses", lexical.senses, "senses", settings.senses)
+    if lexical.language_model is not None:
+        inside, loss = "language_model.loss", lexical.language_model.loss
+        yield from _lesson(where, lexical.targets, loss, settings, inside=inside, start=lexical.start)
+    elif lexical.targets != LABELS:
+        yield f"{where}.targets: without language_model nothing is learned from them. Set targets to {LABELS}"
+    folder, _, believer = lexical.beliefs.rpartition("/")
+    if not lexical.belief:
+        if lexical.beliefs != NO_BELIEFS:
+            yield f"{where}.belief: is 0, so nothing is learned from {lexical.beliefs}. Set beliefs to {NO_BELIEFS}"
+    elif folder != "data/beliefs":
+        yield f"{where}.beliefs: expected data/beliefs/<an entry of believers>, got '{lexical.beliefs}'"
+    elif believer not in settings.believers:
+        yield f"{where}.beliefs: no entry '{believer}' in believers{nearest(believer, settings.believers)}"
+    else:
+        asked = settings.believers[believer].senses
+        yield from _listed(f"{where}.senses", lexical.senses, f"believers.{believer}.senses", asked)
+
+
+def _published(name: str, published: PublishedParams, settings: Settings) -> Complaints:
+    where = f"published.{name}"
+    for section, names in (("students", settings.students), ("lexical", settings.lexical)):
+        if name in names:
+            yield f"{where}: {section} has this name too, and both would make models/{name}"
+    yield from _path(f"{where}.start", published.start, settings)
+    if published.start.startswith("models/"):
+        yield f"{where}.start: expected what anybody can fetch, data/sources/<an entry>, got '{published.start}'"
+    if not Path(published.changes).is_dir():
+        yield f"{where}.changes: no folder '{published.changes}', as `python -m stages.pack` writes"
+
+
+def _scores_senses(where: str, model: str, settings: Settings) -> Complaints:
+    """A lexical student, or a folder from elsewhere."""
+    if model.startswith("models/") and model.removeprefix("models/") in settings.students:
+        yield f"{where}: '{model}' scores no senses; expected models/<an entry of lexical>"
+    yield from _path(where, model, settings)
+
+
+def _independent(where: str, model: str, settings: Settings) -> Complaints:
+    """A rewriter is no judged detector and no ancestor of one: such detectors would know its hand."""
+    for name, entry in settings.judged.paraphrase.items():
+        same = _plain(model) == _plain(entry.model)
+        if same or _plain(model) in ancestors(entry.model, settings):
+            what = "is it" if same else "learned or started from it"
+            yield f"{where}: '{model}' must not rewrite, as judged.paraphrase.{name} {what}. Give another model"
+
+
+def _judged(settings: Settings) -> Complaints:
+    folders: dict[str, tuple[str, str]] = {}
+    for suite, name, entry in settings.judged.entries():
+        where = f"judged.{suite}.{name}"
+        first, folder = folders.setdefault(name, (where, entry.model))
+        if entry.model != folder:
+            yield f"{where}.model: a name is one model in all suites; {first} has '{folder}', got '{entry.model}'"
+        check = _scores_senses if suite == "wsd" else _path
+        yield from check(f"{where}.model", entry.model, settings)
+    for name, judged in settings.judged.language_model.items():
+        where = f"judged.language_model.{name}.before"
+        yield from _path(where, judged.before, settings)
+        lexical = settings.lexical.get(judged.model.removeprefix("models/"))
+        if lexical is not None and judged.before != lexical.start:
+            yield f"{where}: expected '{lexical.start}', from which '{judged.model}' started, got '{judged.before}'"
+    if settings.judged.wsd and not any(senses.heldout for senses in settings.senses.values()):
+        yield "judged.wsd: no entry of senses holds words out to judge by. Raise senses.<name>.heldout"
+    if settings.judged.paraphrase and not settings.rewriters:
+        yield "judged.paraphrase: needs an entry in rewriters, which makes the sets"
+    if settings.judged.glue and settings.glue.data != "hub" and not Path(settings.glue.data).is_dir():
+        yield f"glue.data: no folder '{settings.glue.data}'. Unpack GLUE there, or set data: hub and its revision"

@@ -1,0 +1,225 @@
+"""The summary as a page to read: tables with intervals and costs, differences, and what disappointed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.report.page_suites import lexical_disappointments, suites_part
+from pipeline.report.ranking import distilled
+from pipeline.report.tables import NONE, Column, markdown, number, present, ranged, seconds, signed, table, text
+
+LOW_COVERAGE = 0.95
+"""A teacher that answers less than this is named among the disappointments; guess."""
+
+_INTRODUCTION = """\
+NLL is in nats a masked piece, lower is better; brackets hold 95 % intervals from a bootstrap over documents.
+Differences are paired: the same documents in each resample. ECE is the expected calibration error over 15 bins;
+its resamples err upwards where blanks are few. Agreement is the share of blanks with the same first choice as the fused
+target."""
+
+_TEACHERS_NOTE = """\
+A teacher is judged on the blanks it answered (share and number given): the words that its vocabulary cuts as the
+students' does. Calibrated: at its fitted temperature."""
+
+_FIDELITY_NOTE = """\
+On held-out blanks whose full softmax was kept: mass listed, KL from the full to the restored distribution in nats,
+total variation, and the gradient of up to 1,024 blanks of a student near the teacher, with restored against full
+targets."""
+
+_FUSIONS_NOTE = """\
+Gain: loss of the best teacher, at the temperature it was fused at, minus the fused loss, on the blanks that all its
+teachers answered. KL to best: mean divergence from the fused target to that teacher over the outcomes of the fused list
+and one for all the rest."""
+
+_COSTS_NOTE = """\
+Seconds are of the last run of each stage that was not taken from the cache, not counting what an interrupted run had
+done before; peak memory is the resident memory of the process."""
+
+
+def page(summary: dict[str, Any]) -> str:
+    """Markdown of a summary (`pipeline.report.summary.summarise`)."""
+    lines = [f"- {line}" for line in disappointments(summary)]
+    students = distilled(summary)
+    parts = [
+        "# Results on held-out text",
+        _INTRODUCTION,
+        _run(summary),
+        "## Students",
+        table(_STUDENT_COLUMNS, students),
+        "![Convergence](plots/convergence.png)",
+        "![Size and score](plots/size.png)",
+        "### Held-out NLL by training step",
+        _curves(students),
+        "### Differences between students",
+        _differences(summary["differences"]["students"], list(students)),
+        *suites_part(summary),
+        "## Teachers",
+        table(_TEACHER_COLUMNS, summary["teachers"]),
+        _TEACHERS_NOTE,
+        "### What their stores keep of the full softmax",
+        table(_FIDELITY_COLUMNS, summary["fidelity"]),
+        _FIDELITY_NOTE,
+        "## Fusions",
+        table(_FUSION_COLUMNS, summary["fusions"]),
+        _FUSIONS_NOTE,
+        "![Weights by source of text](plots/weights.png)",
+        "## What disappointed",
+        "\n".join(lines) or "Nothing that these tests look for.",
+        "## Costs",
+        table(_STAGE_COLUMNS, summary["stages"]),
+        _COSTS_NOTE,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run(summary: dict[str, Any]) -> str:
+    run: dict[str, Any] = {key: NONE if value is None else value for key, value in summary["run"].items()}
+    entries = [
+        entry for kind in (distilled(summary), summary["fusions"], summary["teachers"]) for entry in kind.values()
+    ]
+    documents = sorted({entry["documents"] for entry in entries})
+    return (
+        f"{' / '.join(map(str, documents)) or NONE} documents. Python {run['python']}, "
+        f"torch {run['torch']}, device {run['device']}, number format {run['dtype']}; "
+        f"{seconds(run['seconds'])} s in all stages together."
+    )
+
+
+def disappointments(summary: dict[str, Any]) -> list[str]:
+    """Hopes of the method that these numbers do not bear out, one sentence each."""
+    found = []
+    for name, student in summary["students"].items():
+        if "over_labels" in student:
+            difference = student["over_labels"]
+            found += _not_lower(f"`{name}`", "the student that learned from labels only", difference)
+    students = summary["students"]
+    teachers_of = {name: set(fusion["weights"]) for name, fusion in summary["fusions"].items()}
+    for pair in summary["differences"]["students"]:
+        first, second = (teachers_of.get(students[pair[side]]["learns_from"], set()) for side in ("first", "second"))
+        if len(second) == 1 and second < first:
+            found += _not_lower(f"`{pair['first']}`", f"`{pair['second']}`, whose target has one teacher", pair)
+    for name, fusion in summary["fusions"].items():
+        if len(fusion["weights"]) > 1 and fusion.get("gain_low", 1) <= 0:
+            found.append(
+                f"fusion `{name}` is not shown to be better than its best teacher `{fusion['best_teacher']}`: gain "
+                f"{signed(fusion['gain'])} [{signed(fusion['gain_low'])}, {signed(fusion['gain_high'])}] nat."
+            )
+    for pair in summary["differences"]["fusions"]:
+        first, second = (summary["fusions"][pair[side]] for side in ("first", "second"))
+        same = set(first["weights"]) == set(second["weights"]) and len(first["weights"]) > 1
+        if same and second["weighting"] == "uniform" != first["weighting"]:
+            found += _not_lower(f"fusion `{pair['first']}`", f"uniform weights (`{pair['second']}`)", pair)
+    for name, teacher in summary["teachers"].items():
+        if teacher["coverage"] < LOW_COVERAGE:
+            found.append(
+                f"teacher `{name}` answered {100 * teacher['coverage']:.1f} % of the blanks only; its vocabulary cuts "
+                "the other words differently."
+            )
+    return found + lexical_disappointments(summary)
+
+
+def _not_lower(who: str, whom: str, difference: dict[str, float]) -> list[str]:
+    if difference["nll_high"] < 0:
+        return []
+    verdict = "is worse than" if difference["nll_low"] > 0 else "is not shown to be better than"
+    return [f"{who} {verdict} {whom}: {_difference(difference)} nat."]
+
+
+def _difference(entry: dict[str, float]) -> str:
+    return f"{signed(entry['nll'])} [{signed(entry['nll_low'])}, {signed(entry['nll_high'])}]"
+
+
+def _covered(entry: dict[str, Any]) -> str:
+    return f"{100 * entry['coverage']:.1f} % ({entry['positions']:,})"
+
+
+def _over_labels(entry: dict[str, Any]) -> str:
+    return _difference(entry["over_labels"]) if "over_labels" in entry else NONE
+
+
+def _gain(entry: dict[str, Any]) -> str:
+    if len(entry["weights"]) < 2 or "gain_low" not in entry:
+        return NONE
+    return f"{signed(entry['gain'])} [{signed(entry['gain_low'])}, {signed(entry['gain_high'])}]"
+
+
+_SCORES: tuple[Column, ...] = (
+    ("top 1", ranged("accuracy", digits=3)),
+    ("top 5", ranged("accuracy_top5", digits=3)),
+    ("ECE", ranged("ece", digits=3)),
+    ("agreement", ranged("agreement", digits=3)),
+)
+_COSTS: tuple[Column, ...] = (
+    ("seconds", lambda entry: seconds(entry["seconds"]) if "seconds" in entry else NONE),
+    ("peak memory, GB", number("peak_memory_bytes", digits=2, scale=1e-9)),
+)
+_STUDENT_COLUMNS: tuple[Column, ...] = (
+    ("learns from", text("learns_from")),
+    ("NLL", ranged("nll")),
+    ("NLL minus labels only", _over_labels),
+    ("parameters, M", number("parameters", digits=1, scale=1e-6)),
+    ("weights, MB", number("model_bytes", digits=1, scale=1e-6)),
+    *_COSTS,
+    *_SCORES,
+    ("KL from fused", ranged("kl", digits=3)),
+)
+_STORE_SIZE: tuple[Column, ...] = (
+    ("bytes a position", number("bytes_per_position", digits=1)),
+    ("store, MB", number("store_bytes", digits=1, scale=1e-6)),
+)
+_TEACHER_COLUMNS: tuple[Column, ...] = (
+    ("NLL", ranged("nll")),
+    ("NLL calibrated", ranged("nll_calibrated")),
+    ("temperature", number("temperature", digits=3)),
+    ("answered", _covered),
+    ("parameters, M", number("parameters", digits=1, scale=1e-6)),
+    *_STORE_SIZE,
+    *_COSTS,
+    *_SCORES,
+)
+_FIDELITY_COLUMNS: tuple[Column, ...] = (
+    ("bytes a position", number("bytes_per_position", digits=1)),
+    ("entries", number("entries", digits=1)),
+    ("mass listed", number("mass", digits=3)),
+    ("KL", present("kl")),
+    ("KL, calibrated", present("kl_calibrated")),
+    ("TV", number("tv", digits=3)),
+    ("gradient angle, degrees", number("gradient_angle_degrees", digits=1)),
+    ("gradient length", number("gradient_length_ratio", digits=3)),
+    ("blanks", text("positions")),
+)
+_FUSION_COLUMNS: tuple[Column, ...] = (
+    ("weighting", text("weighting")),
+    ("NLL", ranged("nll")),
+    ("best teacher", text("best_teacher")),
+    ("gain", _gain),
+    ("KL to best", ranged("kl_to_best_teacher", digits=3)),
+    ("answered", _covered),
+    *_STORE_SIZE,
+    *_COSTS,
+    *_SCORES,
+)
+_STAGE_COLUMNS: tuple[Column, ...] = (
+    ("seconds", number("seconds", digits=1)),
+    ("CPU seconds", number("cpu_seconds", digits=1)),
+    ("peak memory, GB", number("peak_memory_bytes", digits=2, scale=1e-9)),
+    ("device", text("device")),
+    ("number format", text("dtype")),
+)
+
+
+def _curves(students: dict[str, Any]) -> str:
+    """A row a student, a column a step."""
+    steps = sorted({step for student in students.values() for step, _ in student["curve"]})
+    rows = []
+    for name, student in students.items():
+        losses = dict(map(tuple, student["curve"]))
+        rows.append([f"`{name}`", *(f"{losses[step]:.4f}" if step in losses else NONE for step in steps)])
+    return markdown(["step", *map(str, steps)], rows)
+
+
+def _differences(pairs: list[dict[str, Any]], names: list[str]) -> str:
+    """NLL of the row's student minus the column's."""
+    cells = {(pair["first"], pair["second"]): _difference(pair) for pair in pairs}
+    rows = [[f"`{row}`", *(cells.get((row, column), NONE) for column in names)] for row in names]
+    return markdown(["NLL, row minus column", *(f"`{name}`" for name in names)], rows)

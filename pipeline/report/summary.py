@@ -1,0 +1,241 @@
+"""Put all evaluations and run records of the names in params.yaml into one summary, a page and plots.
+
+Files of names that params.yaml no longer lists are left alone and out. Students are compared pairwise on the same
+resamples of documents. What every number cost stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.config import decode
+from pipeline.evaluate.bootstrap import paired_differences
+from pipeline.evaluate.params import EvaluateParams, JudgedParams
+from pipeline.evaluate.results import read_json, read_sums, require_same_blanks, write_json
+from pipeline.evaluate.suites import SUITES
+from pipeline.report.page import page
+from pipeline.report.plots import draw
+from pipeline.report.ranking import comparisons, rankings
+from storage.errors import SchemaMismatch, StaleParent
+
+LABELS = "labels"
+"""What a student without a teacher learns from (`learns_from` of its report)."""
+
+COMPARED = ("nll", "accuracy")
+
+STAGES = {"teachers": "evaluate-teacher", "fusions": "evaluate-fusion", "students": "evaluate"}
+"""DVC stage that writes the reports of each kind."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A model that goes through suites."""
+
+    model: str
+    """Its folder."""
+    suites: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """Keys of params.yaml, in its order."""
+
+    sources: tuple[str, ...]
+    inputs: tuple[str, ...]
+    teachers: tuple[str, ...]
+    fusions: tuple[str, ...]
+    students: tuple[str, ...]
+    judged: Mapping[str, Candidate] = field(default_factory=dict)
+    lexical: Mapping[str, str] = field(default_factory=dict)
+    """Lexical student to the folder it starts from."""
+    senses: tuple[str, ...] = ()
+    believers: tuple[str, ...] = ()
+    rewriters: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(params: dict[str, Any]) -> Names:
+        """Read the names from the whole of params.yaml."""
+        kinds = ("sources", "inputs", "teachers", "fusions", "students", "senses", "believers", "rewriters")
+        return Names(
+            **{kind: tuple(params.get(kind) or ()) for kind in kinds},
+            judged=_candidates(params),
+            lexical={name: entry["start"] for name, entry in (params.get("lexical") or {}).items()},
+        )
+
+    def runs(self) -> list[str]:
+        """Names of the run records, in the order of the stages."""
+        return [
+            *(f"sources-{name}" for name in self.sources),
+            *(f"ingest-{name}" for name in self.inputs),
+            "corpus",
+            "tokenize",
+            "mask",
+            *(f"teach-{name}" for name in self.teachers),
+            *(f"exact-{name}" for name in self.teachers),
+            *(f"fidelity-{name}" for name in self.teachers),
+            *(f"fuse-{name}" for name in self.fusions),
+            *(f"train-{name}" for name in self.students),
+            "lexicon",
+            *(f"senses-{name}" for name in self.senses),
+            *(f"lexical-{name}" for name in self.lexical),
+            *(f"beliefs-{name}" for name in self.believers),
+            *(f"rewrite-{name}" for name in self.rewriters),
+            *(f"evaluate-teacher-{name}" for name in self.teachers),
+            *(f"evaluate-fusion-{name}" for name in self.fusions),
+            *(f"evaluate-student-{name}" for name in self.students),
+            *(f"{SUITES[suite].stage}-{name}" for name, entry in self.judged.items() for suite in entry.suites),
+        ]
+
+
+def _candidates(params: dict[str, Any]) -> dict[str, Candidate]:
+    """Models by name, each with its suites, from the section `judged`, which has them by suite."""
+    if "judged" not in params:
+        return {}
+    models: dict[str, str] = {}
+    suites: dict[str, list[str]] = {}
+    for suite, name, entry in decode(params["judged"], JudgedParams, where="judged").entries():
+        models[name] = entry.model
+        suites.setdefault(name, []).append(suite)
+    return {name: Candidate(model=model, suites=tuple(suites[name])) for name, model in models.items()}
+
+
+def write_report(params: EvaluateParams, names: Names, *, reports: Path, out: Path) -> dict[str, Any]:
+    """Write summary.json, report.md and plots/ to `out` from the evaluations in `reports`; returns the summary.
+
+    Raises StoreMissing when an evaluation is not there, StaleParent when two were made on different blanks.
+    """
+    summary = summarise(params, names, reports=reports)
+    write_json(out / "summary.json", summary)
+    (out / "report.md").write_text(page(summary), encoding="utf-8")
+    draw(summary, out / "plots")
+    return summary
+
+
+def summarise(params: EvaluateParams, names: Names, *, reports: Path) -> dict[str, Any]:
+    """Everything that is reported, by kind and name; numbers unrounded where they are new."""
+    runs = _runs(names, reports / "runs")
+    summary: dict[str, Any] = {"stages": runs, "run": _software(runs)}
+    for kind, made_by in (("teachers", "teach"), ("fusions", "fuse"), ("students", "train")):
+        summary[kind] = {
+            name: {**_read(reports, kind, name), **_cost(runs.get(f"{made_by}-{name}", {}))}
+            for name in getattr(names, kind)
+        }
+    _add_suites(summary, names, reports)
+    summary["fidelity"] = {name: _fidelity(reports, name) for name in names.teachers}
+    pairs = {kind: _differences(params, reports, kind, getattr(names, kind)) for kind in ("fusions", "students")}
+    # Lists, not mappings: `dvc metrics` would make a column of each of their numbers.
+    summary["differences"] = {
+        kind: [{"first": first, "second": second, **found} for (first, second), found in pairs[kind].items()]
+        for kind in pairs
+    }
+    control = control_of(summary)
+    for name, student in summary["students"].items():
+        if control is not None and name != control and name in names.students:
+            student["over_labels"] = pairs["students"][name, control]
+    return summary
+
+
+def control_of(summary: dict[str, Any]) -> str | None:
+    """The student without a teacher that the others are compared with: the first one, if any."""
+    return next((name for name, student in summary["students"].items() if student.get("learns_from") == LABELS), None)
+
+
+def _read(reports: Path, kind: str, name: str) -> dict[str, Any]:
+    return read_json(reports / kind / f"{name}.json", remedy=f"dvc repro {STAGES[kind]}@{name}")
+
+
+def _add_suites(summary: dict[str, Any], names: Names, reports: Path) -> None:
+    """Add the metrics of every suite to the entry of its model, and what follows from them; nothing without suites."""
+    for name, start in names.lexical.items():
+        summary["students"][name] = {"start": start, **_cost(summary["stages"].get(f"lexical-{name}", {}))}
+    if not names.judged:
+        return
+    found = {name: _suites(reports, name, entry) for name, entry in names.judged.items()}
+    headlines: dict[str, str] = {}
+    for name, suites in found.items():
+        entry = summary["teachers" if name in names.teachers else "students"].setdefault(name, {})
+        for suite, report in suites.items():
+            about = {key: report[key] for key in ("energy_source", "run") if key in report}
+            entry[suite] = report["metrics"] | about
+            if headlines.setdefault(suite, report["headline"]) != report["headline"]:
+                raise SchemaMismatch(
+                    f"{reports / suite / name}.json: ranked by {report['headline']}, but models before it by "
+                    f"{headlines[suite]}. Run: dvc repro {SUITES[suite].stage}"
+                )
+    metrics = {name: {suite: report["metrics"] for suite, report in suites.items()} for name, suites in found.items()}
+    named = {entry.model: name for name, entry in names.judged.items()}
+    pairs = {name: named.get(start, start) for name, start in names.lexical.items() if name in metrics}
+    # Lists, as differences are.
+    summary["rankings"] = rankings(metrics, headlines)
+    summary["lexical"] = comparisons(metrics, headlines, pairs)
+
+
+def _suites(reports: Path, name: str, entry: Candidate) -> dict[str, dict[str, Any]]:
+    """The reports of one model by suite; raises StaleParent when they judged different weights."""
+    found = {
+        suite: read_json(reports / suite / f"{name}.json", remedy=f"dvc repro {SUITES[suite].stage}@{name}")
+        for suite in entry.suites
+    }
+    first = next(iter(found), "")
+    for suite, report in found.items():
+        judged, wanted = report["model"]["weights"], found[first]["model"]["weights"]
+        if judged != wanted:
+            raise StaleParent(
+                f"{reports / suite / name}.json: judged weights {judged[:12]} of {entry.model}, but {first} judged "
+                f"{wanted[:12]}. Run: dvc repro {SUITES[suite].stage}@{name} {SUITES[first].stage}@{name}"
+            )
+    return found
+
+
+def _fidelity(reports: Path, name: str) -> dict[str, Any]:
+    """How close a teacher's store is to its full softmax, as single numbers."""
+    found = read_json(reports / "fidelity" / f"{name}.json", remedy=f"dvc repro fidelity@{name}")
+    raw, *later = found["kl"]
+    return {
+        **{key: found[key] for key in ("positions", "bytes_per_position", "entries", "mass", "tv")},
+        "kl": raw,
+        "kl_calibrated": later[0] if later else raw,
+        "gradient_angle_degrees": found["gradient"]["near"]["angle_degrees"],
+        "gradient_length_ratio": found["gradient"]["near"]["length_ratio"],
+    }
+
+
+def _runs(names: Names, folder: Path) -> dict[str, Any]:
+    """Run records by stage; a stage that DVC took from its cache on another machine may have none."""
+    found = {}
+    for name in names.runs():
+        path = folder / f"{name}.json"
+        if path.is_file():
+            found[name] = read_json(path, remedy="dvc repro")
+    return found
+
+
+def _cost(run: dict[str, Any]) -> dict[str, Any]:
+    return {key: run[key] for key in ("seconds", "peak_memory_bytes") if key in run}
+
+
+def _software(runs: dict[str, Any]) -> dict[str, Any]:
+    """What the stages ran on; values that differ between stages are joined."""
+    software: dict[str, Any] = {
+        key: ", ".join(sorted({str(run[key]) for run in runs.values() if key in run})) or None
+        for key in ("python", "torch", "device", "dtype", "cores")
+    }
+    software["seconds"] = sum(run["seconds"] for run in runs.values())
+    software["peak_memory_bytes"] = max((run["peak_memory_bytes"] for run in runs.values()), default=None)
+    return software
+
+
+def _differences(
+    params: EvaluateParams, reports: Path, kind: str, names: tuple[str, ...]
+) -> dict[tuple[str, str], dict[str, float]]:
+    paths = {name: reports / kind / f"{name}.arrow" for name in names}
+    sums = {name: read_sums(path, remedy=f"dvc repro {STAGES[kind]}@{name}") for name, path in paths.items()}
+    for name in names[1:]:
+        require_same_blanks(
+            sums[names[0]], sums[name], paths=(paths[names[0]], paths[name]), remedy=f"dvc repro {STAGES[kind]}"
+        )
+    means = {name: found.means.only(COMPARED) for name, found in sums.items()}
+    return paired_differences(means, resamples=params.bootstrap, seed=params.seed)

@@ -1,0 +1,1 @@
+"""Stages `lexicon` and `senses`: the sense inventory, and words in context."""

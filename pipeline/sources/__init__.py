@@ -1,0 +1,1 @@
+"""Stage `sources`: models and WordNet, from a folder, the hub or a mirror."""

@@ -1,0 +1,202 @@
+"""Plain masked-LM folders out of an encoder, a LoRA adapter and a head.
+
+A sentence encoder has no masked-LM head. An adapter folder brings what makes it one: `adapter_config.json` and
+`adapter_model.safetensors` (PEFT's layout) and `mlm_head.safetensors` (names relative to the head module). Merging adds
+the low-rank product to each weight matrix, W + (alpha / r) B A (Hu et al. 2021, arXiv 2106.09685), and writes a float32
+folder that `from_pretrained` loads without PEFT. Cost: one model in memory, less than a second copy of it while saving.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.models.masked_lm import one_model
+from storage.errors import SourceError
+
+WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+)
+CARD_FILES = ("README.md", "LICENSE", "LICENSE.*", "NOTICE")
+MODEL_FILES = ("config.json", *WEIGHT_FILES, *TOKENIZER_FILES, *CARD_FILES)
+"""What a model folder needs: never code, pickles or other formats of the weights."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "mlm_head.safetensors")
+HEADS = ("cls", "lm_head")
+"""Where a masked-LM head lies in a model: BERT and descendants, MPNet and RoBERTa."""
+REASON_CHARACTERS = 300
+
+
+def files_like(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """Files directly in `folder` whose name matches a pattern, by name."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
+    )
+
+
+def require_model(folder: Path) -> None:
+    """Raise SourceError unless `folder` holds a configuration and weights in safetensors."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder")
+    if not (folder / "config.json").is_file():
+        raise SourceError(f"{folder}: no config.json: not a Hugging Face model folder")
+    if files_like(folder, WEIGHT_FILES):
+        if not files_like(folder, VOCABULARY_FILES):
+            raise SourceError(f"{folder}: no tokenizer: expected one of {', '.join(VOCABULARY_FILES)}")
+        return
+    pickled = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")))
+    raise SourceError(
+        f"{folder}: no model.safetensors, and weights are read from safetensors only"
+        + (f": {pickled[0]} is a pickle, which can run code when read" if pickled else "")
+        + ". Convert such a model once, where you trust it, with AutoModelForMaskedLM.from_pretrained(...)"
+        ".save_pretrained('converted'), copy the tokenizer's files there, and give that folder as `local`"
+    )
+
+
+def require_adapter(folder: Path) -> None:
+    """Raise SourceError unless `folder` holds an adapter and a head, both in safetensors."""
+    for name in ADAPTER_FILES:
+        if not (folder / name).is_file():
+            raise SourceError(f"{folder}: no {name}: an adapter folder holds {', '.join(ADAPTER_FILES)}")
+
+
+def copy_model(body: Path, out: Path) -> None:
+    """Copy what a model needs from `body` into `out`.
+
+    Copies, not hard links: DVC makes outputs read-only and an edit of the original would change them unseen.
+    """
+    require_model(body)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in files_like(body, MODEL_FILES):
+        shutil.copyfile(path, out / path.name)
+    _switch_off_cutting(out)
+
+
+def merge(body: Path, adapter: Path, out: Path) -> None:
+    """Write the masked language model that `adapter` makes of the encoder in `body` into `out`, in float32.
+
+    Raises SourceError when a file is missing, when the adapter does not fit the body, or when a weight of the head
+    would stay newly initialised; SecondModelError when a model is in memory.
+    """
+    require_model(body)
+    require_adapter(adapter)
+    out.mkdir(parents=True, exist_ok=True)
+    with one_model(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice about heads and names of bodies; what matters is refused below
+        model, missing = _load_body(body)
+        _fill_head(model, adapter, missing)
+        model = _merged(model, adapter)
+        _require_tie(model, adapter)
+        model.save_pretrained(out)
+        for path in files_like(out, WEIGHT_FILES):
+            path.chmod(0o644)  # safetensors writes files that only their owner can read
+        del model
+    for path in files_like(body, (*TOKENIZER_FILES, *CARD_FILES)):
+        shutil.copyfile(path, out / path.name)
+    _switch_off_cutting(out)
+
+
+def _load_body(body: Path) -> tuple[Any, list[str]]:
+    """The body as a masked LM on the CPU, and the names of its weights that were not in the file."""
+    import torch
+    from transformers import AutoModelForMaskedLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            body,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except ValueError as error:
+        raise SourceError(f"{body}: no architecture with a masked-LM head: {str(error).splitlines()[0]}") from error
+    return model.eval(), sorted(info["missing_keys"])
+
+
+def _fill_head(model: Any, adapter: Path, missing: Sequence[str]) -> None:
+    """Load the head; refuse it when it does not fit or leaves one of the `missing` weights as it was initialised."""
+    from safetensors.torch import load_file
+
+    place = next((name for name in HEADS if hasattr(model, name)), None)
+    if place is None:
+        raise SourceError(
+            f"{adapter}: {type(model).__name__} has no head named {' or '.join(HEADS)}, as BERT and MPNet do"
+        )
+    weights = load_file(adapter / "mlm_head.safetensors")
+    try:
+        outcome = getattr(model, place).load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:REASON_CHARACTERS]
+        raise SourceError(f"{adapter}: mlm_head.safetensors does not fit {type(model).__name__}: {reason}") from error
+    if outcome.unexpected_keys:
+        raise SourceError(
+            f"{adapter}: mlm_head.safetensors has weights that {type(model).__name__} does not know: "
+            f"{', '.join(outcome.unexpected_keys[:5])}"
+        )
+    # Tied weights have several names and one tensor, and the file names it once.
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    filled = {id(tensors[f"{place}.{name}"]) for name in weights}
+    unfilled = [name for name in missing if id(tensors.get(name)) not in filled]
+    if unfilled:
+        raise SourceError(
+            f"{adapter}: {len(unfilled)} weights are neither in the body nor in mlm_head.safetensors and would be "
+            f"newly initialised: {', '.join(unfilled[:5])}. Give an adapter for this body, with its head"
+        )
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    """The model with the adapter's low-rank products added to its weights."""
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    try:
+        adapted = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)))
+        outcome: Any = set_peft_model_state_dict(adapted, load_file(adapter / "adapter_model.safetensors"))
+    except (ValueError, RuntimeError) as error:
+        raise SourceError(
+            f"{adapter}: the adapter does not fit: {' '.join(str(error).split())[:REASON_CHARACTERS]}"
+        ) from error
+    unfilled = [name for name in outcome.missing_keys if "lora_" in name]
+    if unfilled or outcome.unexpected_keys:
+        raise SourceError(
+            f"{adapter}: the adapter does not fit {type(model).__name__}: "
+            f"{len(unfilled)} of its matrices are missing and {len(outcome.unexpected_keys)} are unknown "
+            f"({', '.join([*unfilled, *outcome.unexpected_keys][:3])})"
+        )
+    return adapted.merge_and_unload()
+
+
+def _require_tie(model: Any, adapter: Path) -> None:
+    """Refuse a model whose output matrix is not its input embedding: the heads were trained tied to it."""
+    decoder = model.get_output_embeddings()
+    if decoder is None or decoder.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr():
+        raise SourceError(
+            f"{adapter}: the head's output matrix must be tied to the input embeddings, which {type(model).__name__} "
+            "with this configuration does not do (tie_word_embeddings)"
+        )
+
+
+def _switch_off_cutting(folder: Path) -> None:
+    """Take truncation and padding out of tokenizer.json: with them, whole documents are cut without a word."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.save(str(path), pretty=False)

@@ -1,0 +1,103 @@
+"""The forms in which a row of logits may be kept, as sections of params.yaml, and how a tail enters a loss."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.core.config import Section
+
+LARGEST_LIST = 1024
+"""Ids listed a row; the search for the largest and the codec are made for short lists."""
+
+LARGEST_DRAW = 254
+"""Ids drawn a row; how often an id was drawn is stored in a byte."""
+
+LARGEST_SKETCH = 128
+"""Numbers a tail sketch, a guess at the most that anyone would pay for: 16 take 4 bytes a row and 32 take 6, entropy
+coded at a step of 0.4 (measured)."""
+
+
+class TopK(Section):
+    """The k most likely ids of every row."""
+
+    form: Literal["topk"]
+    k: int = Field(ge=1, le=LARGEST_LIST)
+
+    @property
+    def most(self) -> int:
+        """Length of the longest list."""
+        return self.k
+
+    @property
+    def draws(self) -> int:
+        """Ids drawn a row."""
+        return 0
+
+
+class Nucleus(Section):
+    """Ids from the most likely on, while those before hold less than `mass` and the id itself at least `floor`."""
+
+    form: Literal["nucleus"]
+    mass: float = Field(gt=0, le=1)
+    floor: float = Field(ge=0, lt=1)
+    """Probability."""
+    least: int = Field(ge=1, le=LARGEST_LIST)
+    """Listed whatever their probability."""
+    most: int = Field(ge=1, le=LARGEST_LIST)
+    """Length of the longest list."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Nucleus:
+        if self.least > self.most:
+            raise ValueError(f"least must not exceed most ({self.most}), got {self.least}")
+        return self
+
+    @property
+    def draws(self) -> int:
+        """Ids drawn a row."""
+        return 0
+
+
+class Sampled(Section):
+    """No list: ids drawn with replacement from the softmax at the calibrated temperature."""
+
+    form: Literal["sampled"]
+    draws: int = Field(ge=1, le=LARGEST_DRAW)
+    """Ids drawn a row."""
+
+    @property
+    def most(self) -> int:
+        """Length of the longest list."""
+        return 0
+
+
+class TopKSampled(Section):
+    """The k most likely ids, and ids drawn with replacement from the rest at the calibrated temperature."""
+
+    form: Literal["topk+sampled"]
+    k: int = Field(ge=1, le=LARGEST_LIST)
+    draws: int = Field(ge=1, le=LARGEST_DRAW)
+    """Ids drawn a row."""
+
+    @property
+    def most(self) -> int:
+        """Length of the longest list."""
+        return self.k
+
+
+Keep = Annotated[TopK | Nucleus | Sampled | TopKSampled, Field(discriminator="form")]
+"""One of the forms, told apart by its `form`."""
+
+
+class TailParams(Section):
+    """How what is not listed is described."""
+
+    sketch: int = Field(ge=0, le=LARGEST_SKETCH)
+    """D, numbers a row; 0: one prior for all rows."""
+    step: float = Field(gt=0, le=10)
+    """Of a number's 8-bit code, nats (root mean square over ids)."""
+
+
+Tail = Literal["prior", "bucket", "renormalised"]

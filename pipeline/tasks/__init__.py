@@ -1,0 +1,1 @@
+"""Stages `wsd`, `glue`, `rewrite`, `paraphrase`: models judged on tasks."""

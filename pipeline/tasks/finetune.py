@@ -1,0 +1,296 @@
+"""Texts and pairs of texts as token arrays, and the batches they are learnt in.
+
+All is encoded once and kept end to end, 5 bytes a token. A batch is padded to its own longest example only, and holds
+examples of like length, so that little is padded.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.progress import Progress
+from pipeline.core.seeds import generator
+from pipeline.models.masked_lm import MaskedLM, load_checked, one_model
+from pipeline.models.optimizer import adamw, choose_attention
+from pipeline.tasks.params import FinetuneParams
+from pipeline.text.inputs import token_batches
+from pipeline.text.ragged import WINDOW_BATCHES, Encoded, encode
+from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
+from storage.errors import DataError, ParamsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def epoch_batches(length_N: NDArray[np.int64], batch: int, *, chance: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Cut N examples into batches of `batch` (the last may be smaller), each example once, in random order.
+
+    Examples are shuffled, sorted by length within windows of WINDOW_BATCHES batches, and the batches shuffled.
+    """
+    order_N = chance.permutation(len(length_N))
+    window = batch * WINDOW_BATCHES
+    batches = []
+    for start in range(0, len(order_N), window):
+        rows = order_N[start : start + window]
+        rows = rows[np.argsort(-length_N[rows], kind="stable")]
+        batches += [rows[first : first + batch] for first in range(0, len(rows), batch)]
+    return [batches[number] for number in chance.permutation(len(batches))]
+
+
+DROPOUT = 0.1
+"""Share of the pooled features that is dropped in training, as in BERT's own fine-tuning."""
+GRADIENT_CLIP = 1.0
+HEAD_SD = 0.02
+"""Standard deviation of the head's first weights: BERT's initializer_range."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examples:
+    """N texts, or pairs of texts, with their labels."""
+
+    first: list[str]
+    second: list[str] | None
+    """The second texts of pairs; None for single texts."""
+    label_N: NDArray[Any]
+    """int64 classes from 0, or float64 values to regress on."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.first), len(self.label_N), len(self.first if self.second is None else self.second)}
+        if len(lengths) > 1:
+            raise ValueError(f"texts and labels of different number: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def only(self, rows: NDArray[np.int64]) -> Examples:
+        """Some of the examples, in the order of `rows`."""
+        return Examples(
+            first=[self.first[row] for row in rows],
+            second=None if self.second is None else [self.second[row] for row in rows],
+            label_N=self.label_N[rows],
+        )
+
+
+def rate_factor(step: int, *, steps: int, warmup: float) -> float:
+    """Factor on the learning rate: linear warm-up over a share of the steps, then linear decay; counts from 0."""
+    rising = round(warmup * steps)
+    return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)
+
+
+class Classifier:
+    """A fine-tuned encoder and its head; made by `finetuned`."""
+
+    def __init__(
+        self,
+        encoder: Any,
+        tokenizer: FastTokenizer,
+        *,
+        classes: int,
+        params: FinetuneParams,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_tokens: int,
+    ) -> None:
+        import torch
+
+        # In eval mode throughout: the encoder's own dropout, where its configuration has any, stays off.
+        self.encoder = encoder.to(device).eval()
+        self.tokenizer, self.params, self.seed = tokenizer, params, seed
+        self.device, self.dtype, self.batch_tokens = device, dtype, batch_tokens
+        weight_CH = generator(seed, "finetune", "head").normal(0, HEAD_SD, (classes, encoder.config.hidden_size))
+        self.head = torch.nn.Linear(weight_CH.shape[1], classes)
+        self.head.weight.data.copy_(torch.from_numpy(weight_CH))
+        self.head.bias.data.zero_()
+        self.head.to(device)
+        self.losses: list[float] = []
+        """Mean training loss of each epoch, nats or squared standard deviations."""
+        self._two_types = (
+            getattr(encoder.config, "type_vocab_size", 0) >= 2
+            and "token_type_ids" in inspect.signature(encoder.forward).parameters
+        )
+        self._shift, self._scale = 0.0, 1.0
+
+    def scores(self, examples: Examples) -> NDArray[np.float32]:
+        """[N, classes] logits, or values on the scale of the labels; in the order of the examples."""
+        import torch
+
+        encoded = self._encode(examples)
+        batches = token_batches(encoded.length_N, self.batch_tokens)
+        with torch.inference_mode():
+            found = [self._outputs(encoded, rows) for rows in batches]  # stays on the device until all is done
+            whole = torch.cat(found).cpu().numpy() if found else np.zeros((0, self.head.out_features), np.float32)
+        scores_NC = np.full_like(whole, np.nan)
+        if batches:
+            scores_NC[np.concatenate(batches)] = whole * self._scale + self._shift
+        return scores_NC
+
+    def learn(self, train: Examples) -> None:
+        """Train encoder and head; the loss is read once an epoch, not every step."""
+        import torch
+
+        params = self.params
+        encoded = self._encode(train)
+        length_N = encoded.length_N
+        label_N = self._targets(train.label_N)
+        optimizer = self._optimizer()
+        steps = params.epochs * -(-len(train) // params.batch)
+        step = 0
+        with Progress(steps, unit="steps", label="fine-tune") as progress:
+            for epoch in range(params.epochs):
+                total = torch.zeros((), device=self.device)
+                chance = generator(self.seed, "finetune", "epoch", epoch)
+                for rows in epoch_batches(length_N, params.batch, chance=chance):
+                    for group in optimizer.param_groups:
+                        group["lr"] = params.learning_rate * rate_factor(step, steps=steps, warmup=params.warmup)
+                    total += self._step(encoded, rows, label_N, optimizer, chance)
+                    step += 1
+                    progress.advance(1)
+                self.losses.append(float(total) / len(train))
+                if not np.isfinite(self.losses[-1]):
+                    raise ParamsError(
+                        f"finetune.learning_rate: the loss is {self.losses[-1]} after epoch {epoch + 1} of "
+                        f"{params.epochs} with {params.learning_rate}. Lower it"
+                    )
+
+    def release(self) -> None:
+        """Let go of the model; nothing can be asked afterwards."""
+        del self.encoder, self.head
+
+    def _encode(self, examples: Examples) -> Encoded:
+        return encode(examples.first, examples.second, tokenizer=self.tokenizer, max_tokens=self.params.max_tokens)
+
+    def _step(
+        self,
+        encoded: Encoded,
+        rows: NDArray[np.int64],
+        label_N: Tensor,
+        optimizer: torch.optim.Optimizer,
+        chance: np.random.Generator,
+    ) -> Tensor:
+        """One update; returns the summed loss of its examples, on the device."""
+        import torch
+
+        total = torch.zeros((), device=self.device)
+        for part in token_batches(encoded.start_N1[rows + 1] - encoded.start_N1[rows], self.batch_tokens):
+            output_BC = self._outputs(encoded, rows[part], chance=chance)
+            label_B = label_N[self._tensor(rows[part])]
+            if label_N.is_floating_point():
+                loss = torch.nn.functional.mse_loss(output_BC[:, 0], label_B, reduction="sum")
+            else:
+                loss = torch.nn.functional.cross_entropy(output_BC, label_B, reduction="sum")
+            # A sum divided by the count of the whole step: cutting a step otherwise changes no example's weight.
+            (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_([*self.encoder.parameters(), *self.head.parameters()], GRADIENT_CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _outputs(
+        self, encoded: Encoded, rows_B: NDArray[np.int64], *, chance: np.random.Generator | None = None
+    ) -> Tensor:
+        """[B, classes] in float32; with dropout drawn from `chance` in training."""
+        import torch
+
+        ids_BL, attention_BL, types_BL = (
+            self._tensor(array) for array in encoded.padded(rows_B, pad_id=self.tokenizer.special["pad"])
+        )
+        inputs = {"input_ids": ids_BL, "attention_mask": attention_BL}
+        if self._two_types:
+            inputs["token_type_ids"] = types_BL
+        autocast: Any = nullcontext()
+        if self.dtype != torch.float32:
+            autocast = torch.autocast(self.device.type, dtype=self.dtype)
+        with autocast:
+            hidden_BLH = self.encoder(**inputs).last_hidden_state
+        pooled_BH = hidden_BLH[:, 0].float()
+        if self.params.pooling == "mean":
+            used_BL1 = attention_BL[:, :, None].float()
+            pooled_BH = (hidden_BLH.float() * used_BL1).sum(dim=1) / used_BL1.sum(dim=1)
+        if chance is not None:
+            kept_BH = chance.random(tuple(pooled_BH.shape), dtype=np.float32) >= DROPOUT
+            pooled_BH = pooled_BH * self._tensor(kept_BH) / (1 - DROPOUT)
+        output_BC: Tensor = self.head(pooled_BH)
+        return output_BC
+
+    def _targets(self, label_N: NDArray[Any]) -> Tensor:
+        """Labels on the device: classes, or standardised values."""
+        if not np.issubdtype(label_N.dtype, np.floating):
+            return self._tensor(label_N.astype(np.int64))
+        self._shift, self._scale = float(label_N.mean()), float(label_N.std()) or 1.0
+        return self._tensor(((label_N - self._shift) / self._scale).astype(np.float32))
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return adamw(
+            [*self.encoder.parameters(), *self.head.parameters()],
+            learning_rate=self.params.learning_rate,
+            weight_decay=self.params.weight_decay,
+            betas=(0.9, 0.999),
+        )
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        import torch
+
+        tensor = torch.from_numpy(array)
+        # From pinned memory a copy does not wait for the steps before it.
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+
+@contextmanager
+def finetuned(
+    folder: Path,
+    train: Examples,
+    *,
+    classes: int,
+    params: FinetuneParams,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+) -> Iterator[Classifier]:
+    """Fine-tune the encoder in `folder` and yield it; it is gone from memory after the block.
+
+    classes is 1 for regression; weights are float32, `dtype` is what autocast computes in. Raises DataError without
+    examples, ParamsError when max_tokens is more than the model takes or the loss diverges, and what
+    `models.load_checked` and `tokens.load_tokenizer` raise.
+    """
+    if not len(train):
+        raise DataError(f"{folder}: no examples to fine-tune on")
+    regression = np.issubdtype(train.label_N.dtype, np.floating)
+    if regression != (classes == 1) or (
+        not regression and not 0 <= train.label_N.min() <= train.label_N.max() < classes
+    ):
+        raise ValueError(
+            f"labels {train.label_N.dtype}, {train.label_N.min()} to {train.label_N.max()}: {classes} classes"
+        )
+    tokenizer = load_tokenizer(folder)
+    with one_model():
+        model = load_checked(folder)
+        if (longest := MaskedLM(model, device).positions) < params.max_tokens:
+            raise ParamsError(f"finetune.max_tokens: {folder} takes {longest} tokens at most, got {params.max_tokens}")
+        choose_attention(model, device=device, autocast=dtype, tokens=params.max_tokens)
+        classifier = Classifier(
+            model.base_model, tokenizer, classes=classes, params=params, seed=seed, device=device, dtype=dtype,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
+        still_there = weakref.ref(model.base_model)
+        del model
+        try:
+            classifier.learn(train)
+            yield classifier
+        finally:
+            classifier.release()
+            gc.collect()
+        assert still_there() is None, f"{folder}: something keeps the model in memory after its block"

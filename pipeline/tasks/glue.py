@@ -1,0 +1,181 @@
+"""GLUE: fine-tune a model on each task with several seeds, and score it on the published dev sets.
+
+A task's score is the mean of its metrics times 100, and `average` the mean of the tasks' scores, as GLUE counts
+(Wang et al. 2018). WNLI takes no part in the average: its dev set is built against its training set, so that a constant
+answer wins. Every model has the same hyper-parameters, seeds and examples; what is left between two models by seed is
+`compare`. A finished fit is kept until the report is written, so a killed run continues.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.progress import Progress
+from pipeline.core.seeds import generator
+from pipeline.evaluate.results import write_json
+from pipeline.evaluate.suites import Metric, suite_report
+from pipeline.models.identity import model_digest
+from pipeline.tasks import agreement
+from pipeline.tasks.agreement import mean_interval, spread
+from pipeline.tasks.finetune import Examples, finetuned
+from pipeline.tasks.glue_data import TASKS, TaskData, fetch_from_hub, read_folder
+from pipeline.tasks.params import LEFT_OUT, GlueParams
+from storage.errors import StaleParent
+from storage.format.manifest import digest
+from storage.work import WorkFolder
+
+if TYPE_CHECKING:
+    import torch
+
+
+COMPARED = ("settings", "data")
+"""What two reports must share to be compared."""
+
+log = logging.getLogger(__name__)
+
+
+def judge(
+    params: GlueParams, *, model: Path, out: Path, device: torch.device, dtype: torch.dtype, batch_tokens: int
+) -> dict[str, Any]:
+    """Fine-tune `model` on every task with every seed, and write the report to `out`; returns it.
+
+    Raises DataError or SourceError for data that are missing or not as published, before anything is trained, WorkBusy
+    when another process judges the same model, and what `finetuning.finetuned` raises.
+    """
+    data: dict[str, TaskData] = {name: load_task(params, name) for name in params.tasks}
+    settings = params.model_dump(exclude={"data", "revision"})
+    identities = {name: _identity(found) for name, found in data.items()}
+    identity = digest({"settings": settings, "data": identities, "model": model_digest(model), "dtype": str(dtype)})
+    with WorkFolder(out, name=f"glue-{out.stem}", identity=identity) as work:
+        fits = {(fit["task"], fit["seed"]): fit for fit in work.entries()}
+        wanted = [(name, seed) for name in params.tasks for seed in params.seeds]
+        with Progress(len(wanted), unit="fits", label="glue", done=len(fits)) as progress:
+            for name, seed in [pair for pair in wanted if pair not in fits]:
+                with finetuned(
+                    model, data[name].train, classes=TASKS[name].outputs, params=params.finetune, seed=seed,
+                    device=device, dtype=dtype, batch_tokens=batch_tokens,
+                ) as classifier:  # fmt: skip
+                    found = {part: classifier.scores(dev) for part, dev in data[name].dev.items()}
+                    losses = classifier.losses
+                fit = {"task": name, "seed": seed, "metrics": score(name, found, data[name].dev), "losses": losses}
+                work.append(fit)
+                fits[name, seed] = fit
+                progress.advance(1)
+                log.info("%s, seed %d: %.2f, training loss %.3f", name, seed, task_score(fit), losses[-1])
+        report = _report(params, [fits[pair] for pair in wanted], data, model=model)
+        report |= {"settings": settings, "data": {"from": params.data, "identity": identities}}
+        write_json(out, report)
+        shutil.rmtree(work.path)
+    return report
+
+
+def load_task(params: GlueParams, name: str) -> TaskData:
+    """Examples of a task, sampled where the params say so; the sample depends on the task and the counts alone."""
+    if params.data == "hub":
+        assert params.revision is not None
+        whole = fetch_from_hub(params.revision, name)
+    else:
+        whole = read_folder(Path(params.data), name)
+    return TaskData(
+        train=_sample(whole.train, params.train_examples, name, "train"),
+        dev={part: _sample(dev, params.dev_examples, name, f"dev {part}") for part, dev in whole.dev.items()},
+        skipped=whole.skipped,
+    )
+
+
+def score(name: str, scores: Mapping[str, NDArray[np.float32]], dev: Mapping[str, Examples]) -> dict[str, float]:
+    """The official metrics of a task, from -1 or 0 to 1; `scores` are [N, outputs] by part of the dev set."""
+    task, found = TASKS[name], {}
+    for part, score_NC in scores.items():
+        answer_N = score_NC.argmax(axis=1) if task.classes else score_NC[:, 0]
+        for metric in task.metrics:
+            value: float = getattr(agreement, metric)(answer_N, dev[part].label_N)
+            found[f"{metric}_{part}" if part else metric] = value
+    return found
+
+
+def task_score(fit: Mapping[str, Any]) -> float:
+    """A fit's score: the mean of its metrics times 100."""
+    return 100 * float(np.mean(list(fit["metrics"].values())))
+
+
+def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Score of the first report's model minus that of the second, paired by seed, for `average` and each task.
+
+    For each: `mean`, `low` and `high` (95 %, t distribution; absent below three seeds), `n` seeds and `seeds`, the
+    difference of each. Paired: both saw the same examples in the same order. Raises StaleParent when the reports rest
+    on other settings or examples.
+    """
+    for key in COMPARED:
+        ours, theirs = ({**report[key], "from": None} for report in (first, second))
+        if ours != theirs:
+            names = [report["model"]["folder"] for report in (first, second)]
+            raise StaleParent(f"glue: {names[0]} and {names[1]} were judged with other {key}. Run: dvc repro glue")
+    found = {}
+    for name, ours in {"average": first["average"], **first["tasks"]}.items():
+        theirs = second["average"] if name == "average" else second["tasks"][name]
+        differences = {seed: ours["seeds"][seed] - theirs["seeds"][seed] for seed in ours["seeds"]}
+        low, high = mean_interval(list(differences.values())) or (None, None)
+        mean = float(np.mean(list(differences.values())))
+        found[name] = {"mean": mean, "low": low, "high": high, "n": len(differences), "seeds": differences}
+    return found
+
+
+def _report(
+    params: GlueParams, fits: Sequence[Mapping[str, Any]], data: Mapping[str, TaskData], *, model: Path
+) -> dict[str, Any]:
+    averaged = [name for name in params.tasks if name != LEFT_OUT]
+    by_task = {name: {str(fit["seed"]): fit for fit in fits if fit["task"] == name} for name in params.tasks}
+    scores = {name: {seed: task_score(fit) for seed, fit in found.items()} for name, found in by_task.items()}
+    average = {str(seed): float(np.mean([scores[name][str(seed)] for name in averaged])) for seed in params.seeds}
+    counts = {name: {part or "dev": len(dev) for part, dev in data[name].dev.items()} for name in params.tasks}
+    tasks = {
+        name: {
+            **spread(list(scores[name].values())),
+            "seeds": scores[name],
+            "metrics": {seed: fit["metrics"] for seed, fit in found.items()},
+            "losses": {seed: fit["losses"] for seed, fit in found.items()},
+            "examples": {"train": len(data[name].train), **counts[name]},
+            "skipped": data[name].skipped,
+        }
+        for name, found in by_task.items()
+    }
+    metrics = {"average": _metric(list(average.values()), n=len(average))}
+    for name in params.tasks:
+        metrics[name] = _metric(list(scores[name].values()), n=sum(counts[name].values()))
+    return suite_report(
+        "glue",
+        model,
+        metrics,
+        headline="average",
+        average={**spread(list(average.values())), "seeds": average, "of": averaged},
+        tasks=tasks,
+        note=(
+            "Values are medians over seeds of the mean of a task's metrics times 100, on the published dev sets; "
+            f"intervals are of the mean over seeds. {LEFT_OUT} takes no part in the average."
+        ),
+    )
+
+
+def _metric(scores: list[float], *, n: int) -> Metric:
+    low, high = mean_interval(scores) or (None, None)
+    return Metric(value=float(np.median(scores)), low=low, high=high, n=n)
+
+
+def _sample(examples: Examples, count: int, *names: str) -> Examples:
+    if not 0 < count < len(examples):
+        return examples
+    chosen = generator(0, "glue", *names).choice(len(examples), count, replace=False)
+    return examples.only(np.sort(chosen).astype(np.int64))
+
+
+def _identity(data: TaskData) -> str:
+    parts = {"train": data.train, **{f"dev {part}": dev for part, dev in data.dev.items()}}
+    return digest({part: [some.first, some.second, some.label_N.tolist()] for part, some in parts.items()})

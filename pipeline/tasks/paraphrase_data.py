@@ -1,0 +1,329 @@
+"""Read what detectors of machine paraphrases are trained and tested on, from three layouts into one shape.
+
+Rewritten: the sets of `pipeline.tasks.rewrite`, a folder each; every (rewriter, share) becomes a set with train and
+test.
+
+Published: the machine-paraphrase corpus of Wahle et al. 2022 (arXiv 2103.11909, zenodo.org/record/3608000, unpacked as
+in their `prepare_data.sh`) and of Foltýnek et al. 2020. Anywhere under the root, a set is a folder such as
+`spinbot/corpus/paragraphs/wikipedia_paragraphs_train` that holds `og` with originals and `mg` with machine-paraphrased
+paragraphs, a .txt file each, `1234-ORIG-5.txt` and `1234-SPUN-5.txt`; what stands before the mark names the document.
+For `og` also `orig`, `original` or `originals`, for `mg` also `machine`, `spun`, `sp` or `paraphrased` are read. A set
+whose folder is `train`, or ends in `_train`, is for training, every other one for testing. Text that is not UTF-8 is
+ISO-8859-1, as which their code reads all of it.
+
+Pairs: TSV, plain or .gz, with a header that names label, sentence1 and sentence2; quotation marks are plain characters.
+A folder holds train.tsv and test.tsv (or dev.tsv); a single file is split here. Pairs that share a sentence, compared
+without case and spaces, directly or over other pairs, stay on one side; of a given split, pairs of train that share a
+sentence with test are dropped.
+
+A file or line that is no text (wrong encoding, number of fields, label, empty) is skipped and counted; more than
+`BAD_SHARE` of them are refused, and so is a truncated gzip.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.seeds import unit_hash
+from pipeline.tasks.rewrite import KIND, REVISION, SCHEMA, TABLE
+from pipeline.text.readers import raw_lines
+from storage.errors import DataError
+from storage.format.manifest import digest
+from storage.tables import TableStore
+
+Kind = Literal["rewritten", "published", "pairs"]
+
+BAD_SHARE = 0.01
+"""Largest share of files or lines that may be unusable."""
+
+PAIRS_TEST_SHARE = 0.2
+"""Share of the groups of pairs that tests, where a file has no split."""
+
+ORIGINAL = ("og", "orig", "original", "originals")
+MACHINE = ("mg", "machine", "spun", "sp", "paraphrased")
+MARK = re.compile(r"[-_.]*(ORIG|SPUN)(?![a-z])", re.IGNORECASE)
+HEADER = ("label", "sentence1", "sentence2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Texts:
+    """N labelled texts or pairs of texts."""
+
+    first: list[str]
+    second: list[str] | None
+    label_N: NDArray[np.int64]
+    """1: paraphrased by a machine, or a pair of paraphrases; else 0."""
+    group: list[str]
+    """What must not be torn apart, and is resampled as one: the document, or pairs that share sentences."""
+    name: list[str]
+    """Names by whose hash a part is chosen; an original and its rewriting share one."""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def some(self, most: int) -> Texts:
+        """At most `most` of them, chosen by a hash of their names, in their order; 0: all."""
+        if most == 0 or len(self) <= most:
+            return self
+        ranked = sorted(range(len(self)), key=lambda row: (unit_hash("paraphrase-some", self.name[row]), row))
+        return self.only(sorted(ranked[:most]))
+
+    def only(self, rows: Iterable[int]) -> Texts:
+        """Some of them."""
+        rows = list(rows)
+        return Texts(
+            first=[self.first[row] for row in rows],
+            second=None if self.second is None else [self.second[row] for row in rows],
+            label_N=self.label_N[rows],
+            group=[self.group[row] for row in rows],
+            name=[self.name[row] for row in rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectionSet:
+    """One set: to train on, to test on, or both."""
+
+    name: str
+    kind: Kind
+    train: Texts | None
+    test: Texts | None
+    identity: str
+    """SHA-256 of what it holds."""
+    rewriter: str | None = None
+    share: float | None = None
+    """Of words replaced; None where that is not known."""
+    counts: dict[str, int]
+    """What was skipped or dropped, by reason."""
+
+
+def read_sets(kind: Kind, path: Path) -> list[DetectionSet]:
+    """All sets at `path`; raises DataError when there is none to train on or none to test on, and as the readers do."""
+    if not path.exists():
+        raise DataError(f"{path}: not found; expected {kind} data for paraphrase detection")
+    readers = {"rewritten": read_rewritten, "published": read_published, "pairs": read_pairs}
+    sets = readers[kind](path)
+    for what, parts in (("train", [found.train for found in sets]), ("test", [found.test for found in sets])):
+        known = [part for part in parts if part is not None]
+        if not known or any(len(np.unique(part.label_N)) < 2 for part in known):
+            got = [np.bincount(part.label_N, minlength=2).tolist() for part in known]
+            raise DataError(
+                f"{path}: expected texts of both labels to {what} on, got {got or 'none'} (of labels 0 and 1, by set)"
+            )
+    return sets
+
+
+def read_rewritten(path: Path) -> list[DetectionSet]:
+    """The sets of one rewriter, or of all rewriters whose folders lie in `path`, one a share."""
+    folders = (
+        [path]
+        if (path / "manifest.json").is_file()
+        else [found for found in sorted(path.glob("*/")) if not found.name.startswith(".")]
+    )
+    sets = []
+    for folder in folders:
+        made_by = f"rewrite@{folder.name}"
+        store = TableStore(folder, kind=KIND, revision=REVISION, schemas={TABLE: SCHEMA}, made_by=made_by)
+        rows = store.read(TABLE).to_pylist()
+        for share in sorted({row["share"] for row in rows if row["label"] == 1}):
+            mine = [row for row in rows if row["share"] in (0.0, share)]
+            parts = {
+                split: Texts(
+                    first=[row["text"] for row in mine if row["split"] == split],
+                    second=None,
+                    label_N=np.array([row["label"] for row in mine if row["split"] == split], np.int64),
+                    group=[row["document"] for row in mine if row["split"] == split],
+                    name=[row["paragraph"] for row in mine if row["split"] == split],
+                )
+                for split in ("train", "test")
+            }
+            sets.append(
+                DetectionSet(
+                    name=f"{folder.name}-{share:g}", kind="rewritten", train=parts["train"], test=parts["test"],
+                    identity=digest({"store": store.identity, "share": share}), rewriter=folder.name, share=share,
+                    counts=dict(store.manifest.facts["dropped"]),
+                )
+            )  # fmt: skip
+    return sets
+
+
+def read_published(path: Path) -> list[DetectionSet]:
+    """The sets under `path`, named by their folders."""
+    sets = []
+    for folder in [path, *sorted(found for found in path.rglob("*") if found.is_dir())]:
+        halves = {label: _half(folder, names) for label, names in enumerate((ORIGINAL, MACHINE))}
+        if all(half is None for half in halves.values()):
+            continue
+        name = folder.relative_to(path).as_posix() if folder != path else folder.name
+        counts: Counter[str] = Counter()
+        rows = [
+            (label, file, text)
+            for label, half in halves.items()
+            if half is not None
+            for file, text in _text_files(half, label, counts)
+        ]
+        _refuse_bad(folder, counts, len(rows))
+        texts = Texts(
+            first=[text for _, _, text in rows],
+            second=None,
+            label_N=np.array([label for label, _, _ in rows], np.int64),
+            group=[MARK.split(file.stem)[0] for _, file, _ in rows],
+            name=[MARK.sub("", file.stem) for _, file, _ in rows],
+        )
+        train = folder.name.lower().endswith("train")
+        sets.append(
+            DetectionSet(
+                name=name, kind="published", train=texts if train else None, test=None if train else texts,
+                identity=_identity(texts), counts=dict(sorted(counts.items())),
+            )
+        )  # fmt: skip
+    if not sets:
+        raise DataError(
+            f"{path}: no folder with {ORIGINAL[0]} and {MACHINE[0]} in it; expected SET/og/*.txt, SET/mg/*.txt"
+        )
+    return sets
+
+
+def read_pairs(path: Path) -> list[DetectionSet]:
+    """The pairs of one file, split here, or of a folder with train and test."""
+    counts: Counter[str] = Counter()
+    if path.is_file():
+        texts = _read_pair_file(path, counts)
+        held = [unit_hash("paraphrase-pairs", group) < PAIRS_TEST_SHARE for group in texts.group]
+        train = texts.only(row for row, test in enumerate(held) if not test)
+        test = texts.only(row for row, test in enumerate(held) if test)
+    else:
+        train = _read_pair_file(_split_file(path, ("train",)), counts)
+        test = _read_pair_file(_split_file(path, ("test", "dev")), counts)
+        known = {_key(text) for text in [*test.first, *(test.second or [])]}
+        second = train.second or []
+        clean = [n for n in range(len(train)) if not {_key(train.first[n]), _key(second[n])} & known]
+        counts["pairs of train with a sentence of test"] = len(train) - len(clean)
+        train = train.only(clean)
+    name = path.name.removesuffix(".gz").removesuffix(".tsv")
+    identity = digest([_identity(train), _identity(test)])
+    return [
+        DetectionSet(name=name, kind="pairs", train=train, test=test, identity=identity, counts=dict(counts))
+    ]  # fmt: skip
+
+
+def _half(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def _text_files(folder: Path, label: int, counts: Counter[str]) -> Iterator[tuple[Path, str]]:
+    """Files and texts of one half; raises DataError for a file whose name says the other label."""
+    for file in sorted(folder.glob("*.txt")):
+        mark = MARK.search(file.stem)
+        if mark and (mark.group(1).upper() == "SPUN") != bool(label):
+            raise DataError(
+                f"{file}: named {mark.group(1)}, but it lies among the {'paraphrases' if label else 'originals'}"
+            )
+        raw = file.read_bytes()
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            counts["read as ISO-8859-1"] += 1
+            text = raw.decode("iso-8859-1")
+        if "\0" in text:
+            counts["bad: not text"] += 1
+        elif not text.strip():
+            counts["bad: empty"] += 1
+        else:
+            yield file, " ".join(text.split())
+
+
+def _split_file(folder: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        for ending in (".tsv", ".tsv.gz"):
+            if (folder / f"{name}{ending}").is_file():
+                return folder / f"{name}{ending}"
+    raise DataError(f"{folder}: expected {' or '.join(f'{name}.tsv' for name in names)} (or .gz), found none")
+
+
+def _read_pair_file(file: Path, counts: Counter[str]) -> Texts:
+    lines = raw_lines(file, lambda _: None)
+    header = _header(file, next(lines, b""))
+    rows: list[tuple[int, str, str]] = []
+    mine: Counter[str] = Counter()
+    for line in lines:
+        row = _pair(line, header)
+        if isinstance(row, str):
+            mine[row] += 1
+        else:
+            rows.append(row)
+    _refuse_bad(file, mine, len(rows))
+    counts.update(mine)
+    groups = _groups([(_key(first), _key(second)) for _, first, second in rows])
+    return Texts(
+        first=[first for _, first, _ in rows],
+        second=[second for _, _, second in rows],
+        label_N=np.array([label for label, _, _ in rows], np.int64),
+        group=groups,
+        name=[f"{_key(first)}\t{_key(second)}" for _, first, second in rows],
+    )
+
+
+def _header(file: Path, line: bytes) -> list[str]:
+    names = line.decode("utf-8-sig", errors="replace").rstrip("\r").split("\t")
+    if not set(HEADER) <= set(names):
+        raise DataError(f"{file}: expected a header with {', '.join(HEADER)} between tabs, got {names!r:.80}")
+    return names
+
+
+def _pair(line: bytes, header: list[str]) -> tuple[int, str, str] | str:
+    """Label and sentences of one line, or what is wrong with it."""
+    try:
+        fields = line.decode("utf-8").rstrip("\r").split("\t")
+    except UnicodeDecodeError:
+        return "bad: not UTF-8"
+    if len(fields) != len(header):
+        return "bad: number of fields"
+    label, first, second = (fields[header.index(name)].strip() for name in HEADER)
+    if label not in ("0", "1"):
+        return "bad: label is not 0 or 1"
+    if not first or not second:
+        return "bad: empty"
+    return int(label), first, second
+
+
+def _refuse_bad(where: Path, counts: Counter[str], good: int) -> None:
+    bad = {reason.removeprefix("bad: "): n for reason, n in counts.items() if reason.startswith("bad: ")}
+    if not good or sum(bad.values()) > BAD_SHARE * (good + sum(bad.values())):
+        raise DataError(
+            f"{where}: {sum(bad.values())} of {good + sum(bad.values())} entries cannot be used ({bad}); at most "
+            f"{BAD_SHARE:.0%} may be. Mend or remove them"
+        )
+
+
+def _groups(keys: list[tuple[str, str]]) -> list[str]:
+    """For each pair the smallest sentence among all pairs that hang together with it."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for first, second in keys:
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low  # the smallest is the root, whatever the order of the lines
+    return [root(first) for first, _ in keys]
+
+
+def _key(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _identity(texts: Texts) -> str:
+    return digest([texts.first, texts.second, texts.label_N.tolist(), texts.group])

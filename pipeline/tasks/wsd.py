@@ -1,0 +1,93 @@
+"""Word sense disambiguation: let a lexical student read words in context, and score what it answers.
+
+A student's folder carries all that scoring needs (`senses/`: head, way of reading, inventory), so any set in the layout
+of Raganato et al. 2017 can be judged with it alone. Reading is in float32 for a verdict, whatever the hardware offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluate.suites import suite_report
+from pipeline.lexical.reader import SenseReader
+from pipeline.senses.instances import Instances, marked_sentence
+from pipeline.senses.raganato import check, read_gold, read_sentences
+from pipeline.tasks.params import WsdParams
+from pipeline.tasks.wsd_scorer import InstanceInfo, WsdScores, describe, score
+from storage.errors import DataError
+
+Keys = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """Scores of one set, the answers behind them, and what was odd in its files."""
+
+    scores: WsdScores
+    answers: dict[str, tuple[str, ...]]
+    counts: dict[str, int]
+
+
+def judge_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Path) -> Judgement:
+    """Judge a student on a set in the layout of Raganato et al. 2017.
+
+    Raises DataError for files that are not in the layout or do not belong together.
+    """
+    sentences = list(read_sentences(data))
+    keys = read_gold(gold)
+    found = check(sentences, keys, files=(data, gold), known=reader.lexicon.row_of.__contains__)
+    lexicon_keys = reader.lexicon.keys
+    info = describe(
+        sentences,
+        path=data,
+        candidates=lambda lemma, pos: [lexicon_keys[row] for row in reader.lexicon.candidates(lemma, pos)],
+    )
+    # Gold keys are not shown to the reader: a word whose gold is no candidate is answered like any other.
+    instances, counts = Instances.of((marked_sentence(sentence, {}) for sentence in sentences), reader.lexicon)
+    answers = reader.answer(instances)
+    scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
+    return Judgement(
+        scores=scores,
+        answers=answers,
+        counts={**_plain(found), **{name: count for name, count in counts.items() if count}},
+    )
+
+
+def judge_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, Instances]) -> Judgement:
+    """Judge a student on the held-out words of stores of instances; each store is a set."""
+    keys: dict[str, tuple[str, ...]] = {}
+    info: dict[str, InstanceInfo] = {}
+    answers: dict[str, tuple[str, ...]] = {}
+    for name, instances in opened.items():
+        sentences = instances.sentences.to_pylist()
+        for row in instances.rows.to_pylist():
+            sentence = sentences[row["sentence"]]
+            if sentence["split"] != "heldout" or not row["gold"]:
+                continue
+            instance = f"{name}/{row['instance_id']}"
+            keys[instance] = tuple(reader.lexicon.keys[sense] for sense in row["gold"])
+            info[instance] = InstanceInfo(
+                set_name=name, document=sentence["document_id"], sentence=sentence["sentence_id"], pos=row["pos"],
+                candidates=tuple(reader.lexicon.keys[sense] for sense in row["candidates"]),
+            )  # fmt: skip
+        found = reader.answer(instances, split="heldout")
+        answers |= {f"{name}/{instance}": answer for instance, answer in found.items() if f"{name}/{instance}" in keys}
+    if not keys:
+        raise DataError(f"senses {', '.join(opened)}: no word is held out. Raise senses.NAME.heldout")
+    scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
+    return Judgement(scores=scores, answers=answers, counts={"words": len(keys)})
+
+
+def wsd_report(folder: Path, judgement: Judgement, **details: Any) -> dict[str, Any]:
+    """The suite's report, F1 in per cent of 1."""
+    metrics = judgement.scores.metrics()
+    return suite_report("wsd", folder, metrics, headline="all", counts=judgement.counts, **details)
+
+
+def _plain(counts: Any) -> dict[str, int]:
+    """The integer fields of a record of counts."""
+    names = getattr(counts, "__slots__", ())
+    return {name: value for name in names if isinstance(value := getattr(counts, name), int) and value}

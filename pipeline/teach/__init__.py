@@ -1,0 +1,1 @@
+"""Stages `teach` and `exact`: each teacher's predictions at every masked position."""

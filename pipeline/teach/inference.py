@@ -1,0 +1,208 @@
+"""What a model is asked: the blanks of a split as its own vocabulary sees them, and its answers by batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.errors import OutOfMemory, VocabularyError
+from storage.reader import Store
+from storage.records.sequences import Masks, Sequences
+from storage.tables import DocumentStore
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.masked_lm import MaskedLM
+    from pipeline.text.inputs import View
+    from pipeline.text.tokenizer import FastTokenizer
+
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Everything a model is asked: texts, sequences and blanks of the splits, and the bridge to its vocabulary."""
+
+    documents: DocumentStore
+    sequences: Store[Sequences]
+    masks: Store[Masks]
+    tokenizer: FastTokenizer
+    to_student_V: NDArray[np.int64]
+    positions: int
+    batch_tokens: int
+    halved: list[int] = field(default_factory=list)
+    """Smaller numbers of tokens a pass, in the order in which memory demanded them; the last one holds."""
+
+    @staticmethod
+    def open(
+        folder: Path, lm: MaskedLM | None, *, documents: Path, sequences: Path, masks: Path, batch_tokens: int
+    ) -> Lesson:
+        """The lesson for the model in `folder`, loaded as `lm`; without `lm` it can be read, but nothing be answered.
+
+        Raises StaleParent when the stores do not belong together, VocabularyError when model and tokenizer do not.
+        """
+        from pipeline.text.tokenizer import load_tokenizer
+        from pipeline.text.vocabulary import bridge, decode_pieces
+
+        tokenizer = load_tokenizer(folder)
+        stores = DocumentStore(documents), Store(sequences, Sequences), Store(masks, Masks)
+        stores[1].require_parent("documents", stores[0])
+        stores[2].require_parent("sequences", stores[1])
+        if lm is not None and lm.vocabulary < len(tokenizer.pieces):
+            raise VocabularyError(
+                f"{folder}: the tokenizer has {len(tokenizer.pieces)} ids, the model {lm.vocabulary}: they do not "
+                "belong together. Give the model with its own tokenizer"
+            )
+        return Lesson(
+            documents=stores[0],
+            sequences=stores[1],
+            masks=stores[2],
+            tokenizer=tokenizer,
+            to_student_V=bridge(tokenizer.pieces, decode_pieces(stores[1].constant("pieces_utf8"))).to_student_V,
+            positions=0 if lm is None else lm.positions,
+            batch_tokens=batch_tokens,
+        )
+
+    def split(self, name: str) -> SplitLesson:
+        """Load one split."""
+        sequences = self.sequences.read(name)
+        text_of = self.documents.read(name).column("text").to_pylist()
+        # Shared by the windows of a document: a copy each would take memory by the square of its length.
+        texts = [text_of[document] for document in sequences.document_N.tolist()]
+        return SplitLesson(lesson=self, texts=texts, sequences=sequences, masks=self.masks.read(name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLesson:
+    """One split of a `Lesson`, in memory."""
+
+    lesson: Lesson
+    texts: list[str]
+    sequences: Sequences
+    masks: Masks
+
+    def whole_passes(self, start: int, stop: int) -> tuple[int, int]:
+        """Predictions [start, stop) widened to whole passes: a blank of the neighbouring shard is blank here too."""
+        key_P = (self.masks.copy_P.astype(np.int64) << 32) | self.masks.sequence_P.astype(np.int64)
+        low = int(np.searchsorted(key_P, key_P[start], side="left"))
+        high = int(np.searchsorted(key_P, key_P[stop - 1], side="right"))
+        return low, high
+
+    def answers(self, lm: MaskedLM, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, NDArray[Any]]]:
+        """Logits [Q, Vt], gold ids [Q] and rows [Q] counted from `start`, for predictions [start, stop), by batches.
+
+        A pass that lies across the border of two shards runs in both, and each keeps its own predictions.
+        """
+        for (logits, gold), row in self.digested(lm, start, stop, lambda logits, gold, _: (logits, gold)):
+            yield logits, gold, row
+
+    def digested(
+        self, lm: MaskedLM, start: int, stop: int, digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T]
+    ) -> Iterator[tuple[T, NDArray[Any]]]:
+        """The same, but of each batch what `digest` makes of logits, gold ids and rows, and the rows.
+
+        A batch that does not fit into the accelerator's memory, on its way through the model or in `digest`, is cut in
+        two, and from then on batches have half as many tokens. Raises OutOfMemory when a single sequence does not fit.
+        """
+        import torch
+
+        from pipeline.text.inputs import token_batches
+
+        view, gold_P, low = self._view(start, stop)
+        length_G = view.lengths_G()
+        left_G = np.arange(len(length_G))
+        while len(left_G):
+            tokens = self.lesson.halved[-1] if self.lesson.halved else self.lesson.batch_tokens
+            done = 0
+            batches = [left_G[batch] for batch in token_batches(length_G[left_G], tokens)]
+            for batch in batches:
+                try:
+                    made = self._ask(
+                        lm, view, batch=batch, gold_P=gold_P, offset=low - start, size=stop - start, digest=digest
+                    )
+                except torch.OutOfMemoryError:
+                    break
+                done += 1
+                if made is not None:
+                    yield made
+            else:
+                return
+            # Out of the handler, whose exception would hold on to the tensors of the pass that failed.
+            if lm.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._halve(len(batches[done]), int(length_G[batches[done]].max()))
+            left_G = np.sort(np.concatenate(batches[done:]))
+
+    def _view(self, start: int, stop: int) -> tuple[View, NDArray[np.int64], int]:
+        """What the model reads for predictions [start, stop), its true ids from the first prediction seen, and which.
+
+        Whole passes, so more predictions than were asked for.
+        """
+        from pipeline.text.alignment import teacher_view
+
+        low, high = self.whole_passes(start, stop)
+        part = Masks(**{name: array[low:high] for name, array in self.masks.arrays().items()})
+        view, gold_P = teacher_view(
+            self.texts,
+            self.sequences,
+            part,
+            tokenizer=self.lesson.tokenizer.backend,
+            to_student_V=self.lesson.to_student_V,
+            special=self.lesson.tokenizer.special,
+            positions=self.lesson.positions,
+        )
+        return view, gold_P, low
+
+    def _ask(
+        self,
+        lm: MaskedLM,
+        view: View,
+        *,
+        batch: NDArray[np.int64],
+        gold_P: NDArray[np.int64],
+        offset: int,
+        size: int,
+        digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T],
+    ) -> tuple[T, NDArray[Any]] | None:
+        """One pass through the model, digested; None when none of its predictions lies in [0, size) plus `offset`."""
+        from pipeline.text.inputs import model_inputs
+
+        inputs = model_inputs(view, batch)
+        row = inputs.prediction_Q + offset
+        mine = (row >= 0) & (row < size)
+        if not mine.any():
+            return None
+        ids, attention, row_Q, column_Q = lm.tensors(
+            inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[mine], inputs.column_Q[mine]
+        )
+        (gold,) = lm.tensors(gold_P[inputs.prediction_Q[mine]].astype(np.int64))
+        # Some models pad their output beyond the tokenizer's ids; no text has those.
+        logits = lm.logits(ids, attention, row_Q, column_Q)[:, : len(self.lesson.to_student_V)]
+        return digest(logits, gold, row[mine]), row[mine]
+
+    def _halve(self, passes: int, longest: int) -> None:
+        """Allow half the tokens of the pass that did not fit: `passes` sequences, the longest of `longest` tokens."""
+        if passes == 1:
+            raise OutOfMemory(
+                f"one sequence of {longest} tokens does not fit into the accelerator's memory beside the model. Free "
+                "memory that other processes hold there, lower runtime.dtype to bfloat16, or set runtime.device: cpu"
+            )
+        tokens = passes * longest // 2
+        log.warning(
+            "%d sequences of up to %d tokens do not fit into memory: going on with %d tokens a pass; lower "
+            "runtime.batch_tokens to have this from the start",
+            passes,
+            longest,
+            tokens,
+        )
+        self.lesson.halved.append(tokens)

@@ -1,0 +1,227 @@
+"""A teacher at work: its model loaded, shard after shard of blanks answered, in whatever process has the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.runtime import settle
+from storage.errors import StaleParent
+from storage.format.arrays import sentinel
+from storage.reader import Store
+from storage.records.base import id_dtype
+from storage.records.logits import SparseLogits
+from storage.writer import Shard
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.masked_lm import MaskedLM
+    from pipeline.sparse.tail import TailShape
+    from pipeline.teach.inference import Lesson, SplitLesson
+    from pipeline.teach.params import TeacherParams
+
+
+FITTED = "fitted"
+"""Name under which the driver remembers what the calibration split showed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeachJob:
+    """What a process needs to answer shards of one teacher's store; it loads the model and the texts itself."""
+
+    params: TeacherParams
+    documents: Path
+    sequences: Path
+    masks: Path
+    device: torch.device
+    dtype: torch.dtype
+    batch_tokens: int
+    threads: int
+    """CPU threads of the process; 0 leaves them as they are."""
+    digest: str
+    """Of the model that the store is made with."""
+    masks_identity: str
+    fitted: Path
+    """Where the driver keeps what `fit` gave."""
+    kept: Path | None
+    """The store that is extended."""
+
+    @property
+    def key(self) -> str:
+        """Names model, stores and format; what was fitted is read for each."""
+        return f"teach {self.digest} {self.masks_identity} {self.device} {self.dtype} {self.batch_tokens}"
+
+    def elsewhere(self) -> TeachJob:
+        """The job for a process that is in another folder."""
+        return replace(
+            self,
+            params=self.params.model_copy(update={"model": str(Path(self.params.model).absolute())}),
+            documents=self.documents.absolute(),
+            sequences=self.sequences.absolute(),
+            masks=self.masks.absolute(),
+            fitted=self.fitted.absolute(),
+            kept=None if self.kept is None else self.kept.absolute(),
+        )
+
+    @contextmanager
+    def opened(self) -> Iterator[Classroom]:
+        """Load the model and open the stores; raises StaleParent when they are not those the driver has."""
+        from pipeline.models.identity import model_digest
+        from pipeline.models.masked_lm import masked_lm
+        from pipeline.teach.inference import Lesson
+
+        folder = Path(self.params.model)
+        stores = {"documents": self.documents, "sequences": self.sequences, "masks": self.masks}
+        self._settle()
+        with masked_lm(folder, device=self.device, dtype=self.dtype) as lm:
+            lesson = Lesson.open(folder, lm, **stores, batch_tokens=self.batch_tokens)
+            if model_digest(folder) != self.digest or lesson.masks.identity != self.masks_identity:
+                raise StaleParent(f"{folder}, {self.masks}: not what the driver has there. Share one file system")
+            yield Classroom(lm, lesson)
+
+    def make(
+        self, room: Classroom, shard: Shard, *, advance: Callable[[int], None]
+    ) -> tuple[SparseLogits, dict[str, NDArray[Any]]]:
+        """The teacher's answers to a shard."""
+        import torch
+
+        from pipeline.teach.extend import kept_beside, question
+
+        self._settle()
+        part = room.part(shard.split)
+        with torch.inference_mode():
+            record = answer_shard(room.lm, part, shard, self.params, room.shape(self), advance=advance)
+        return record, kept_beside(record, question(part, shard.start, shard.stop))
+
+    def _settle(self) -> None:
+        """In every thread that computes, for each has its own number."""
+        settle(self.device, threads=self.threads)
+
+
+class Classroom:
+    """A loaded teacher, what it is asked, and of that the split and the tails in use."""
+
+    def __init__(self, lm: MaskedLM, lesson: Lesson) -> None:
+        self.lm = lm
+        self.lesson = lesson
+        self._part: tuple[str, SplitLesson] | None = None
+        self._shape: tuple[Path, TailShape] | None = None
+
+    def part(self, split: str) -> SplitLesson:
+        """The split, loaded; only the last is kept."""
+        if self._part is None or self._part[0] != split:
+            self._part = None
+            self._part = split, self.lesson.split(split)
+        return self._part[1]
+
+    def shape(self, job: TeachJob) -> TailShape:
+        """The shape of the tails that was fitted, or that of the store that is extended."""
+        source = job.kept or job.fitted
+        if self._shape is None or self._shape[0] != source:
+            self._shape = source, tail_shape(job, device=self.lm.device)
+        return self._shape[1]
+
+
+def fit(job: TeachJob, room: Classroom) -> dict[str, NDArray[Any]]:
+    """What the calibration split shows: everything of the tails' shape, the calibration and the model's size.
+
+    Raises TeacherRefused when the model is no better than guessing by frequency.
+    """
+    import torch
+
+    from pipeline.sparse.tail_fit import fit_tail
+    from pipeline.teach.calibration import calibrate, calibration_answers
+
+    params, name = job.params, Path(job.params.model).name
+    with torch.inference_mode():
+        answers = calibration_answers(room.lm, room.lesson, name=name)
+        fitted = asdict(calibrate(answers, room.lesson, name=name))
+        shape = fit_tail(
+            [logits for logits, _ in answers],
+            keep=params.keep,
+            temperatures=[1.0, *(round(fitted["temperature"] * listed, 6) for listed in params.temperatures)],
+            tail=params.tail,
+        )
+        calibration = {f"calibration_{name}": np.array(value) for name, value in fitted.items()}
+        return {**shape.arrays(), **calibration, "parameters": np.array(room.lm.parameters)}
+
+
+def tail_shape(job: TeachJob, *, device: torch.device) -> TailShape:
+    """The shape of the tails from where it lies."""
+    from pipeline.sparse.tail import TailShape
+
+    if job.kept is not None:
+        return TailShape.of_store(Store(job.kept, SparseLogits), device=device)
+    with np.load(job.fitted, allow_pickle=False) as held:
+        return TailShape.from_arrays({field.name: held[field.name] for field in fields(TailShape)}, device=device)
+
+
+def answer_shard(
+    lm: MaskedLM,
+    part: SplitLesson,
+    shard: Shard,
+    params: TeacherParams,
+    shape: TailShape,
+    *,
+    advance: Callable[[int], None],
+) -> SparseLogits:
+    """What the model loaded as `lm` believes of the blanks of a shard; tells `advance` of every batch of rows."""
+    from pipeline.core.seeds import generator
+    from pipeline.sparse.summary import summarise
+
+    size = shard.stop - shard.start
+    record = empty_logits(
+        size, params, vocabulary=len(part.lesson.tokenizer.pieces), temperatures=len(shape.temperatures)
+    )
+    columns = record.arrays()
+    # Drawn for the whole shard at once: a row's draws do not depend on how rows are batched.
+    chance = generator(params.seed, "draws", shard.split, shard.index)
+    uniform_PS = chance.random((size, params.keep.draws)) if params.keep.draws else None
+
+    def digest(logits: torch.Tensor, gold: torch.Tensor, row: NDArray[Any]) -> Any:
+        return summarise(
+            logits,
+            gold,
+            keep=params.keep,
+            temperatures=shape.temperatures,
+            tail=shape,
+            uniform_PS=None if uniform_PS is None else uniform_PS[row],
+        )
+
+    for summary, row in part.digested(lm, shard.start, shard.stop, digest):
+        for name, column in columns.items():
+            values = getattr(summary, name).cpu().numpy()
+            if name in ("ids_PK", "drawn_ids_PS"):
+                values = np.where(values < 0, sentinel(column.dtype), values)
+            column[row] = values
+        advance(len(row))
+    return record
+
+
+def empty_logits(rows: int, params: TeacherParams, *, vocabulary: int, temperatures: int) -> SparseLogits:
+    """`rows` rows that no teacher has answered."""
+    ids = np.dtype(id_dtype(vocabulary))
+    listed, drawn = (rows, min(params.keep.most, vocabulary)), (rows, params.keep.draws)
+
+    def missing(columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.full((rows, columns), np.nan, np.float32)
+
+    return SparseLogits(
+        ids_PK=np.full(listed, sentinel(ids), ids),
+        logprob_PK=missing(listed[1]),
+        drawn_ids_PS=np.full(drawn, sentinel(ids), ids),
+        drawn_share_PS=np.zeros(drawn, np.float32),
+        tail_PJ=missing(temperatures),
+        gold_logprob_PJ=missing(temperatures),
+        gold_place_P=np.full(rows, -1, np.int32),
+        entropy_PJ=missing(temperatures),
+        sketch_PD=np.zeros((rows, params.sketch), np.int8),
+        spread_PJ=missing(temperatures),
+    )

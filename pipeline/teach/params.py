@@ -1,0 +1,42 @@
+"""Sections `teachers` and `exact`: which model, what its store keeps, and how many full softmaxes."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from pipeline.core.config import Section
+from pipeline.sparse.params import Keep, TailParams
+
+
+class ExactParams(Section):
+    """The section `exact`."""
+
+    positions: int = Field(ge=1)
+    """Predictions kept a model, from the first held-out one on."""
+
+
+class TeacherParams(Section):
+    """One entry of `teachers`."""
+
+    model: str
+    """Folder of a Hugging Face masked language model."""
+    keep: Keep
+    """What is listed of a prediction, and what is drawn."""
+    tail: TailParams
+    """How the rest is described."""
+    temperatures: list[float] = Field(min_length=1)
+    """Statistics are exact at these, times the calibrated temperature; the first is 1."""
+    seed: int = Field(ge=0)
+    """Of what is drawn."""
+
+    @property
+    def sketch(self) -> int:
+        """Coordinates of a row's tail: none where the tail is drawn."""
+        return 0 if self.keep.draws else self.tail.sketch
+
+    @field_validator("temperatures")
+    @classmethod
+    def _first_is_one(cls, value: list[float]) -> list[float]:
+        if value[0] != 1.0 or any(temperature <= 0 for temperature in value) or len(set(value)) < len(value):
+            raise ValueError("must be positive, distinct and begin with 1.0")
+        return value

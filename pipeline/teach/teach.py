@@ -1,0 +1,165 @@
+"""Run one teacher over all blanks and keep what it believed.
+
+The teacher first sees the calibration split: there its temperature and the shape of its tails are fitted, and a model
+that knows no more than the frequencies of the true tokens is refused before it costs anything. Then each missing shard
+of the mask store's plan is answered and written. What was fitted is remembered beside the shards, so an interrupted run
+ends with the same bytes. `pipeline.teach.job` is what is done where the model is; this process need not have it.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.executor.base import Hands, Here
+from pipeline.models.provenance import teacher_provenance
+from pipeline.teach.job import FITTED, TeachJob, fit, tail_shape
+from pipeline.teach.params import TeacherParams
+from storage.format.manifest import Manifest
+from storage.reader import Store
+from storage.records.logits import SparseLogits
+from storage.share.card import card_of
+from storage.writer import StoreWriter
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.sparse.tail import TailShape
+    from pipeline.teach.inference import Lesson
+
+
+log = logging.getLogger(__name__)
+
+
+def teach(
+    params: TeacherParams,
+    *,
+    documents: Path,
+    sequences: Path,
+    masks: Path,
+    out: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    threads: int = 0,
+    hands: Hands | None = None,
+) -> Manifest:
+    """Write the store of one teacher's beliefs to `out`; `hands` do the work, by default this process alone.
+
+    Raises TeacherRefused when the model is no usable masked language model, StaleParent when the stores given do not
+    belong together, WorkBusy when another process writes `out`, OutOfMemory when not even one sequence fits.
+    """
+    from pipeline.models.identity import model_digest
+    from pipeline.teach.extend import EXTENDS, extended
+    from pipeline.teach.inference import Lesson
+    from pipeline.text.vocabulary import encode_pieces
+
+    folder, stores = Path(params.model), {"documents": documents, "sequences": sequences, "masks": masks}
+    lesson = Lesson.open(folder, None, **stores, batch_tokens=batch_tokens)
+    vocabulary = len(lesson.tokenizer.pieces)
+    inputs = {**params.model_dump(exclude={"model"}), "model": model_digest(folder)}
+    kept = extended(out, inputs)
+    writer = StoreWriter(
+        out,
+        SparseLogits,
+        specs=SparseLogits.specs(
+            most=min(params.keep.most, vocabulary),
+            draws=params.keep.draws,
+            temperatures=1 + len(params.temperatures),
+            sketch=params.sketch,
+            vocabulary=vocabulary,
+        ),
+        splits=lesson.masks.manifest.splits,
+        inputs={**inputs, **({} if kept is None else {EXTENDS: kept.identity})},
+        parents={"masks": lesson.masks.identity},
+    )
+    job = TeachJob(
+        params=params,
+        **stores,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        threads=threads,
+        digest=inputs["model"],
+        masks_identity=lesson.masks.identity,
+        fitted=writer.arrays_file(FITTED),
+        kept=None if kept is None else kept.path,
+    )
+    with nullcontext(hands) if hands is not None else Here() as who, writer:
+        facts, shape = _prepared(job, writer, who, kept)
+        constants = shape.constants()
+        writer.constants["order_V"] = constants.pop("order_V")
+        if kept is not None:
+            _take_over(writer, kept, lesson)
+        who.shards(job, writer, label=f"teach {out.name}")
+        return writer.seal(
+            facts={
+                "vocabulary": vocabulary,
+                "keep": params.keep.model_dump(),
+                "most": params.keep.most,
+                "listed": params.temperatures,
+                **facts,
+                "coverage": _coverage(writer),
+                "questions": _questions(writer),
+                "provenance": teacher_provenance(
+                    folder, documents=lesson.documents.manifest, masks=lesson.masks.manifest
+                ),
+            },
+            constants={"pieces_utf8": encode_pieces(lesson.tokenizer.pieces), **constants},
+            card=card_of,
+        )
+
+
+def _prepared(
+    job: TeachJob, writer: StoreWriter, hands: Hands, kept: Store[SparseLogits] | None
+) -> tuple[dict[str, Any], TailShape]:
+    """Calibration, the temperatures that follow and the model's size; and the shape of the tails, on the CPU.
+
+    Fitted once for this identity; a store that is extended keeps its own.
+    """
+    import torch
+
+    from pipeline.teach.calibration import Calibration
+
+    cpu = torch.device("cpu")
+    if kept is not None:
+        names = ("temperatures", "calibration", "parameters")
+        return {name: kept.facts[name] for name in names}, tail_shape(job, device=cpu)
+    arrays = writer.remember_arrays(FITTED, lambda: hands.once(job, fit))
+    facts = {
+        "temperatures": arrays["temperatures"].tolist(),
+        "calibration": {field.name: arrays[f"calibration_{field.name}"].item() for field in fields(Calibration)},
+        "parameters": arrays["parameters"].item(),
+    }
+    return facts, tail_shape(job, device=cpu)
+
+
+def _take_over(writer: StoreWriter, kept: Store[SparseLogits], lesson: Lesson) -> None:
+    """Link over every missing shard whose question is unchanged."""
+    from pipeline.teach.extend import question, take_over
+
+    missing = list(writer.missing())
+    for split in writer.splits:
+        part = lesson.split(split)
+        taken = sum(
+            take_over(writer, kept, shard, question(part, shard.start, shard.stop))
+            for shard in missing
+            if shard.split == split
+        )
+        log.info("%s: %d shards of %s are as %s has them", writer.work.out, taken, split, kept.path)
+
+
+def _questions(writer: StoreWriter) -> dict[str, list[str]]:
+    """The digest of each shard's question, by split."""
+    return {split: [bytes(asked).hex() for asked in writer.sidecars("question", split)] for split in writer.splits}
+
+
+def _coverage(writer: StoreWriter) -> dict[str, float]:
+    """Share of predictions answered, by split."""
+    return {
+        split: sum(int(answered[0]) for answered in writer.sidecars("answered", split)) / max(1, plan.rows)
+        for split, plan in writer.splits.items()
+    }

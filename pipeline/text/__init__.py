@@ -1,0 +1,1 @@
+"""Stages `ingest`, `corpus`, `tokenize`, `mask`: texts, windows, masked positions, and what a model sees of them."""

@@ -1,0 +1,194 @@
+"""Decide the blanks, once, before any teacher is asked.
+
+Whole words only: all pieces of a word are blank together, and every blank is the mask token (100 %, no 80-10-10: a
+teacher shown the answer has nothing to tell). The words of a window stand in an order drawn from the seed, the
+document's id and the window's number, and nothing else: batch, order of documents, splits and processes do not matter.
+Copy 0 takes words from the front of that order until it has its share of the tokens, copy 1 goes on where copy 0
+stopped: copies are disjoint, so each word gets a target before any gets two, and more copies leave the first as it was.
+
+Every word can be blank, punctuation too, as in BERT's whole-word masking; a word the tokenizer does not know cannot
+(its true token says nothing), nor can white space that is a piece of its own. The calibration and held-out splits have
+one copy, drawn with a seed of their own: what is judged changes with the rate alone. 15,000 windows a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.seeds import generator
+from pipeline.text.params import MaskParams
+from pipeline.text.vocabulary import decode_pieces
+from storage.errors import DataError
+from storage.format.manifest import Manifest, SplitPlan
+from storage.reader import Store
+from storage.records.base import SPLITS
+from storage.records.sequences import Masks, Sequences
+from storage.tables import DocumentStore
+from storage.writer import StoreWriter
+
+JUDGING_SEED = 0
+"""Seed of the calibration and held-out blanks: scores of runs with other mask seeds stay comparable."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Words:
+    """Words of N windows, W in all, and the T tokens they consist of; both in text order."""
+
+    row_W: NDArray[np.int64]
+    """Window of the word."""
+    tokens_W: NDArray[np.int64]
+    """Tokens it has."""
+    candidate_W: NDArray[np.bool_]
+    """True where the word may be blank."""
+    word_T: NDArray[np.int64]
+    row_T: NDArray[np.int64]
+    column_T: NDArray[np.int64]
+
+
+def find_words(sequences: Sequences, *, unknown: int, blank_V: NDArray[np.bool_]) -> Words:
+    """Words of the windows; `blank_V` is true at pieces of white space only."""
+    row_T, column_T = np.nonzero(sequences.word_NL >= 0)
+    number_T = sequences.word_NL[row_T, column_T]
+    new_T = np.ones(len(row_T), bool)
+    new_T[1:] = (row_T[1:] != row_T[:-1]) | (number_T[1:] != number_T[:-1])
+    word_T = np.cumsum(new_T) - 1
+    tokens_W = np.bincount(word_T)
+    id_T = sequences.input_ids_NL[row_T, column_T].astype(np.int64)
+    blanks_W = np.bincount(word_T, weights=blank_V[id_T])
+    unknowns_W = np.bincount(word_T, weights=id_T == unknown)
+    return Words(
+        row_W=row_T[new_T],
+        tokens_W=tokens_W,
+        candidate_W=(blanks_W < tokens_W) & (unknowns_W == 0),
+        word_T=word_T,
+        row_T=row_T,
+        column_T=column_T,
+    )
+
+
+def draw_copies(
+    words: Words, doc_ids: list[str], windows: list[int], *, rate: float, copies: int, seed: int
+) -> NDArray[np.int64]:
+    """The copy each of W words is blank in, -1 for none; doc_ids and windows name the N windows.
+
+    A copy takes at least one word where one is left, and stops at round(rate * tokens) tokens or within a word beyond.
+    """
+    count_N = np.bincount(words.row_W, minlength=len(doc_ids))
+    draw_W = np.concatenate([
+        generator(seed, "mask", doc_id, window).random(count)
+        for doc_id, window, count in zip(doc_ids, windows, count_N.tolist(), strict=True)
+    ])  # fmt: skip
+    tokens_N = np.bincount(words.row_W, weights=words.tokens_W, minlength=len(doc_ids))
+    share_N = np.maximum(1, np.floor(rate * tokens_N + 0.5)).astype(np.int64)
+
+    candidate = np.flatnonzero(words.candidate_W)
+    order = candidate[np.lexsort((draw_W[candidate], words.row_W[candidate]))]
+    before = np.concatenate([[0], np.cumsum(words.tokens_W[order])])  # tokens before each word in that order
+    last_N = np.cumsum(np.bincount(words.row_W[order], minlength=len(doc_ids)))
+    begin_N = np.concatenate([[0], last_N[:-1]])
+    copy_W = np.full(len(words.row_W), -1, np.int64)
+    for copy in range(copies):
+        end_N = np.minimum(np.searchsorted(before, before[begin_N] + share_N, side="left"), last_N)
+        taken = np.repeat(begin_N - np.concatenate([[0], np.cumsum(end_N - begin_N)[:-1]]), end_N - begin_N)
+        copy_W[order[taken + np.arange(len(taken))]] = copy
+        begin_N = end_N
+    return copy_W
+
+
+def choose_blanks(
+    sequences: Sequences,
+    doc_ids: list[str],
+    *,
+    rate: float,
+    copies: int,
+    seed: int,
+    unknown: int,
+    blank_V: NDArray[np.bool_],
+) -> Masks:
+    """The blanks of N windows whose documents are `doc_ids`, one each; a window without a word to blank has none."""
+    words = find_words(sequences, unknown=unknown, blank_V=blank_V)
+    copy_W = draw_copies(words, doc_ids, sequences.window_N.tolist(), rate=rate, copies=copies, seed=seed)
+    copy_T = copy_W[words.word_T]
+    chosen = np.flatnonzero(copy_T >= 0)
+    chosen = chosen[np.argsort(copy_T[chosen], kind="stable")]  # tokens are in order of window and column already
+    row_P, column_P = words.row_T[chosen], words.column_T[chosen]
+    return Masks(
+        copy_P=copy_T[chosen].astype(np.uint16),
+        sequence_P=row_P.astype(np.uint32),
+        column_P=column_P.astype(np.uint16),
+        label_P=sequences.input_ids_NL[row_P, column_P],
+    )
+
+
+def mask(params: MaskParams, documents: Path, *, sequences: Path, out: Path) -> Manifest:
+    """Write the store of masks of all splits to `out`.
+
+    Raises StaleParent when `sequences` were not made from `documents`, DataError when a split has no word to blank,
+    WorkBusy when another process writes `out`.
+    """
+    texts, store = DocumentStore(documents), Store(sequences, Sequences)
+    store.require_parent("documents", texts)
+    masks = {split: _split(params, texts, store, split) for split in SPLITS}
+    for split, record in masks.items():
+        if not len(record):
+            raise DataError(f"{sequences}: {split} has no word that can be blank; is the tokenizer made for this text?")
+    writer = StoreWriter(
+        out,
+        Masks,
+        specs=Masks.specs(vocabulary=store.facts["vocabulary"]),
+        splits={split: SplitPlan(rows=len(masks[split]), shard_rows=params.shard_rows) for split in SPLITS},
+        inputs=params.model_dump(),
+        parents={"sequences": store.identity},
+    )
+    with writer:
+        for shard in writer.missing():
+            rows = slice(shard.start, shard.stop)
+            writer.write(shard, Masks(**{name: a[rows] for name, a in masks[shard.split].arrays().items()}))
+        return writer.seal(
+            facts={
+                "vocabulary": store.facts["vocabulary"],
+                "copies": params.copies,
+                "counts": {split: _counts(masks[split], store, split) for split in SPLITS},
+            }
+        )
+
+
+def _split(params: MaskParams, documents: DocumentStore, store: Store[Sequences], split: str) -> Masks:
+    trained = split == "train"
+    blank_V = np.array([not piece.strip("▁ \t\r\n") for piece in decode_pieces(store.constant("pieces_utf8"))])
+    ids = documents.read(split).column("doc_id")
+    parts: list[Masks] = []
+    for index in range(store.plan(split).shards):
+        sequences = store.shard(split, index)
+        record = choose_blanks(
+            sequences,
+            ids.take(sequences.document_N.astype(np.int64)).to_pylist(),
+            rate=params.rate,
+            copies=params.copies if trained else 1,
+            seed=params.seed if trained else JUDGING_SEED,
+            unknown=store.facts["special"]["unk"],
+            blank_V=blank_V,
+        )
+        first = np.uint32(store.plan(split).bounds(index)[0])
+        parts.append(Masks(record.copy_P, record.sequence_P + first, record.column_P, record.label_P))
+    joined = {name: np.concatenate([part.arrays()[name] for part in parts]) for name in parts[0].arrays()}
+    order = np.argsort(joined["copy_P"], kind="stable")
+    return Masks(**{name: values[order] for name, values in joined.items()})
+
+
+def _counts(masks: Masks, store: Store[Sequences], split: str) -> dict[str, Any]:
+    first_copy = masks.sequence_P[masks.copy_P == 0]
+    passes = len(np.unique(masks.copy_P.astype(np.int64) << 32 | masks.sequence_P))
+    tokens = store.facts["counts"][split]["tokens"]
+    return {
+        "sequences": store.plan(split).rows,
+        "without_blank": store.plan(split).rows - len(np.unique(first_copy)),
+        "passes": passes,
+        "predictions": len(masks),
+        "rate": round(len(first_copy) / tokens, 6),
+    }

@@ -1,0 +1,1 @@
+"""Stage `train`: a student from fused targets, or from the true tokens alone."""

@@ -1,0 +1,105 @@
+"""What a student sees, and when: the order of passes, and the fused targets of a window of shards.
+
+The order depends on the masks and the seed only: all students of a run see the same passes in the same steps, and a
+resumed run continues where it was. Targets are read by windows of whole shards: memory does not grow with the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.seeds import generator
+from pipeline.text.inputs import View, no_id
+from storage.format.manifest import SplitPlan
+from storage.reader import Store
+from storage.records.sequences import Masks
+from storage.records.targets import FusedTargets
+
+if TYPE_CHECKING:
+    from pipeline.models.masked_lm import MaskedLM
+    from pipeline.sparse.loss import TargetBatch
+
+
+WINDOW_PREDICTIONS = 131_072
+"""Predictions whose targets are in memory at once, some 55 MB; shuffling is perfect within a window."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What one optimiser step sees: pass numbers, and the window of shards their targets lie in."""
+
+    passes: NDArray[np.int64]
+    window: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """All a student learns from. `targets` is None for labels only."""
+
+    view: View
+    masks: Masks
+    plan: SplitPlan
+    targets: Store[FusedTargets] | None
+
+
+class Window:
+    """The targets of some shards, in memory."""
+
+    def __init__(self, lesson: Lesson, shards: tuple[int, ...]) -> None:
+        self._base = np.full(lesson.plan.shards, -1, np.int64)
+        self._shard_rows = lesson.plan.shard_rows
+        sizes = [int(np.subtract(*lesson.plan.bounds(shard)[::-1])) for shard in shards]
+        self._base[list(shards)] = np.cumsum([0, *sizes[:-1]])
+        self._columns: dict[str, NDArray[Any]] = {}
+        if lesson.targets is None:
+            return
+        for shard, size in zip(shards, sizes, strict=True):
+            # Copied into place one shard after another: all at once, a window would take twice its memory.
+            arrays = lesson.targets.shard("train", shard).arrays()
+            rows = slice(int(self._base[shard]), int(self._base[shard]) + size)
+            for name in ("ids_PM", "logprob_PM", "tail_PT", "sketch_PTD"):
+                shape = sum(sizes), *arrays[name].shape[1:]
+                column = self._columns.setdefault(name, np.zeros(shape, arrays[name].dtype))
+                column[rows] = arrays[name]
+
+    def contains(self, prediction_Q: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """True where a prediction's shard is in the window."""
+        return np.asarray(self._base[prediction_Q // self._shard_rows] >= 0)
+
+    def targets(self, prediction_Q: NDArray[np.int64], lm: MaskedLM) -> TargetBatch | None:
+        """The fused targets of predictions in the window, on the model's device; None for labels only."""
+        from pipeline.sparse.loss import TargetBatch
+
+        if not self._columns:
+            return None
+        row_Q = self._base[prediction_Q // self._shard_rows] + prediction_Q % self._shard_rows
+        ids = self._columns["ids_PM"][row_Q]
+        none = no_id(ids)
+        probability = np.where(none, 0, np.exp(self._columns["logprob_PM"][row_Q].astype(np.float32)))
+        ids_long = np.where(none, -1, ids.astype(np.int64))
+        tail = np.nan_to_num(self._columns["tail_PT"][row_Q])
+        sketch = self._columns["sketch_PTD"][row_Q]
+        return TargetBatch(*lm.tensors(ids_long, probability.astype(np.float32), tail.astype(np.float32), sketch))
+
+
+def plan_steps(lesson: Lesson, *, step_tokens: int, seed: int, window_shards: int) -> Iterator[Step]:
+    """Endless steps: epochs over windows of shards in random order, passes shuffled within a window."""
+    length_G = lesson.view.lengths_G()
+    first_shard_G = lesson.view.start_G1[:-1] // lesson.plan.shard_rows
+    last_shard_G = (lesson.view.start_G1[1:] - 1) // lesson.plan.shard_rows
+    epoch = 0
+    while True:
+        shards = generator(seed, "shards", epoch).permutation(lesson.plan.shards)
+        for number, start in enumerate(range(0, len(shards), window_shards)):
+            window = tuple(sorted(int(shard) for shard in shards[start : start + window_shards]))
+            inside = np.isin(first_shard_G, window) | np.isin(last_shard_G, window)
+            passes = generator(seed, "passes", epoch, number).permutation(np.flatnonzero(inside))
+            ends = np.cumsum(length_G[passes]) // step_tokens
+            for piece in np.split(passes, np.flatnonzero(np.diff(ends)) + 1):
+                yield Step(passes=piece, window=window)
+        epoch += 1

@@ -1,0 +1,114 @@
+"""Where a student comes from: a model folder, some layers of it, or its architecture with fresh weights.
+
+Every student speaks the reference vocabulary. A start with another one keeps the embeddings of the pieces both share,
+row by row; a piece it does not know begins as the mean embedding.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.models.masked_lm import load_checked
+from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
+from pipeline.text.vocabulary import bridge
+from storage.errors import ParamsError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt")
+
+
+def start_student(
+    folder: Path, *, tokenizer: FastTokenizer, layers: list[int] | None, config: dict[str, Any] | None, seed: int
+) -> Any:
+    """A masked language model in float32 on the CPU, over the vocabulary of `tokenizer`, without dropout.
+
+    layers keeps these encoder layers, from 0; config overrides the configuration and starts from fresh weights.
+    Dropout is off: the student sees each pass once or twice, and a target is a distribution, not a label to memorise.
+    Raises ParamsError for layers that are not there or a configuration the architecture refuses.
+    """
+    model = load_checked(folder) if config is None else _fresh(folder, config, seed=seed)
+    if layers is not None:
+        _keep_layers(model, layers, folder)
+    own = load_tokenizer(folder)
+    if own.pieces != tokenizer.pieces:
+        _speak(model, to_reference_V=bridge(own.pieces, tokenizer.pieces).to_student_V, tokenizer=tokenizer)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def save_student(model: Any, tokenizer_folder: Path, out: Path) -> None:
+    """Write a plain Hugging Face folder: configuration, safetensors, tokenizer."""
+    model.save_pretrained(out)
+    for name in TOKENIZER_FILES:
+        if (tokenizer_folder / name).is_file():
+            shutil.copyfile(tokenizer_folder / name, out / name)
+
+
+def _fresh(folder: Path, overrides: dict[str, Any], *, seed: int) -> Any:
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    unknown = [key for key in overrides if not hasattr(config, key)]
+    if unknown:
+        raise ParamsError(f"students: config: {config.model_type} has no setting {', '.join(unknown)}")
+    for key, value in overrides.items():
+        setattr(config, key, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # initialisers take no generator; the fork leaves the global state as it was
+        try:
+            model: Any = AutoModelForMaskedLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError) as error:
+            raise ParamsError(f"students: config: {folder} refuses it: {str(error).splitlines()[0]}") from error
+    return model.float()
+
+
+def _keep_layers(model: Any, layers: list[int], folder: Path) -> None:
+    parent, name = _layer_list(model)
+    have: nn.ModuleList = getattr(parent, name)
+    wrong = [number for number in layers if not 0 <= number < len(have)]
+    if wrong:
+        raise ParamsError(f"students: layers: {folder} has layers 0 to {len(have) - 1}, got {wrong}")
+    setattr(parent, name, nn.ModuleList([have[number] for number in layers]))
+    field = "n_layers" if model.config.model_type == "distilbert" else "num_hidden_layers"
+    setattr(model.config, field, len(layers))
+
+
+def _layer_list(model: Any) -> tuple[Any, str]:
+    body = model.base_model
+    for owner, name in (("encoder", "layer"), ("transformer", "layer"), (None, "layers")):
+        parent = getattr(body, owner, None) if owner else body
+        if parent is not None and isinstance(getattr(parent, name, None), nn.ModuleList):
+            return parent, name
+    raise ParamsError(f"students: layers: where {type(model).__name__} keeps its layers is not known")
+
+
+def _speak(model: Any, *, to_reference_V: NDArray[np.int64], tokenizer: FastTokenizer) -> None:
+    """Rearrange input embeddings and output bias to the reference vocabulary; the decoder stays tied."""
+    size = len(tokenizer.pieces)
+    old_ids = np.flatnonzero(to_reference_V >= 0)
+    target, source = torch.from_numpy(to_reference_V[old_ids]), torch.from_numpy(old_ids)
+    old = model.get_input_embeddings().weight.data.clone()
+    bias = next((p for name, p in model.named_parameters() if name.endswith("bias") and p.shape == old.shape[:1]), None)
+    old_bias = None if bias is None else bias.data.clone()
+    model.resize_token_embeddings(size)
+    weight = old.mean(dim=0, keepdim=True).repeat(size, 1)
+    weight[target] = old[source]
+    model.get_input_embeddings().weight.data.copy_(weight)
+    model.tie_weights()
+    if old_bias is not None:
+        new_bias = torch.full((size,), float(old_bias.mean()))
+        new_bias[target] = old_bias[source]
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") and parameter.shape == (size,):
+                parameter.data.copy_(new_bias)
+    for role in ("pad", "cls", "sep", "mask"):
+        if getattr(model.config, f"{role}_token_id", None) is not None:
+            setattr(model.config, f"{role}_token_id", tokenizer.special[role])

@@ -1,0 +1,118 @@
+"""One step of masked-LM training: sums of two losses over the blanks of some passes, and their gradients.
+
+Distillation does nothing else; lexical training does it beside its own loss, to keep the student a language model.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.text.inputs import model_inputs, token_batches
+from pipeline.train.data import Lesson, Step, Window
+from pipeline.train.params import LossParams
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.masked_lm import MaskedLM
+    from pipeline.sparse.loss import TargetBatch, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Part of a step, on the model's device."""
+
+    inputs: list[torch.Tensor]
+    """Arguments of `MaskedLM.logits`."""
+    label_Q: torch.Tensor
+    targets: TargetBatch | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepDone:
+    """What a step saw."""
+
+    tokens: int
+    labels: int
+    means: tuple[float, float]
+    """Mean target loss and mean label loss, nats."""
+
+
+class LanguageTask:
+    """A model, what it learns from, and how the two losses are weighed."""
+
+    def __init__(
+        self, lm: MaskedLM, loss: LossParams, *, lesson: Lesson, autocast: torch.dtype, batch_tokens: int
+    ) -> None:
+        from pipeline.sparse.loss import Tails
+
+        self.lm, self.loss, self.lesson = lm, loss, lesson
+        self.autocast, self.batch_tokens = autocast, batch_tokens
+        store = lesson.targets
+        self.temperature = 1.0 if store is None else float(store.facts["temperature"])
+        self.tails = None if store is None else Tails.of(store, lm)
+
+    def backward(self, step: Step, window: Window, *, targets_weight: float, scale: float = 1.0) -> StepDone:
+        """Add the gradients of a step, times `scale`, to the model's."""
+        from pipeline.sparse.loss import weighted_loss
+
+        micro = self._micro_batches(step, window)
+        labels = sum(len(batch.label_Q) for batch in micro)
+        targets = sum(int((batch.targets.ids_BM[:, 0] >= 0).sum()) for batch in micro if batch.targets is not None)
+        totals = np.zeros(2)
+        for batch in micro:
+            with self.autocasting():
+                logits = self.lm.logits(*batch.inputs).float()
+            # Sums divided by the count of the whole step: cutting a step otherwise changes no token's weight.
+            terms = self._terms(
+                batch, targets_weight=targets_weight / max(1, targets), labels_weight=self.loss.labels / labels
+            )
+            loss, found = weighted_loss(logits, list(terms.values()))
+            (scale * loss).backward()  # type: ignore[no-untyped-call]
+            sums = {name: float(term.total) for name, term in zip(terms, found, strict=True)}
+            totals += [sums.get("targets", 0.0) / max(1, targets), sums.get("labels", 0.0) / labels]
+        tokens = int(self.lesson.view.lengths_G()[step.passes].sum())
+        return StepDone(tokens=tokens, labels=labels, means=(float(totals[0]), float(totals[1])))
+
+    def autocasting(self) -> Any:
+        """Matrix products in the chosen dtype."""
+        import torch
+
+        if self.autocast == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.lm.device.type, dtype=self.autocast)
+
+    def _micro_batches(self, step: Step, window: Window) -> list[MicroBatch]:
+        batches = []
+        for batch in token_batches(self.lesson.view.lengths_G()[step.passes], self.batch_tokens):
+            inputs = model_inputs(self.lesson.view, step.passes[batch])
+            kept = window.contains(inputs.prediction_Q)  # a pass on the border of a window brings its part only
+            prediction_Q = inputs.prediction_Q[kept]
+            label_Q = self.lesson.masks.label_P[prediction_Q].astype(np.int64)
+            batches.append(
+                MicroBatch(
+                    inputs=self.lm.tensors(
+                        inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[kept], inputs.column_Q[kept]
+                    ),
+                    label_Q=self.lm.tensors(label_Q)[0],
+                    targets=window.targets(prediction_Q, self.lm),
+                )
+            )
+        return batches
+
+    def _terms(self, batch: MicroBatch, *, targets_weight: float, labels_weight: float) -> dict[str, Term]:
+        """The target loss and the label loss; a term that is not asked for is not computed."""
+        from pipeline.sparse.loss import label_term, target_term
+
+        terms = {}
+        if batch.targets is not None:
+            terms["targets"] = target_term(
+                batch.targets, self.tails, temperature=self.temperature, tail=self.loss.tail, weight=targets_weight
+            )
+        if self.loss.labels:
+            terms["labels"] = label_term(batch.label_Q, weight=labels_weight)
+        return terms

@@ -1,0 +1,53 @@
+"""Sections `training` and `students`: the steps that all students share, and the targets, start and loss of each."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.core.config import Section
+
+
+class LossParams(Section):
+    """Weights of the two terms, and how the mass outside the kept entries is treated."""
+
+    targets: float = Field(ge=0)
+    labels: float = Field(ge=0)
+    tail: Literal["prior", "bucket", "renormalised"]
+    anneal: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps over which the targets' weight falls linearly to 0; 0 keeps it.
+
+    Teacher annealing (Clark et al. 2019, arXiv 1907.04829): the teachers lead at first, the true tokens decide in the
+    end."""
+
+    def targets_weight(self, step: int, steps: int) -> float:
+        """Weight of the targets at a step, counted from 0."""
+        return self.targets * max(0.0, 1 - step / (self.anneal * steps)) if self.anneal else self.targets
+
+
+class StudentParams(Section):
+    """One entry of `students`."""
+
+    targets: str
+    """Store of fused targets, or the mask store for a student that learns from the true tokens alone."""
+    start: str
+    """Folder of a Hugging Face masked language model."""
+    layers: list[int] | None = None
+    """Keep these layers of the start only, from 0."""
+    config: dict[str, Any] | None = None
+    """Start from fresh weights, with these changes to the start's configuration."""
+    loss: LossParams
+
+
+class TrainingParams(Section):
+    """The `training` section, the same for every student."""
+
+    steps: int = Field(ge=1)
+    step_tokens: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    gradient_clip: float = Field(gt=0)
+    evaluations: int = Field(ge=1)
+    seed: int

@@ -1,0 +1,172 @@
+"""Train a student from a fused store, or from the true tokens alone.
+
+Every student of a run sees the same passes in the same order (`pipeline.train.data`). A step is so many tokens of
+randomly drawn passes; how it is cut into micro-batches is a matter of speed, since the losses are sums and the count
+that divides them is over the whole step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.text.inputs import reference_view
+from pipeline.train.data import Lesson
+from pipeline.train.params import LossParams, StudentParams, TrainingParams
+from pipeline.train.trainer import PASSES_SILENT, Trainer
+from storage.errors import StaleParent, VocabularyError
+from storage.format.manifest import digest, file_sha256
+from storage.reader import Store
+from storage.records.sequences import Masks, Sequences
+from storage.records.targets import FusedTargets
+from storage.work import WorkFolder
+
+if TYPE_CHECKING:
+    import torch
+
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    student: StudentParams,
+    params: TrainingParams,
+    *,
+    sequences: Path,
+    masks: Path,
+    tokenizer: Path,
+    out: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    checkpoint_seconds: float,
+) -> dict[str, Any]:
+    """Train one student and publish it as a Hugging Face folder at `out`; returns its training record.
+
+    Raises StaleParent when the targets answer other masks, VocabularyError when they speak another vocabulary, WorkBusy
+    when another process trains the same student.
+    """
+    from pipeline.models.masked_lm import MaskedLM, one_model
+    from pipeline.text.tokenizer import load_tokenizer
+    from pipeline.train.initialize import save_student, start_student
+
+    stores = Store(sequences, Sequences), Store(masks, Masks)
+    stores[1].require_parent("sequences", stores[0])
+    targets = open_targets(student.targets, student.loss, masks=stores[1])
+    reference = load_tokenizer(tokenizer)
+    if len(reference.pieces) != stores[0].facts["vocabulary"]:
+        raise VocabularyError(f"{tokenizer}: expected the tokenizer of {sequences}. Run: dvc repro tokenize")
+    parents = {"sequences": stores[0].identity, "masks": stores[1].identity}
+    if targets is not None:
+        parents["targets"] = targets.identity
+    weights = {path.name: file_sha256(path) for path in sorted(Path(student.start).glob("*.safetensors"))}
+    identity = digest({
+        "student": student.model_dump(exclude={"start", "targets"}), "training": params.model_dump(),
+        "start": weights, "parents": parents,
+    })  # fmt: skip
+    with WorkFolder(out, name=f"models-{out.name}", identity=identity) as work, one_model():
+        model = start_student(
+            Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
+        )
+        lm = MaskedLM(model.to(device), device)
+        lesson = open_lesson(stores[0], stores[1], targets)
+        passes = params.steps * params.step_tokens / int(lesson.view.lengths_G().sum())
+        if passes > PASSES_SILENT:
+            log.warning(
+                "%d steps are %.1f passes over the blanks; new ones teach more: raise mask.copies, now %d",
+                params.steps,
+                passes,
+                int(lesson.masks.copy_P.max()) + 1,
+            )
+        trainer = Trainer(
+            lm,
+            student,
+            params,
+            lesson=lesson,
+            heldout=(stores[0].read("heldout"), stores[1].read("heldout")),
+            special=stores[0].facts["special"],
+            autocast=dtype,
+            batch_tokens=batch_tokens,
+        )
+        trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
+        record = {
+            "identity": identity,
+            "parents": parents,
+            "parameters": lm.parameters,
+            "steps": params.steps,
+            "tokens": trainer.state["tokens"],
+            "predictions": trainer.state["predictions"],
+            "passes": round(trainer.state["predictions"] / len(lesson.masks), 2),
+            "curve": trainer.state["curve"],
+            "losses": trainer.state["losses"],
+            "start": student.start,
+            "targets": student.targets,
+        }
+        work.empty_content()
+        save_student(model.cpu(), tokenizer, work.content)
+        (work.content / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (work.content / "README.md").write_text(model_card(out.name, student, params, record), encoding="utf-8")
+        work.publish()
+    return record
+
+
+def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[FusedTargets] | None:
+    """The fused store at `path`, or None where the loss has no part for it; refuses one that answers other masks."""
+    if loss.targets == 0:
+        return None
+    targets = Store(Path(path), FusedTargets)
+    targets.require_parent("masks", masks)
+    if targets.facts["vocabulary"] != masks.facts["vocabulary"]:
+        raise VocabularyError(
+            f"{targets.path}: {targets.facts['vocabulary']} ids, but {masks.path} has {masks.facts['vocabulary']}. "
+            f"{targets.remedy}"
+        )
+    if targets.manifest.splits != masks.manifest.splits:
+        raise StaleParent(f"{targets.path}: other shards than {masks.path}. {targets.remedy}")
+    return targets
+
+
+def open_lesson(sequences: Store[Sequences], masks: Store[Masks], targets: Store[FusedTargets] | None) -> Lesson:
+    """All passes of the train split, with their targets if there are any."""
+    rows = masks.read("train")
+    view = reference_view(sequences.read("train"), rows, special=sequences.facts["special"])
+    return Lesson(view=view, masks=rows, plan=masks.plan("train"), targets=targets)
+
+
+def model_card(name: str, student: StudentParams, params: TrainingParams, record: dict[str, Any]) -> str:
+    """The student's README: what it is, where it comes from, how to use it."""
+    curve = "\n".join(f"| {step} | {nll:.4f} |" for step, nll in record["curve"])
+    lineage = "\n".join(f"- {parent}: `{identity}`" for parent, identity in record["parents"].items())
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [masked-lm, distillation]
+---
+# {name}
+
+A masked language model of {record["parameters"]:,} parameters, distilled offline from a store of teacher beliefs.
+
+- start: `{student.start}`
+- targets: `{student.targets}`
+- loss: {student.loss.model_dump()}
+- {record["steps"]} steps, {record["tokens"]:,} tokens, {record["predictions"]:,} predictions, \
+{record["passes"]} passes over the blanks, seed {params.seed}
+
+The licence follows from the start, the teachers and the text; see the stores below.
+
+## Lineage
+{lineage}
+
+## Held-out loss, nats a masked piece
+| step | NLL |
+| --- | --- |
+{curve}
+
+## Use
+```python
+from transformers import pipeline
+print(pipeline("fill-mask", model="PATH/OF/THIS/FOLDER")("The capital of France is [MASK]."))
+```
+"""

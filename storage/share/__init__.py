@@ -1,0 +1,1 @@
+"""Stores for others: audit, inspection, cards, archives, Parquet, URLs."""

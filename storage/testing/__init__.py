@@ -1,0 +1,1 @@
+"""For tests of stores, of this project's and of other writers: a contract, samples, damage. `contract` needs pytest."""

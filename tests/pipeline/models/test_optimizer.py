@@ -1,0 +1,63 @@
+"""The optimiser against AdamW written out, and which way of attention is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.models.masked_lm import load_checked
+from pipeline.models.optimizer import EAGER_TOKENS, adamw, choose_attention
+
+CPU = torch.device("cpu")
+
+
+def test_steps_are_those_of_adamw_and_only_matrices_decay() -> None:
+    """Loshchilov and Hutter 2019, algorithm 2, in float64; three steps."""
+    rate, decay, betas, eps = 0.01, 0.1, (0.9, 0.98), 1e-6
+    chance = np.random.default_rng(0)
+    start = {"matrix": chance.normal(size=(3, 2)), "bias": chance.normal(size=2)}
+    parameters = {name: torch.nn.Parameter(torch.tensor(value, dtype=torch.float32)) for name, value in start.items()}
+    optimizer = adamw(parameters.values(), learning_rate=rate, weight_decay=decay)
+    moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in start.items()}
+    for step in range(1, 4):
+        for name, parameter in parameters.items():
+            gradient = chance.normal(size=parameter.shape)
+            parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+            first = betas[0] * moments[name][0] + (1 - betas[0]) * gradient
+            second = betas[1] * moments[name][1] + (1 - betas[1]) * gradient**2
+            moments[name] = first, second
+            bent = first / (1 - betas[0] ** step) / (np.sqrt(second / (1 - betas[1] ** step)) + eps)
+            shrunk = start[name] * (1 - rate * decay) if name == "matrix" else start[name]
+            start[name] = shrunk - rate * bent
+        optimizer.step()
+    for name, parameter in parameters.items():
+        np.testing.assert_allclose(parameter.detach().numpy(), start[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "autocast", "tokens", "chosen"),
+    [
+        ("cpu", torch.bfloat16, EAGER_TOKENS, "eager"),
+        ("cpu", torch.bfloat16, EAGER_TOKENS + 1, "sdpa"),
+        ("cpu", torch.float32, 16, "sdpa"),
+        ("cuda", torch.bfloat16, 16, "sdpa"),
+    ],
+)
+def test_attention_is_chosen_and_no_answer_changes_by_it(
+    device: str, autocast: torch.dtype, tokens: int, chosen: str, tiny_mlm: Path, tmp_path: Path
+) -> None:
+    model = load_checked(tiny_mlm).eval()
+    ids = torch.arange(5, 17).reshape(2, 6)
+    attention = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        before = model(input_ids=ids, attention_mask=attention).logits
+        choose_attention(model, device=torch.device(device), autocast=autocast, tokens=tokens)
+        after = model(input_ids=ids, attention_mask=attention).logits
+    assert model.config._attn_implementation == chosen
+    shown = attention.bool()
+    torch.testing.assert_close(after[shown], before[shown], rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path / "saved")
+    assert "eager" not in (tmp_path / "saved" / "config.json").read_text()

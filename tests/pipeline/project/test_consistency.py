@@ -1,0 +1,223 @@
+"""What the sections about senses and suites say about each other; test_settings has those about distillation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.evaluate.params import JudgedParams
+from pipeline.evaluate.suites import SUITES
+from pipeline.project.consistency import ancestors, read_consistent
+from tests.pipeline.project import test_settings
+from tests.pipeline.project.test_settings import DEFAULTS, Change, changed, refused
+
+in_project = test_settings.in_project
+
+
+def add_believer(params: dict[str, Any]) -> None:
+    """A second lexical student, `small`, that learns from what `lexical` believes."""
+    params["believers"]["large"] = {"model": "models/lexical", "senses": ["examples"]}
+    own = {"start": "models/labels-only", "targets": "models/labels-only"}
+    believes = {"belief": 1.0, "beliefs": "data/beliefs/large"}
+    params["lexical"]["small"] = params["lexical"]["lexical"] | own | believes
+
+
+def without_language_model(params: dict[str, Any], targets: str) -> None:
+    entry = params["lexical"]["lexical"]
+    del entry["language_model"]
+    entry.update(objective="bi_encoder", targets=targets)
+
+
+def own_answers(params: dict[str, Any], *, targets: float) -> None:
+    """A lexical student that is kept at what its start said."""
+    entry = params["lexical"]["lexical"]
+    entry.update(targets=entry["start"])
+    entry["language_model"]["loss"] = {"targets": targets, "labels": 1.0, "tail": "bucket"}
+
+
+def both(*changes: Change) -> Change:
+    return lambda params: [change(params) for change in changes]
+
+
+def small(**more: Any) -> Change:
+    """The second lexical student with other settings."""
+    return both(add_believer, lambda params: params["lexical"]["small"].update(more))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["lexicon"].update(path="data/sources/wordnt"),
+            "lexicon.path: 'data/sources/wordnt' needs an entry 'wordnt' in sources (did you mean 'wordnet'?)"),
+        (lambda p: p["senses"]["examples"].update(path="data/sources/wordnet"),
+            "senses.examples.path: expected data/lexicon, whose examples they are, got 'data/sources/wordnet'"),
+        (lambda p: p["senses"]["examples"].update(kind="raganato", path="semcor"),
+            ("senses.examples.path: 'semcor' does not exist. Expected data/sources/<an entry of sources>, or a path "
+            "that is there")),
+        (lambda p: p["lexical"]["lexical"].update(senses=["example"]),
+            "lexical.lexical.senses: no entry 'example' in senses (did you mean 'examples'?)"),
+        (lambda p: p["lexical"].update(fused=p["lexical"]["lexical"] | {"start": "models/labels-only"}),
+            "lexical.fused: students has this name too, and both would make models/fused"),
+        (lambda p: p["lexical"]["lexical"].update(start="models/lexicl"),
+            ("lexical.lexical.start: 'models/lexicl' needs an entry 'lexicl' in students, lexical or published (did "
+            "you mean 'lexical'?)")),
+        (lambda p: p["lexical"]["lexical"].update(start="models/lexical", targets="models/lexical"),
+            "lexical.lexical: learns or starts from itself"),
+        (lambda p: p["lexical"]["lexical"].update(targets="data/targets/best"),
+            "lexical.lexical.targets: no entry 'best' in fusions"),
+        (lambda p: p["lexical"]["lexical"].update(targets="models/labels-only"),
+            ("lexical.lexical.targets: expected data/targets/<an entry of fusions>, models/fused, or data/masks for "
+            "labels only, got 'models/labels-only'")),
+        (lambda p: own_answers(p, targets=0.0),
+            ("lexical.lexical.language_model.loss.targets: is 0, so nothing is learned from models/fused. Set targets "
+            "to data/masks")),
+        (lambda p: p["lexical"]["lexical"].update(targets="data/masks"),
+            "lexical.lexical.language_model.loss.targets: must be 0 with targets data/masks, got 1.0"),
+        (lambda p: without_language_model(p, "data/targets/confident"),
+            "lexical.lexical.targets: without language_model nothing is learned from them. Set targets to data/masks"),
+        (lambda p: p["lexical"]["lexical"].update(beliefs="data/beliefs/large"),
+            "lexical.lexical.belief: is 0, so nothing is learned from data/beliefs/large. Set beliefs to data/senses"),
+        (small(beliefs="data/senses"),
+            "lexical.small.beliefs: expected data/beliefs/<an entry of believers>, got 'data/senses'"),
+        (small(beliefs="data/beliefs/larg"),
+            "lexical.small.beliefs: no entry 'larg' in believers (did you mean 'large'?)"),
+        (both(small(senses=["examples", "more"]), lambda p: p["senses"].update(more=p["senses"]["examples"])),
+            "lexical.small.senses: no entry 'more' in believers.large.senses"),
+        (both(add_believer, lambda p: p["believers"]["large"].update(model="models/fused")),
+            "believers.large.model: 'models/fused' scores no senses; expected models/<an entry of lexical>"),
+        (both(add_believer, lambda p: p["believers"]["large"].update(senses=["examples", "text"])),
+            "believers.large.senses: no entry 'text' in senses"),
+        (both(add_believer, lambda p: p["believers"]["large"].update(model="models/small")),
+            "lexical.small: learns or starts from itself"),
+        (lambda p: [p["students"]["fused"].update(start="models/only-sci"),
+                    p["students"]["only-sci"].update(start="models/fused")],
+            "students.fused: learns or starts from itself"),
+        (lambda p: p["published"].update(lexical=p["published"]["minilm-l6-wsd"]),
+            "published.lexical: lexical has this name too, and both would make models/lexical"),
+        (lambda p: p["published"]["minilm-l6-wsd"].update(start="models/fused"),
+            ("published.minilm-l6-wsd.start: expected what anybody can fetch, data/sources/<an entry>, got "
+            "'models/fused'")),
+        (lambda p: p["published"]["minilm-l6-wsd"].update(changes="assets/none"),
+            "published.minilm-l6-wsd.changes: no folder 'assets/none', as `python -m stages.pack` writes"),
+    ],
+)  # fmt: skip
+def test_senses_and_lexical_students(tmp_path: Path, change: Change, message: str) -> None:
+    refused(tmp_path, change, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["judged"]["costs"]["fused"].update(model="models/only-sci"),
+            ("judged.costs.fused.model: a name is one model in all suites; judged.paraphrase.fused has 'models/fused', "
+            "got 'models/only-sci'")),
+        (lambda p: p["judged"]["costs"].update(other={"model": "models/none"}),
+            "judged.costs.other.model: 'models/none' needs an entry 'none' in students, lexical or published"),
+        (lambda p: p["judged"]["costs"].update(other={"model": "some/folder"}),
+            ("judged.costs.other.model: 'some/folder' does not exist. Expected data/sources/<an entry of sources>, or "
+            "a path that is there")),
+        (lambda p: p["judged"]["wsd"].update(fused={"model": "models/fused"}),
+            "judged.wsd.fused.model: 'models/fused' scores no senses; expected models/<an entry of lexical>"),
+        (lambda p: p["judged"]["language_model"]["lexical"].update(before="models/labels-only"),
+            ("judged.language_model.lexical.before: expected 'models/fused', from which 'models/lexical' started, got "
+            "'models/labels-only'")),
+        (lambda p: p["senses"]["examples"].update(heldout=0.0),
+            "judged.wsd: no entry of senses holds words out to judge by. Raise senses.<name>.heldout"),
+        (lambda p: p.update(rewriters={}), "judged.paraphrase: needs an entry in rewriters, which makes the sets"),
+        (lambda p: p["judged"]["glue"].update(fused={"model": "models/fused"}),
+            "glue.data: no folder 'no/glue'. Unpack GLUE there, or set data: hub and its revision"),
+    ],
+)  # fmt: skip
+def test_judged_models(tmp_path: Path, change: Change, message: str) -> None:
+    refused(tmp_path, both(lambda p: p["glue"].update(data="no/glue"), change), message)
+
+
+def test_suites_with_what_they_need_are_accepted(tmp_path: Path) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["glue"]["data"] = str(tmp_path)
+        params["judged"]["glue"] = {"here": {"model": str(tmp_path)}}
+        params["judged"]["wsd"]["theirs"] = {"model": str(tmp_path)}
+
+    settings = read_consistent(changed(tmp_path, change))
+    assert ("glue", "here", str(tmp_path)) in [(suite, name, e.model) for suite, name, e in settings.judged.entries()]
+
+
+def test_a_start_may_teach_itself(tmp_path: Path) -> None:
+    """And has no teachers by that: what it learned from is found through its start alone."""
+
+    def change(params: dict[str, Any]) -> None:
+        params["lexical"]["lexical"]["start"] = "models/labels-only"
+        params["judged"]["language_model"]["lexical"]["before"] = "models/labels-only"
+        own_answers(params, targets=1.0)
+
+    settings = read_consistent(changed(tmp_path, change))
+    assert settings.lexical["lexical"].own_targets
+    assert ancestors("models/lexical", settings) == {"models/labels-only", "data/sources/minilm-l6-mlm"}
+
+
+def test_nothing_lexical_and_nothing_judged_is_accepted(tmp_path: Path) -> None:
+    def empty(params: dict[str, Any]) -> None:
+        params.update(senses={}, lexical={}, believers={}, rewriters={})
+        params["judged"] = {suite: {} for suite in params["judged"]}
+
+    assert list(read_consistent(changed(tmp_path, empty)).judged.entries()) == []
+
+
+def test_glue_on_the_hub_needs_no_folder(tmp_path: Path) -> None:
+    def hub(params: dict[str, Any]) -> None:
+        params["glue"] |= {"data": "hub", "revision": "0" * 40}
+        params["judged"]["glue"]["fused"] = {"model": "models/fused"}
+
+    assert read_consistent(changed(tmp_path, hub)).judged.glue["fused"].model == "models/fused"
+
+
+BODY, SCI, PROSE = (f"data/sources/{name}" for name in ("minilm-l6-mlm", "mpnet-sci", "mpnet-prose"))
+
+
+def test_a_model_descends_from_its_start_and_its_teachers_through_all_students(tmp_path: Path) -> None:
+    settings = read_consistent(changed(tmp_path, add_believer))
+    assert ancestors("models/labels-only", settings) == {BODY}
+    assert ancestors("models/only-sci", settings) == {BODY, SCI}
+    assert ancestors("models/lexical", settings) == {"models/fused", BODY, SCI, PROSE}
+    assert ancestors("models/small/", settings) == {
+        "models/labels-only", "models/lexical", "models/fused", BODY, SCI, PROSE,
+    }  # fmt: skip
+    assert ancestors("data/sources/minilm-prose", settings) == set()
+    assert ancestors("elsewhere/models/fused", settings) == set()
+
+
+def only(name: str) -> Change:
+    """That model alone is judged as a detector."""
+    return lambda params: params["judged"].update(paraphrase={name: {"model": f"models/{name}"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "rewriter", "how"),
+    [
+        ("fused", SCI, "learned or started from it"),
+        ("fused", "models/fused", "is it"),
+        ("fused", "models/fused/", "is it"),
+        ("lexical", PROSE, "learned or started from it"),
+        ("lexical", BODY, "learned or started from it"),
+        ("lexical", "models/fused", "learned or started from it"),
+        ("labels-only", BODY, "learned or started from it"),
+        ("small", "models/lexical", "learned or started from it"),
+        ("small", SCI, "learned or started from it"),
+    ],
+)
+def test_a_rewriter_that_a_judged_model_knows_is_refused(tmp_path: Path, name: str, rewriter: str, how: str) -> None:
+    change = both(add_believer, only(name), lambda params: params["rewriters"]["prose"].update(model=rewriter))
+    message = f"'{rewriter}' must not rewrite, as judged.paraphrase.{name} {how}. Give another model"
+    refused(tmp_path, change, f"rewriters.prose.model: {message}")
+
+
+@pytest.mark.parametrize(("name", "rewriter"), [("labels-only", SCI), ("only-sci", PROSE), ("fused", "models/lexical")])
+def test_a_rewriter_that_no_judged_model_knows_is_accepted(tmp_path: Path, name: str, rewriter: str) -> None:
+    change = both(only(name), lambda params: params["rewriters"]["prose"].update(model=rewriter))
+    assert read_consistent(changed(tmp_path, change)).rewriters["prose"].model == rewriter
+
+
+def test_every_suite_is_named_in_the_same_words_everywhere() -> None:
+    assert set(JudgedParams.model_fields) == set(SUITES) == set(DEFAULTS["judged"])

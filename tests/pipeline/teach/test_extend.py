@@ -1,0 +1,130 @@
+"""A store that grows: what is there is taken over byte for byte, the teacher is asked the rest, and says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.teach import extend as growth
+from pipeline.teach.inference import SplitLesson
+from pipeline.teach.params import TeacherParams
+from pipeline.teach.teach import teach
+from pipeline.text.masking import mask
+from pipeline.text.params import MaskParams
+from storage.errors import ShardCorrupt, StoreMissing
+from storage.reader import Store
+from storage.records.logits import SparseLogits
+from storage.records.sequences import Masks
+from tests.helpers.stores import TinyStores
+
+SHARD = 32
+PARAMS: dict[str, Any] = {
+    "keep": {"form": "nucleus", "mass": 1.0, "floor": 0.01, "least": 1, "most": 8},
+    "tail": {"sketch": 3, "step": 0.4},
+    "temperatures": [1.0],
+    "seed": 0,
+}
+
+
+def blank(stores: TinyStores, out: Path, *, copies: int) -> Path:
+    mask(
+        MaskParams(rate=0.3, copies=copies, seed=0, shard_rows=SHARD),
+        stores.documents,
+        sequences=stores.sequences,
+        out=out,
+    )
+    return out
+
+
+def ask(stores: TinyStores, teacher: Path, masks: Path, **changes: Any) -> Store[SparseLogits]:
+    teach(
+        TeacherParams.model_validate({"model": str(teacher), **PARAMS, **changes}),
+        documents=stores.documents,
+        sequences=stores.sequences,
+        masks=masks,
+        out=Path("data/logits/fox"),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        batch_tokens=300,
+    )
+    return Store(Path("data/logits/fox"), SparseLogits)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Bounds of the predictions that the teacher is asked, as it is asked them."""
+    seen: list[tuple[int, int]] = []
+    ask_it = SplitLesson.digested
+
+    def digested(self: SplitLesson, lm: Any, start: int, stop: int, digest: Any) -> Any:
+        seen.append((start, stop))
+        return ask_it(self, lm, start, stop, digest)
+
+    monkeypatch.setattr(SplitLesson, "digested", digested)
+    return seen
+
+
+def test_a_second_copy_leaves_the_first_alone(
+    workplace: Path, tiny_stores: TinyStores, tiny_teacher: Path, asked: list[tuple[int, int]]
+) -> None:
+    one, two = (blank(tiny_stores, Path(f"masks-{copies}"), copies=copies) for copies in (1, 2))
+    rows = Store(one, Masks).plan("train").rows
+    first = ask(tiny_stores, tiny_teacher, one)
+    before = {shard.index: shard.files for shard in first.manifest.shards if shard.split == "train"}
+    calibration, written = first.facts["calibration"], first.read("train")
+    kept = growth.keep(first.path)
+    asked.clear()
+
+    second = ask(tiny_stores, tiny_teacher, two)
+    whole = rows // SHARD
+    assert whole > 2 and second.plan("train").rows > rows
+    assert {start for start, _ in asked} == {i * SHARD for i in range(whole, second.plan("train").shards)}
+    after = {shard.index: shard.files for shard in second.manifest.shards if shard.split == "train"}
+    for index in range(whole):
+        assert after[index] == before[index]
+        for name in after[index]:
+            assert (second.path / name).stat().st_ino == (kept / name).stat().st_ino, "linked, not written again"
+    assert second.facts["calibration"] == calibration
+    assert second.manifest.inputs["extends"] == first.identity != second.identity
+
+    record = second.read("train")
+    assert record.covered_P()[rows:].any()
+    # The short last shard of the first copy was asked again, among the first of the second: the same answers.
+    np.testing.assert_array_equal(record.ids_PK[:rows], written.ids_PK)
+    np.testing.assert_allclose(record.logprob_PK[:rows], written.logprob_PK, atol=0.05)
+    growth_of = json.loads((second.path / "manifest.json").read_text())["facts"]["questions"]
+    assert growth_of["heldout"] == first.facts["questions"]["heldout"]
+
+
+def test_another_teacher_or_setting_begins_anew(
+    workplace: Path, tiny_stores: TinyStores, tiny_teacher: Path, asked: list[tuple[int, int]], caplog: Any
+) -> None:
+    masks = blank(tiny_stores, Path("masks"), copies=1)
+    growth.keep(ask(tiny_stores, tiny_teacher, masks).path)
+    asked.clear()
+    changed = ask(tiny_stores, tiny_teacher, masks, tail={"sketch": 2, "step": 0.4})
+    assert "extends" not in changed.manifest.inputs
+    assert (0, SHARD) in asked
+    assert "made by another model or with other settings" in caplog.text
+
+
+def test_a_damaged_shard_that_was_kept_is_refused(workplace: Path, tiny_stores: TinyStores, tiny_teacher: Path) -> None:
+    one, two = (blank(tiny_stores, Path(f"masks-{copies}"), copies=copies) for copies in (1, 2))
+    kept = growth.keep(ask(tiny_stores, tiny_teacher, one).path)
+    file = kept / "train/tail_PJ/c/0/0"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.unlink()
+    file.write_bytes(data)
+    with pytest.raises(ShardCorrupt, match="kept/fox/train/tail_PJ/c/0/0"):
+        ask(tiny_stores, tiny_teacher, two)
+
+
+def test_nothing_to_keep(workplace: Path) -> None:
+    with pytest.raises(StoreMissing, match="no sealed store"):
+        growth.keep(Path("data/logits/nobody"))

@@ -1,0 +1,165 @@
+"""Kept hidden states give the full softmax back, for every kind of output layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from pipeline.models.identity import model_digest
+from pipeline.models.masked_lm import MaskedLM, masked_lm
+from pipeline.teach import hidden_states as exact
+from pipeline.teach.hidden_states import keep_exact
+from pipeline.teach.inference import Lesson, SplitLesson
+from pipeline.teach.params import ExactParams
+from storage.errors import StaleParent
+from storage.format.manifest import Manifest
+from storage.reader import Store
+from storage.records.hidden_states import HiddenStates
+from storage.records.sequences import Masks
+from tests.helpers import stores as fakes
+from tests.helpers.stores import TinyStores
+from tests.pipeline.models.test_masked_lm import CONFIGS
+
+CPU = torch.device("cpu")
+
+
+def run(stores: TinyStores, teacher: Path, out: Path, *, positions: int = 40, **changes: Any) -> Manifest:
+    settings = {
+        "documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks, "out": out,
+        "device": CPU, "dtype": torch.float32, "batch_tokens": 200,
+    }  # fmt: skip
+    return keep_exact(ExactParams(positions=positions), teacher, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def kept(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Store[HiddenStates]:
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(tiny_stores, tiny_teacher, folder / "exact" / "fox")
+    return Store(folder / "exact" / "fox", HiddenStates)
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_stores: TinyStores, tiny_teacher: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and true ids of all held-out blanks, from the model asked without a hook."""
+    with masked_lm(tiny_teacher, device=CPU, dtype=torch.float32) as lm, torch.inference_mode():
+        lesson = Lesson.open(
+            tiny_teacher, lm, documents=tiny_stores.documents, sequences=tiny_stores.sequences,
+            masks=tiny_stores.masks, batch_tokens=300,
+        )  # fmt: skip
+        part = lesson.split("heldout")
+        logits = np.full((len(part.masks), lm.vocabulary), np.nan)
+        gold = np.full(len(part.masks), -1)
+        for some, true_ids, row in part.answers(lm, 0, len(part.masks)):
+            logits[row], gold[row] = some.numpy(), true_ids.numpy()
+    return logits, gold
+
+
+def softmax_again(store: Store[HiddenStates]) -> np.ndarray:
+    hidden = store.read("heldout").hidden_PH.astype(np.float64)
+    logits = hidden @ store.constant("head_weight_VH").astype(np.float64).T + store.constant("head_bias_V")
+    power = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(power / power.sum(axis=1, keepdims=True))
+
+
+def test_states_give_the_full_softmax_back(kept: Store[HiddenStates], asked: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, gold = asked
+    record = kept.read("heldout")
+    answered = gold[:40] >= 0
+    assert 10 < answered.sum() < 40
+    assert np.array_equal(record.covered_P(), answered)
+    assert np.array_equal(record.gold_id_P[answered], gold[:40][answered])
+    power = np.exp(logits[:40][answered])
+    expected = power / power.sum(axis=1, keepdims=True)
+    found = softmax_again(kept)[answered]
+    np.testing.assert_allclose(np.log(found), np.log(expected), atol=0.02)  # states and weights are float16
+    assert (expected * np.log(expected / found)).sum(axis=1).max() < 1e-4
+    assert np.isnan(record.hidden_PH[~answered].astype(np.float32)).all()
+
+
+def test_the_store_says_what_it_is(kept: Store[HiddenStates], tiny_stores: TinyStores, tiny_teacher: Path) -> None:
+    manifest = kept.manifest
+    assert {name: plan.rows for name, plan in manifest.splits.items()} == {"heldout": 40}
+    assert manifest.parents == {"masks": Store(tiny_stores.masks, Masks).identity}
+    assert manifest.inputs == {"positions": 40, "model": model_digest(tiny_teacher)}
+    vocabulary = AutoModelForMaskedLM.from_pretrained(tiny_teacher).config.vocab_size
+    assert manifest.facts["vocabulary"] == vocabulary and manifest.facts["parameters"] > 10_000
+    assert kept.constant("head_weight_VH").shape == (vocabulary, 32)
+
+
+def test_no_more_is_kept_than_the_split_has(
+    tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path, kept: Store[HiddenStates]
+) -> None:
+    rows = Store(tiny_stores.masks, Masks).plan("heldout").rows
+    manifest = run(tiny_stores, tiny_teacher, workplace / "fox", positions=10 * rows)
+    assert manifest.splits["heldout"].rows == rows
+    assert manifest.identity != kept.identity
+    more = Store(workplace / "fox", HiddenStates).read("heldout")
+    first = kept.read("heldout")
+    assert np.array_equal(more.gold_id_P[:40], first.gold_id_P)
+    np.testing.assert_allclose(more.hidden_PH[:40].astype(float), first.hidden_PH.astype(float), atol=2e-3)
+
+
+def test_masks_of_other_sequences_are_refused(
+    tiny_stores: TinyStores, tiny_teacher: Path, tiny_tokenizer: Path, workplace: Path
+) -> None:
+    other = fakes.tiny_sequences(workplace / "other", tiny_tokenizer, sequence_tokens=16)
+    with pytest.raises(StaleParent, match=r"masks: made from sequences .* Run: dvc repro mask"):
+        run(
+            tiny_stores, tiny_teacher, workplace / "fox", sequences=other,
+            documents=workplace / "other/data/documents",
+        )  # fmt: skip
+    assert not (workplace / "fox").exists()
+
+
+class Questions:
+    """Stands for a split: four blanks in two batches, one of them without an answer."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.lesson = SimpleNamespace(tokenizer=SimpleNamespace(pieces=["piece"] * vocabulary))
+        self.logits: dict[int, np.ndarray] = {}
+
+    def answers(self, lm: MaskedLM, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
+        ids = torch.arange(5, 21).reshape(2, 8)
+        for rows in (np.array([3, 0]), np.array([1])):
+            found = lm.logits(ids, torch.ones_like(ids), torch.arange(len(rows)), torch.from_numpy(rows))
+            self.logits |= dict(zip(rows.tolist(), found.numpy(), strict=True))
+            yield found, torch.from_numpy(rows + 7), rows
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_supported_output_layer_is_found(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForMaskedLM.from_config(CONFIGS[name]).eval()
+        layer = model.get_output_embeddings()
+        layer.weight.data.normal_()
+        if layer.bias is not None:
+            layer.bias.data.normal_()
+    part = Questions(60)
+    with torch.inference_mode():
+        record = exact._states(cast(SplitLesson, part), MaskedLM(model, CPU), layer, rows=4, width=16)
+    assert record.gold_id_P.tolist() == [7, 8, 65535, 10]
+    assert record.covered_P().tolist() == [True, True, False, True]
+    weight, bias = layer.weight.detach().double().numpy(), 0 if layer.bias is None else layer.bias.detach().numpy()
+    for row, logits in part.logits.items():
+        again = record.hidden_PH[row].astype(np.float64) @ weight.T + bias
+        np.testing.assert_allclose(again, logits, atol=0.02)
+    assert not layer._forward_pre_hooks, "the hook stays behind"
+
+
+def test_the_hook_goes_when_a_batch_fails() -> None:
+    model = AutoModelForMaskedLM.from_config(CONFIGS["mpnet"]).eval()
+    layer = model.get_output_embeddings()
+    part = Questions(60)
+    with pytest.raises(IndexError), torch.inference_mode():
+        exact._states(cast(SplitLesson, part), MaskedLM(model, CPU), layer, rows=2, width=16)
+    assert not layer._forward_pre_hooks

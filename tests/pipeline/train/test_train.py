@@ -1,0 +1,245 @@
+"""Schedules of training, and the losses of its first step against dense float64 targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.models import optimizer as optimization
+from pipeline.train.params import LossParams, StudentParams, TrainingParams
+from pipeline.train.train import train
+from pipeline.train.trainer import learning_rate
+from storage.errors import StaleParent, VocabularyError
+from storage.reader import Store
+from storage.records.base import SPLITS
+from storage.records.sequences import Masks, Sequences
+from storage.records.targets import FusedTargets
+from tests.helpers.distributions import believe, fused_targets, tail_prior
+from tests.helpers.reference import restore_fused
+from tests.helpers.stores import TinyStores
+from tests.helpers.teacher_stores import write_targets
+
+PARAMS = TrainingParams(
+    steps=100,
+    step_tokens=40,
+    learning_rate=1e-3,
+    warmup=0.1,
+    weight_decay=0.01,
+    gradient_clip=1.0,
+    evaluations=4,
+    seed=7,
+)
+
+
+def test_the_learning_rate_warms_up_then_falls_to_nothing() -> None:
+    rates = [learning_rate(step, PARAMS) for step in range(PARAMS.steps)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[9] == pytest.approx(1e-3)
+    assert rates[54] == pytest.approx(1e-3 * 46 / 90)
+    assert rates[-1] == pytest.approx(1e-3 / 90)
+    assert max(rates) <= PARAMS.learning_rate
+
+
+def test_the_teachers_lead_at_first_and_the_true_tokens_decide_in_the_end() -> None:
+    def weights(anneal: float) -> list[float]:
+        loss = LossParams(targets=2.0, labels=1.0, tail="bucket", anneal=anneal)
+        return [loss.targets_weight(step, 8) for step in range(8)]
+
+    assert weights(0.0) == [2.0] * 8
+    assert weights(1.0) == pytest.approx([2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25])
+    assert weights(0.5) == pytest.approx([2.0, 1.5, 1.0, 0.5, 0, 0, 0, 0])
+
+
+TEMPERATURE = 2.0
+
+
+def targets_of(
+    stores: TinyStores, out: Path, *, sketch: int, masks: str | None = None, vocabulary: int | None = None
+) -> Store[FusedTargets]:
+    """Fused targets of two made-up teachers over the masks, every fifth row without one."""
+    blanks = Store(stores.masks, Masks)
+    size, rng = int(blanks.facts["vocabulary"]), np.random.default_rng(1)
+    dense, rows = {}, {}
+    codes = {split: rng.integers(-15, 16, (blanks.plan(split).rows, 2, sketch)).astype(np.int8) for split in SPLITS}
+    for split in SPLITS:
+        label_P = blanks.read(split).label_P.astype(np.int64)
+        dense[split] = np.stack([believe(rng, label_P, size) for _ in range(2)])
+        rows[split] = fused_targets(
+            dense[split],
+            rng.dirichlet([2, 1], len(label_P)),
+            label_P,
+            keep=6,
+            covered_P=np.arange(len(label_P)) % 5 != 1,
+            sketch_PTD=codes[split],
+        )
+    return write_targets(
+        out,
+        rows,
+        bias_TV=np.log([tail_prior(teacher, keep=6) for teacher in dense["train"]]),
+        basis_TDV=rng.normal(0, 0.1, (2, sketch, size)) if sketch else None,
+        splits=blanks.manifest.splits,
+        parents={"masks": masks or blanks.identity},
+        facts={"temperature": TEMPERATURE, "vocabulary": vocabulary or size},
+    )
+
+
+def run(stores: TinyStores, model: Path, tokenizer: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    """One step over the whole train split."""
+    loss = {"targets": 1.0, "labels": 0.5, "tail": "prior"} | changes
+    return train(
+        StudentParams(targets="data/targets/any", start=str(model), loss=LossParams(**loss)),
+        PARAMS.model_copy(update={"steps": 1, "step_tokens": 10**6, "evaluations": 1}),
+        sequences=stores.sequences,
+        masks=stores.masks,
+        tokenizer=tokenizer,
+        out=out,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        batch_tokens=500,
+        checkpoint_seconds=1e6,
+    )
+
+
+def test_walking_the_same_blanks_again_is_said(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Labels alone learn repeated blanks by heart, which flatters the teachers."""
+    tokens = int(np.sum(Store(tiny_stores.sequences, Sequences).read("train").length_N))
+    copies = int(Store(tiny_stores.masks, Masks).read("train").copy_P.max()) + 1
+    for name, steps in (("once", 10), ("thrice", 30)):
+        caplog.clear()
+        record = train(
+            StudentParams(
+                targets="data/masks", start=str(tiny_mlm), loss=LossParams(targets=0.0, labels=1.0, tail="prior")
+            ),
+            PARAMS.model_copy(update={"steps": steps, "step_tokens": tokens * copies // 10, "evaluations": 1}),
+            sequences=tiny_stores.sequences,
+            masks=tiny_stores.masks,
+            tokenizer=tiny_tokenizer,
+            out=workplace / name,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            batch_tokens=500,
+            checkpoint_seconds=1e6,
+        )
+        said = [message for message in caplog.messages if "passes over the blanks" in message]
+        if name == "once":
+            assert not said
+            assert record["passes"] == pytest.approx(1, abs=0.1)
+        else:
+            assert said == [
+                f"30 steps are 3.0 passes over the blanks; new ones teach more: raise mask.copies, now {copies}"
+            ]
+            assert record["passes"] == pytest.approx(3, abs=0.3)
+        assert f"{record['passes']} passes over the blanks" in (workplace / name / "README.md").read_text(
+            encoding="utf-8"
+        )
+
+
+def test_attention_is_chosen_for_the_device_and_the_number_format(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[tuple[str, torch.dtype, int]] = []
+
+    def choose(model: Any, *, device: torch.device, autocast: torch.dtype, tokens: int) -> None:
+        chosen.append((device.type, autocast, tokens))
+
+    monkeypatch.setattr(optimization, "choose_attention", choose)
+    run(tiny_stores, tiny_mlm, tiny_tokenizer, workplace / "student", targets=0.0)
+    longest = int(Store(tiny_stores.sequences, Sequences).read("train").length_N.max())
+    assert chosen == [("cpu", torch.float32, longest)]
+
+
+def train_logits(stores: TinyStores, model: Path) -> np.ndarray:
+    """Logits [P, V] of the train split from the plain model, one sequence at a time."""
+    from transformers import AutoModelForMaskedLM
+
+    cut, masks = Store(stores.sequences, Sequences), Store(stores.masks, Masks).read("train")
+    sequences, special = cut.read("train"), cut.facts["special"]
+    student = AutoModelForMaskedLM.from_pretrained(model).eval()
+    logits = np.zeros((len(masks), student.config.vocab_size))
+    key = masks.copy_P.astype(int) * 10**6 + masks.sequence_P
+    for number in np.unique(key):
+        mine = np.flatnonzero(key == number)
+        row = int(masks.sequence_P[mine[0]])
+        ids = sequences.input_ids_NL[row, : sequences.length_N[row]].astype(np.int64)
+        ids[masks.column_P[mine]] = special["mask"]
+        with torch.no_grad():
+            found = student(input_ids=torch.from_numpy(ids)[None]).logits[0].double().numpy()
+        logits[mine] = found[masks.column_P[mine]]
+    return logits
+
+
+@pytest.mark.parametrize("sketch", [0, 3])
+def test_the_first_losses_are_those_of_the_dense_targets(
+    sketch: int, tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+) -> None:
+    """The targets' is the cross-entropy to the restored distribution times T squared, both at the fusion's T."""
+    store = targets_of(tiny_stores, Path("data/targets/any"), sketch=sketch)
+    record = run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/one"))
+    logits = train_logits(tiny_stores, tiny_mlm)
+    label_P = Store(tiny_stores.masks, Masks).read("train").label_P.astype(int)
+
+    def log_q(temperature: float) -> np.ndarray:
+        power = np.exp(logits / temperature)
+        return np.asarray(np.log(power / power.sum(axis=1, keepdims=True)))
+
+    basis = store.constant("tail_basis_TDV") if sketch else None
+    rows = store.read("train")
+    target = restore_fused(rows, bias_TV=store.constant("tail_bias_TV"), basis_TDV=basis)
+    soft = -(TEMPERATURE**2) * (target * log_q(TEMPERATURE)).sum(axis=1)
+    assert record["losses"] == [
+        [
+            pytest.approx(soft[rows.covered_P()].mean(), abs=2e-4),
+            pytest.approx(-log_q(1.0)[np.arange(len(label_P)), label_P].mean(), abs=2e-5),
+        ]
+    ]
+    assert record["predictions"] == len(label_P)
+    assert record["parents"]["targets"] == store.identity
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalised"])
+def test_only_restored_tails_read_the_sketches(
+    tail: str, tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+) -> None:
+    targets_of(tiny_stores, Path("data/targets/any"), sketch=0)
+    plain = run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/plain"), tail=tail)
+    Path("data/targets/any").rename("data/targets/plain")
+    stored = Store(Path("data/targets/plain"), FusedTargets)
+    arrays = {split: stored.read(split) for split in SPLITS}
+    rng = np.random.default_rng(0)
+    bent = {
+        split: FusedTargets(**rows.arrays() | {"sketch_PTD": rng.integers(-90, 90, (len(rows), 2, 2)).astype(np.int8)})
+        for split, rows in arrays.items()
+    }
+    write_targets(
+        Path("data/targets/any"),
+        bent,
+        bias_TV=stored.constant("tail_bias_TV"),
+        basis_TDV=rng.normal(0, 1, (2, 2, stored.facts["vocabulary"])),
+        splits=stored.manifest.splits,
+        inputs={"bent": True},
+        parents=stored.manifest.parents,
+        facts=stored.facts,
+    )
+    bent_losses = run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/bent"), tail=tail)["losses"]
+    assert bent_losses == [pytest.approx(plain["losses"][0], abs=5e-3)]  # rows were rounded twice
+    with_tails = run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/prior"))["losses"]
+    assert with_tails[0][0] != pytest.approx(bent_losses[0][0], abs=0.05)
+
+
+def test_targets_of_other_masks_or_ids_are_refused(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+) -> None:
+    targets_of(tiny_stores, Path("data/targets/any"), sketch=0, masks="f" * 64)
+    with pytest.raises(StaleParent, match=r"targets/any: made from masks f{12}, but .*Run: dvc repro fuse@any"):
+        run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/one"))
+    Path("data/targets/any").rename("data/targets/other")
+    targets_of(tiny_stores, Path("data/targets/any"), sketch=0, vocabulary=7)
+    with pytest.raises(VocabularyError, match=r"targets/any: 7 ids, but .*masks has \d+\. Run: dvc repro fuse@any"):
+        run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/one"))
+    assert not Path("models/one").exists()
