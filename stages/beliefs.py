@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.lexical.params import BelieverParams
 from pipeline.lexical.soft_labels import write_beliefs
 from stages.command import RunRecord, params_option, stage
@@ -25,7 +26,7 @@ path = click.Path(path_type=Path)
 def main(name: str, lexicon: Path, senses: Path, out: Path, params: Path) -> None:
     """Ask teacher NAME under `believers` of params.yaml."""
     settings = section(params, f"believers.{name}", BelieverParams)
-    speed = section(params, "runtime", runtime.RuntimeParams)
+    speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"beliefs-{name}")
     device, dtype = runtime.apply(speed)
     words = write_beliefs(

@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.costs import measure_costs
 from pipeline.evaluate.params import CostParams
 from pipeline.evaluate.results import write_json
@@ -27,7 +28,7 @@ def main(name: str, model: Path, out: Path, params: Path) -> None:
     """Measure the costs of model NAME of params.yaml."""
     settings = section(params, "costs", CostParams)
     record = RunRecord(f"costs-{name}")
-    device, dtype = runtime.apply(section(params, "runtime", runtime.RuntimeParams))
+    device, dtype = runtime.apply(section(params, "runtime", RuntimeParams))
     write_json(out, measure_costs(settings, model, device=device, dtype=dtype))
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), report=file_sha256(out))
 

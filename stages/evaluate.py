@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.evaluate import evaluate_student
 from pipeline.evaluate.heldout import open_heldout
 from pipeline.evaluate.params import EvaluateParams
@@ -28,7 +29,7 @@ path = click.Path(path_type=Path)
 def main(name: str, documents: Path, sequences: Path, masks: Path, model: Path, out: Path, params: Path) -> None:
     """Judge student NAME of params.yaml."""
     settings = section(params, "evaluate", EvaluateParams)
-    speed = section(params, "runtime", runtime.RuntimeParams)
+    speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"evaluate-student-{name}")
     device, _ = runtime.apply(speed)
     heldout = open_heldout(documents=documents, sequences=sequences, masks=masks)

@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.teach.hidden_states import keep_exact
 from pipeline.teach.params import ExactParams
 from stages.command import RunRecord, params_option, stage
@@ -26,7 +27,7 @@ path = click.Path(path_type=Path)
 @stage
 def main(name: str, model: Path, documents: Path, sequences: Path, masks: Path, out: Path, params: Path) -> None:
     """Keep the exact answers of the model in --model, called NAME."""
-    settings = section(params, "runtime", runtime.RuntimeParams)
+    settings = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"exact-{name}")
     device, dtype = runtime.apply(settings)
     keep_exact(

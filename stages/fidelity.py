@@ -9,6 +9,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.fidelity import fidelity
 from stages.command import RunRecord, params_option, stage
 
@@ -25,7 +26,7 @@ path = click.Path(path_type=Path)
 def main(name: str, logits: Path, exact: Path, out: Path, params: Path) -> None:
     """Compare the store of teacher NAME with its full softmax."""
     record = RunRecord(f"fidelity-{name}")
-    device, _ = runtime.apply(section(params, "runtime", runtime.RuntimeParams))
+    device, _ = runtime.apply(section(params, "runtime", RuntimeParams))
     report = fidelity(logits, exact, device=device)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"store": name, **report}, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import click
 
 from pipeline.core.config import load, section
 from pipeline.core.params import RuntimeParams
-from pipeline.executor.dask import hands
+from pipeline.executor.dask import open_executor
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
 from stages.command import RunRecord, params_option, stage
@@ -31,7 +31,7 @@ def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, param
     settings = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"fuse-{name}")
     threads = settings.threads or os.cpu_count() or 1
-    with hands(settings, threads=threads, gpu=False) as (who, _):
+    with open_executor(settings, threads=threads, gpu=False) as (who, _):
         manifest = fuse(
             fusion,
             sequences=sequences,
@@ -40,7 +40,7 @@ def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, param
             out=out,
             declared=load(params).get("teachers") or (),
             threads=threads,
-            hands=who,
+            executor=who,
         )
     record.write(predictions=sum(plan.rows for plan in manifest.splits.values()))
 

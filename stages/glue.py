@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.tasks.glue import judge
 from pipeline.tasks.params import GlueParams
 from stages.command import RunRecord, params_option, stage
@@ -25,7 +26,7 @@ path = click.Path(path_type=Path)
 def main(name: str, model: Path, out: Path, params: Path) -> None:
     """Judge model NAME of params.yaml on GLUE's tasks."""
     settings = section(params, "glue", GlueParams)
-    speed = section(params, "runtime", runtime.RuntimeParams)
+    speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"glue-{name}")
     device, dtype = runtime.apply(speed)
     judge(settings, model=model, out=out, device=device, dtype=dtype, batch_tokens=speed.batch_tokens)

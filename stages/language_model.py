@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.heldout import open_heldout
 from pipeline.evaluate.language_model import judge_language_model
 from pipeline.evaluate.params import EvaluateParams
@@ -33,7 +34,7 @@ def main(
 ) -> None:
     """Judge model NAME of params.yaml on the held-out blanks."""
     settings = section(params, "evaluate", EvaluateParams)
-    speed = section(params, "runtime", runtime.RuntimeParams)
+    speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"language-model-{name}")
     device, _ = runtime.apply(speed)
     heldout = open_heldout(documents=documents, sequences=sequences, masks=masks)

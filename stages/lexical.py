@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.lexical.params import LexicalParams
 from pipeline.lexical.train import train_lexical
 from stages.command import RunRecord, params_option, stage
@@ -30,7 +31,7 @@ def main(
 ) -> None:
     """Train lexical student NAME of params.yaml."""
     settings = section(params, f"lexical.{name}", LexicalParams)
-    speed = section(params, "runtime", runtime.RuntimeParams)
+    speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"lexical-{name}")
     device, dtype = runtime.apply(speed)
     trained = train_lexical(

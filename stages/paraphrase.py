@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.tasks.params import ParaphraseParams
 from pipeline.tasks.paraphrase import judge
 from pipeline.tasks.paraphrase_data import read_sets
@@ -38,7 +39,7 @@ def main(
 ) -> None:
     """Judge NAME of params.yaml."""
     settings = section(params, "paraphrase", ParaphraseParams)
-    speed = section(params, "runtime", runtime.RuntimeParams)
+    speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"paraphrase-{name}")
     sets = [found for data in rewritten for found in read_sets("rewritten", data)]
     sets += [found for data in published for found in read_sets("published", data)]

@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.tasks.params import RewriteParams
 from pipeline.tasks.rewrite import rewrite
 from stages.command import RunRecord, params_option, stage
@@ -24,7 +25,7 @@ path = click.Path(path_type=Path)
 def main(name: str, documents: Path, out: Path, params: Path) -> None:
     """Make the set of rewriter NAME of params.yaml."""
     settings = section(params, f"rewriters.{name}", RewriteParams)
-    speed = section(params, "runtime", runtime.RuntimeParams)
+    speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"rewrite-{name}")
     device, _ = runtime.apply(speed)
     made = rewrite(settings, documents, out=out, device=device, batch_tokens=speed.batch_tokens)

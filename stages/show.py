@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import load, nearest, section
+from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.trace import Stores, lines, trace
 from stages.command import params_option, stage
@@ -35,7 +36,7 @@ def main(document: str | None, students: str | None, blanks: int, data: Path, mo
             raise ParamsError(f"{params}: students: no key '{name}'{nearest(name, known)}")
     if students is None:
         chosen = [name for name in known if (models / name / "training.json").is_file()]
-    device, _ = runtime.apply(speed := section(params, "runtime", runtime.RuntimeParams))
+    device, _ = runtime.apply(speed := section(params, "runtime", RuntimeParams))
     stores = Stores.open(
         data,
         teachers=list(everything.get("teachers") or ()),

@@ -8,7 +8,8 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
-from pipeline.executor.dask import hands
+from pipeline.core.params import RuntimeParams
+from pipeline.executor.dask import open_executor
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
 from stages.command import RunRecord, params_option, stage
@@ -27,9 +28,9 @@ path = click.Path(path_type=Path)
 def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, params: Path) -> None:
     """Ask teacher NAME of params.yaml for its beliefs."""
     teacher = section(params, f"teachers.{name}", TeacherParams)
-    settings = section(params, "runtime", runtime.RuntimeParams)
+    settings = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"teach-{name}")
-    with hands(settings, threads=1, gpu=True) as (who, settings):
+    with open_executor(settings, threads=1, gpu=True) as (who, settings):
         device, dtype = runtime.apply(settings)
         manifest = teach(
             teacher,
@@ -41,7 +42,7 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, pa
             dtype=dtype,
             batch_tokens=settings.batch_tokens,
             threads=settings.threads,
-            hands=who,
+            executor=who,
         )
     predictions = sum(plan.rows for plan in manifest.splits.values())
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), predictions=predictions)

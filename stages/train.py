@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.train.params import StudentParams, TrainingParams
 from pipeline.train.train import train
 from stages.command import RunRecord, params_option, stage
@@ -27,7 +28,7 @@ def main(name: str, sequences: Path, masks: Path, tokenizer: Path, out: Path, pa
     """Train student NAME of params.yaml."""
     student = section(params, f"students.{name}", StudentParams)
     training = section(params, "training", TrainingParams)
-    settings = section(params, "runtime", runtime.RuntimeParams)
+    settings = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"train-{name}")
     device, dtype = runtime.apply(settings)
     trained = train(

@@ -8,6 +8,7 @@ import click
 
 from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.results import write_json
 from pipeline.lexical.reader import sense_reader
 from pipeline.senses.instances import Instances
@@ -48,7 +49,7 @@ def main(
     if (data is None) != (gold is None) or (data is None) == (not senses):
         raise ParamsError("wsd: expected --data with --gold, or --senses; give one of the two")
     settings = section(params, "wsd", WsdParams)
-    speed = section(params, "runtime", runtime.RuntimeParams)
+    speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"wsd-{student.name if out is None else out.stem}")
     device, _ = runtime.apply(speed)
     with sense_reader(student, device=device, batch_tokens=speed.batch_tokens) as reader:

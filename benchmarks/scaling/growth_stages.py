@@ -77,7 +77,7 @@ def asked(folder: str) -> dict[str, float]:
     from typing import cast
 
     from pipeline.models.masked_lm import MaskedLM
-    from pipeline.teach.inference import Lesson
+    from pipeline.teach.inference import TeacherInputs
     from pipeline.text.tokenizer import load_tokenizer
 
     model = Path(MODEL).resolve()
@@ -86,7 +86,7 @@ def asked(folder: str) -> dict[str, float]:
 
     def work(at: Path) -> None:
         stores = {name: at / name for name in ("documents", "sequences", "masks")}
-        held.append(Lesson.open(model, cast(MaskedLM, shaped), **stores, batch_tokens=2048).split("train"))
+        held.append(TeacherInputs.open(model, cast(MaskedLM, shaped), **stores, batch_tokens=2048).split("train"))
 
     return _timed(folder, work)
 

@@ -57,7 +57,7 @@ class Cast:
 
     def rows(self, number: int) -> int:
         """Blanks of a step."""
-        start_G1 = self.online.trainer.lesson.view.start_G1
+        start_G1 = self.online.trainer.data.view.start_G1
         passes = self.online.passes[number]
         return int((start_G1[passes + 1] - start_G1[passes]).sum())
 
@@ -224,7 +224,7 @@ def parts(people: Cast, machine: Machine) -> dict[str, Any]:
         "seconds": {"teacher_forward": forward, "teach": teach, "student_step": step, "online_step": online},
         "sequences": SEQUENCES[machine.kind],
         "rows": rows,
-        "tokens": int(people.online.trainer.lesson.view.lengths_G()[passes].sum()),
+        "tokens": int(people.online.trainer.data.view.lengths_G()[passes].sum()),
         "table": table,
         "break_even_students": {count: round(once[count] / (online[count] - step), 3) for count in online},
     }

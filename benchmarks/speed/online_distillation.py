@@ -81,25 +81,25 @@ def load(kind: Literal["cpu", "cuda"], folder: Path, data: Path) -> Teacher:
     import torch
 
     from pipeline.models.masked_lm import MaskedLM, load_checked
-    from pipeline.teach.inference import Lesson
+    from pipeline.teach.inference import TeacherInputs
     from pipeline.text.alignment import teacher_view
 
     device, dtype = runtime(kind, "auto")
     lm = MaskedLM(load_checked(folder).to(device=device, dtype=dtype).eval(), device)
     stores = {name: data / name for name in ("documents", "sequences", "masks")}
-    lesson = Lesson.open(folder, lm, **stores, batch_tokens=BATCH_TOKENS[kind])
-    part = lesson.split("train")
+    teacher_inputs = TeacherInputs.open(folder, lm, **stores, batch_tokens=BATCH_TOKENS[kind])
+    part = teacher_inputs.split("train")
     view, gold_P = teacher_view(
         part.texts,
         part.sequences,
         part.masks,
-        tokenizer=lesson.tokenizer.backend,
-        to_student_V=lesson.to_student_V,
-        special=lesson.tokenizer.special,
-        positions=lesson.positions,
+        tokenizer=teacher_inputs.tokenizer.backend,
+        to_student_V=teacher_inputs.to_student_V,
+        special=teacher_inputs.tokenizer.special,
+        positions=teacher_inputs.positions,
     )
-    own = np.flatnonzero(lesson.to_student_V >= 0)
-    tensors = (torch.from_numpy(ids).to(device) for ids in (own, lesson.to_student_V[own]))
+    own = np.flatnonzero(teacher_inputs.to_student_V >= 0)
+    tensors = (torch.from_numpy(ids).to(device) for ids in (own, teacher_inputs.to_student_V[own]))
     return Teacher(lm=lm, view=view, gold_P=gold_P.astype(np.int64), own_W=next(tensors), student_W=next(tensors))
 
 
@@ -110,11 +110,11 @@ def online_step(student: Learner, teachers: Sequence[Teacher], passes: NDArray[n
     from pipeline.text.inputs import model_inputs, token_batches
 
     trainer = student.trainer
-    lm, view = trainer.lm, trainer.lesson.view
+    lm, view = trainer.lm, trainer.data.view
     blanks = int((view.start_G1[passes + 1] - view.start_G1[passes]).sum())
     for batch in token_batches(view.lengths_G()[passes], trainer.batch_tokens):
         inputs = model_inputs(view, passes[batch])
-        (label_Q,) = lm.tensors(trainer.lesson.masks.label_P[inputs.prediction_Q].astype(np.int64))
+        (label_Q,) = lm.tensors(trainer.data.masks.label_P[inputs.prediction_Q].astype(np.int64))
         mixed_QV = mixture(teachers, passes[batch], inputs.prediction_Q, vocabulary=lm.vocabulary)
         with trainer.task.autocasting():
             logits_QV = lm.logits(

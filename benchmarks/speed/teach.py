@@ -93,14 +93,14 @@ def fast_type(machine: Machine) -> torch.dtype:
 
 def shard_inputs(model: Path, lm: Any, stores: Stores, machine: Machine) -> list[list[Inputs]]:
     """Each shard's batches, as the stage makes them: the train split in the teacher's own vocabulary."""
-    from pipeline.teach.inference import Lesson
+    from pipeline.teach.inference import TeacherInputs
     from pipeline.text.alignment import teacher_view
     from pipeline.text.inputs import model_inputs, token_batches
     from storage.records.sequences import Masks
 
     where = {"documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks}
-    lesson = Lesson.open(model, lm, **where, batch_tokens=BATCH_TOKENS[machine.kind])
-    part, plan = lesson.split("train"), lesson.masks.manifest.splits["train"]
+    teacher_inputs = TeacherInputs.open(model, lm, **where, batch_tokens=BATCH_TOKENS[machine.kind])
+    part, plan = teacher_inputs.split("train"), teacher_inputs.masks.manifest.splits["train"]
     shards = []
     for index in range(plan.shards):
         low, high = part.whole_passes(*plan.bounds(index))
@@ -108,12 +108,14 @@ def shard_inputs(model: Path, lm: Any, stores: Stores, machine: Machine) -> list
             part.texts,
             part.sequences,
             Masks(**{name: array[low:high] for name, array in part.masks.arrays().items()}),
-            tokenizer=lesson.tokenizer.backend,
-            to_student_V=lesson.to_student_V,
-            special=lesson.tokenizer.special,
-            positions=lesson.positions,
+            tokenizer=teacher_inputs.tokenizer.backend,
+            to_student_V=teacher_inputs.to_student_V,
+            special=teacher_inputs.tokenizer.special,
+            positions=teacher_inputs.positions,
         )
-        shards.append([model_inputs(view, batch) for batch in token_batches(view.lengths_G(), lesson.batch_tokens)])
+        shards.append(
+            [model_inputs(view, batch) for batch in token_batches(view.lengths_G(), teacher_inputs.batch_tokens)]
+        )
     return shards
 
 

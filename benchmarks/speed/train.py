@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pipeline.train.data import Step, Window
+    from pipeline.train.data import ShardWindow, Step
     from pipeline.train.trainer import Trainer
 
 MODEL = "data/sources/minilm-l6-mlm"
@@ -47,7 +47,7 @@ class Learner:
     """A student of the default run, and what it is about to see."""
 
     trainer: Trainer
-    window: Window
+    window: ShardWindow
     passes: list[NDArray[np.int64]]
     """Of each step, by turns."""
 
@@ -69,10 +69,10 @@ def learner(
     """A student in `model` that learns from the stores of `data`, with the targets there, or from labels alone."""
     from pipeline.models.masked_lm import MaskedLM
     from pipeline.text.tokenizer import load_tokenizer
-    from pipeline.train.data import WINDOW_PREDICTIONS, Window
+    from pipeline.train.data import WINDOW_PREDICTIONS, ShardWindow
     from pipeline.train.initialize import start_student
     from pipeline.train.params import LossParams, StudentParams, TrainingParams
-    from pipeline.train.train import open_lesson, open_targets
+    from pipeline.train.train import open_targets, open_training_data
     from pipeline.train.trainer import Trainer
     from storage.reader import Store
     from storage.records.sequences import Masks, Sequences
@@ -80,7 +80,7 @@ def learner(
     device, number_format = runtime(kind, dtype)
     loss = LossParams(targets=0.0 if targets is None else 1.0, labels=1.0, tail="prior", anneal=1.0)
     stores = Store(data / "sequences", Sequences), Store(data / "masks", Masks)
-    lesson = open_lesson(*stores, open_targets(targets or "", loss, masks=stores[1]))
+    data = open_training_data(*stores, open_targets(targets or "", loss, masks=stores[1]))
     started = start_student(model, tokenizer=load_tokenizer(model), layers=None, config=None, seed=0)
     trainer = Trainer(
         MaskedLM(started.to(device), device),
@@ -95,17 +95,17 @@ def learner(
             evaluations=1,
             seed=0,
         ),
-        lesson=lesson,
+        data=data,
         heldout=(stores[0].read("heldout"), stores[1].read("heldout")),
         special=stores[0].facts["special"],
         autocast=number_format,
         batch_tokens=BATCH_TOKENS[kind],
     )
-    shards = min(lesson.plan.shards, max(1, WINDOW_PREDICTIONS // lesson.plan.shard_rows))
-    inside = np.flatnonzero(lesson.view.start_G1[1:] <= lesson.plan.bounds(shards - 1)[1])
+    shards = min(data.plan.shards, max(1, WINDOW_PREDICTIONS // data.plan.shard_rows))
+    inside = np.flatnonzero(data.view.start_G1[1:] <= data.plan.bounds(shards - 1)[1])
     count = len(inside) // SEQUENCES[kind]
     order = np.random.default_rng(0).permutation(inside)[: count * SEQUENCES[kind]]
-    return Learner(trainer=trainer, window=Window(lesson, tuple(range(shards))), passes=np.split(order, count))
+    return Learner(trainer=trainer, window=ShardWindow(data, tuple(range(shards))), passes=np.split(order, count))
 
 
 def runtime(kind: Literal["cpu", "cuda"], dtype: str) -> tuple[torch.device, torch.dtype]:
@@ -163,7 +163,7 @@ def usual_trainer(ours: Learner, model: Path, folder: Path, *, steps: int, bfloa
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    view = ours.trainer.lesson.view
+    view = ours.trainer.data.view
     sequences = view.sequence_G[np.concatenate(ours.passes[:steps])]
     rows = [{"input_ids": view.ids_NL[row, : view.length_N[row]].astype(np.int64)} for row in sequences]
     device = ours.trainer.lm.device.type

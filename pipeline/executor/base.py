@@ -33,7 +33,7 @@ class Job(Protocol):
     def key(self) -> str:
         """Names what `opened` opens: the same key, the same things."""
 
-    def elsewhere(self) -> Self:
+    def with_absolute_paths(self) -> Self:
         """The job for a process that is in another folder."""
 
     def opened(self) -> AbstractContextManager[Any]:
@@ -43,7 +43,7 @@ class Job(Protocol):
         """The rows of a shard and what is kept beside them; tells `advance` of every so many finished rows."""
 
 
-class Held:
+class ResourceCache:
     """Keeps one thing open, the last that was asked for; one thread uses it at a time."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Held:
             self._key, self._tools = "", None
             stack.__exit__(kind, error, trace)
 
-    def let_go(self, key: str) -> None:
+    def release(self, key: str) -> None:
         """Close what `key` names, if it is that which is open and nobody is at it."""
         if self._lock.acquire(blocking=False):
             try:
@@ -79,10 +79,10 @@ class Held:
                 self._lock.release()
 
 
-class Hands(Protocol):
+class Executor(Protocol):
     """Who does a job."""
 
-    held: Held
+    held: ResourceCache
     """What jobs keep open in this process."""
 
     def once(self, job: Job, work: Callable[[Any, Any], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
@@ -92,11 +92,11 @@ class Hands(Protocol):
         """Make every missing shard of `writer`, which is open and has its constants."""
 
 
-class Here:
+class LocalExecutor:
     """Work in this process: `threads` shards at a time are made and written, and in memory."""
 
     def __init__(self, *, threads: int = 1) -> None:
-        self.held = Held()
+        self.held = ResourceCache()
         self._threads = threads
 
     def __enter__(self) -> Self:

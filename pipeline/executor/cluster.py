@@ -81,7 +81,7 @@ def connected(settings: RuntimeParams) -> Iterator[Client]:
         yield client
 
 
-def shared_out(settings: RuntimeParams) -> RuntimeParams:
+def split_threads(settings: RuntimeParams) -> RuntimeParams:
     """Threads of each process: workers of this machine share its cores, others use what their environment says."""
     if settings.threads or settings.scheduler != "processes":
         return settings
@@ -115,7 +115,7 @@ def require_workers(client: Client, settings: RuntimeParams, *, gpu: bool) -> li
 
 
 @cache
-def here() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What must be the same in the driver and in all workers: versions, and this project's code."""
     found = {"python": ".".join(platform.python_version_tuple()[:2]), "code": CODE[:12]}
     for package in VERSIONED:
@@ -134,7 +134,9 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, str]:
     return {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}
 
 
-def agreed(client: Client, addresses: list[str], settings: RuntimeParams, *, gpu: bool) -> RuntimeParams:
+def require_uniform_workers(
+    client: Client, addresses: list[str], settings: RuntimeParams, *, gpu: bool
+) -> RuntimeParams:
     """Settings with the device and the number format that all workers choose, where `gpu` says that they matter.
 
     Raises ClusterError naming the first worker that is not like the driver, or not like the others.
@@ -147,7 +149,7 @@ def agreed(client: Client, addresses: list[str], settings: RuntimeParams, *, gpu
             workers = importlib.import_module("pipeline.executor.cluster")
         except ImportError as error:
             return {"error": str(error)}
-        found: dict[str, str] = workers.here() | ({} if asked is None else workers.chosen(asked))
+        found: dict[str, str] = workers.environment() | ({} if asked is None else workers.chosen(asked))
         return found
 
     said_by: dict[str, Any] = client.run(answer, workers=addresses, on_error="return")
@@ -161,7 +163,7 @@ def agreed(client: Client, addresses: list[str], settings: RuntimeParams, *, gpu
                 f"({said if isinstance(said, Exception) else said['error']}). Install the same checkout, and start the "
                 "worker from that environment"
             )
-        require_same(address, said, here())
+        require_same(address, said, environment())
         answers[address] = said
     return settings if asked is None else settings.model_copy(update=_one_choice(answers))
 

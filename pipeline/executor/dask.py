@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 
 from pipeline.core.params import RuntimeParams
 from pipeline.core.progress import LINE_SECONDS
-from pipeline.executor.base import Hands, Held, Here, Job, shard_progress
+from pipeline.executor.base import Executor, Job, LocalExecutor, ResourceCache, shard_progress
 from pipeline.executor.cluster import (
     GPU,
-    agreed,
     connected,
     dashboard,
-    here,
+    environment,
     require_same,
+    require_uniform_workers,
     require_workers,
-    shared_out,
+    split_threads,
     workers_of,
 )
 from storage.attempts import (
@@ -69,29 +69,31 @@ class _Task:
     """Workers that died with it."""
 
 
-class Crew:
+class DaskExecutor:
     """The workers of a Dask scheduler; those with resource `gpu` when `gpu` is set.
 
     settings are the runtime settings that workers run with, device and number format decided.
     """
 
     def __init__(self, client: Client, settings: RuntimeParams, *, gpu: bool) -> None:
-        self.held = Held()
+        self.held = ResourceCache()
         self.settings = settings
         self._client = client
         self._gpu = gpu
-        self._here = here()
+        self._environment = environment()
         self._jobs: set[str] = set()
 
     def close(self) -> None:
         """Close what workers keep open; those that are still at something keep it until the next job."""
         self.held.close(None, None, None)
         for key in self._jobs:
-            self._client.run(_let_go, key, on_error="ignore")
+            self._client.run(_release, key, on_error="ignore")
 
     def once(self, job: Job, work: Callable[[Any, Any], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
         """`work(job, tools)` on one worker."""
-        task = _Task(name=work.__name__.strip("_"), arguments=(_once_there, job.elsewhere(), work, self._here))
+        task = _Task(
+            name=work.__name__.strip("_"), arguments=(_once_there, job.with_absolute_paths(), work, self._environment)
+        )
         ((_, made),) = self._finished(job, deque([task]), label=task.name)
         result: dict[str, NDArray[Any]] = made
         return result
@@ -103,9 +105,10 @@ class Crew:
             return
         tally = Tally(len(missing), label=label)
         with shard_progress(writer, missing, label=label) as progress, open_desk(writer) as desk:
-            there = job.elsewhere()
+            there = job.with_absolute_paths()
             tasks = deque(
-                _Task(name=str(shard), arguments=(_shard_there, there, desk, shard, self._here)) for shard in missing
+                _Task(name=str(shard), arguments=(_shard_there, there, desk, shard, self._environment))
+                for shard in missing
             )
             for _, (worker, attempt) in self._finished(job, tasks, label=label):
                 accept(writer, attempt)
@@ -213,9 +216,9 @@ class Tally:
         return f"{self._label}: {self._done.total()} of {self._total} shards; {each}"
 
 
-def _held_by(worker: Worker) -> Held:
+def _held_by(worker: Worker) -> ResourceCache:
     """What a worker process keeps open; it lives and dies with the worker."""
-    held: Held = worker.__dict__.setdefault("distillation_held", Held())
+    held: ResourceCache = worker.__dict__.setdefault("distillation_held", ResourceCache())
     return held
 
 
@@ -229,7 +232,7 @@ def _shard_there(job: Job, desk: Desk, shard: Shard, driver: dict[str, str]) -> 
     from distributed import get_worker
 
     worker = get_worker()
-    require_same(_name_of(worker), here(), driver)
+    require_same(_name_of(worker), environment(), driver)
     with _held_by(worker).opened(job) as tools:
         record, sidecar = job.make(tools, shard, advance=lambda _: None)
         return _name_of(worker), desk.write(shard, record, sidecar=sidecar)
@@ -240,26 +243,26 @@ def _once_there(job: Job, work: Callable[[Any, Any], Any], driver: dict[str, str
     from distributed import get_worker
 
     worker = get_worker()
-    require_same(_name_of(worker), here(), driver)
+    require_same(_name_of(worker), environment(), driver)
     with _held_by(worker).opened(job) as tools:
         return work(job, tools)
 
 
-def _let_go(key: str, dask_worker: Worker) -> None:
+def _release(key: str, dask_worker: Worker) -> None:
     """On a worker, which Dask gives to a parameter of this name."""
-    _held_by(dask_worker).let_go(key)
+    _held_by(dask_worker).release(key)
 
 
 @contextmanager
-def crew(settings: RuntimeParams, *, gpu: bool) -> Iterator[Crew]:
+def dask_executor(settings: RuntimeParams, *, gpu: bool) -> Iterator[DaskExecutor]:
     """The workers that `settings.scheduler` names, checked; those that are started here are stopped at the end.
 
     Raises ClusterError when there is no scheduler, or no workers that can do the work.
     """
-    settings = shared_out(settings)
+    settings = split_threads(settings)
     with connected(settings) as client:
         addresses = require_workers(client, settings, gpu=gpu)
-        several = Crew(client, agreed(client, addresses, settings, gpu=gpu), gpu=gpu)
+        several = DaskExecutor(client, require_uniform_workers(client, addresses, settings, gpu=gpu), gpu=gpu)
         log.info("%d workers of %s; %s", len(addresses), settings.scheduler, dashboard(client, settings))
         try:
             yield several
@@ -268,7 +271,7 @@ def crew(settings: RuntimeParams, *, gpu: bool) -> Iterator[Crew]:
 
 
 @contextmanager
-def hands(settings: RuntimeParams, *, threads: int, gpu: bool) -> Iterator[tuple[Hands, RuntimeParams]]:
+def open_executor(settings: RuntimeParams, *, threads: int, gpu: bool) -> Iterator[tuple[Executor, RuntimeParams]]:
     """Who does the work of a stage by `settings.scheduler`, and the settings to do it with.
 
     Worker processes started here are stopped at the end. threads is how many shards this process does at a time when it
@@ -276,9 +279,9 @@ def hands(settings: RuntimeParams, *, threads: int, gpu: bool) -> Iterator[tuple
     format that all workers chose. Raises ClusterError when there is no scheduler, or no workers that can do the work.
     """
     if settings.scheduler == "threads":
-        with Here(threads=threads) as alone:
+        with LocalExecutor(threads=threads) as alone:
             yield alone, settings
         return
 
-    with crew(settings, gpu=gpu) as several:
+    with dask_executor(settings, gpu=gpu) as several:
         yield several, several.settings

@@ -1,7 +1,7 @@
 """Fuse the stores of several teachers into one store of targets in the students' vocabulary.
 
-`pipeline.fuse.mixture` says what a fused row is. Here stores are opened and checked against one another, each teacher's
-ids and tail prior are translated once a process, and shards are fused, each a task of its own
+`pipeline.fuse.mixture` says what a fused row is. Here stores are opened and checked against one another, each
+teacher's ids and tail prior are translated once a process, and shards are fused, each a task of its own
 (`pipeline.executor.base`). A thread or worker fuses and writes one shard at a time, so memory does not grow with the
 store, and a run that was killed continues with the shards that are missing.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.config import nearest
-from pipeline.executor.base import Hands, Here
+from pipeline.executor.base import Executor, LocalExecutor
 from pipeline.fuse.job import FuseJob, open_teacher
 from pipeline.fuse.mixture import Teacher
 from pipeline.fuse.params import FusionParams
@@ -43,7 +43,7 @@ def fuse(
     out: Path,
     declared: Collection[str],
     threads: int,
-    hands: Hands | None = None,
+    executor: Executor | None = None,
 ) -> Manifest:
     """Write the fused targets of one fusion to `out`, whose name is the fusion's.
 
@@ -66,7 +66,10 @@ def fuse(
         logits=logits,
         identities=(blanks.identity, *(open_teacher(logits / name, blanks).identity for name in params.teachers)),
     )
-    with nullcontext(hands) if hands is not None else Here(threads=threads) as who, who.held.opened(job) as mixer:
+    with (
+        nullcontext(executor) if executor is not None else LocalExecutor(threads=threads) as executing,
+        executing.held.opened(job) as mixer,
+    ):
         stores, teachers = mixer.stores, mixer.teachers
         bias_TV = np.stack([teacher.bias_V1[:-1] for teacher in teachers])
         sketch = max(teacher.sketch for teacher in teachers)
@@ -81,7 +84,7 @@ def fuse(
             constants={"order_V": np.argsort(-np.exp(bias_TV).sum(axis=0), kind="stable").astype(np.uint32)},
         )
         with writer:
-            who.shards(job, writer, label=f"fuse {out.name}")
+            executing.shards(job, writer, label=f"fuse {out.name}")
             return writer.seal(
                 facts={
                     "teachers": params.teachers,

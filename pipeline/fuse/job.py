@@ -56,7 +56,7 @@ class FuseJob:
         """Names settings and stores."""
         return f"fuse {self.params!r} {self.identities}"
 
-    def elsewhere(self) -> FuseJob:
+    def with_absolute_paths(self) -> FuseJob:
         """The job for a process that is in another folder."""
         return replace(
             self, sequences=self.sequences.absolute(), masks=self.masks.absolute(), logits=self.logits.absolute()

@@ -119,7 +119,7 @@ class Teacher:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Beliefs:
+class RestoredRows:
     """B rows of one teacher in the students' vocabulary, restored: p_BK at ids_BK, a tail of tail_B elsewhere."""
 
     ids_BK: NDArray[np.uint32]
@@ -235,7 +235,7 @@ def _entries(part: SparseLogits, column: int, temperature: float) -> tuple[NDArr
     return np.concatenate([part.ids_PK, part.drawn_ids_PS], axis=1), np.concatenate([p_BK, drawn_BS], axis=1)
 
 
-def _restate(part: SparseLogits, teacher: Teacher) -> Beliefs:
+def _restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
     """One teacher's rows in the students' vocabulary.
 
     All mass that is not at a matched entry is tail. A list that holds all the ids the teacher knows (of a plain prior:
@@ -257,7 +257,7 @@ def _restate(part: SparseLogits, teacher: Teacher) -> Beliefs:
     total_B = np.where(has_tail_B, np.maximum(mass_B, 1), np.where(mass_B > 0, mass_B, 1)).astype(np.float32)
     tail_B = (1 - mass_B / total_B) * has_tail_B
     log_tail_B = np.log(tail_B, out=np.full_like(tail_B, -np.inf), where=tail_B > 0)
-    return Beliefs(
+    return RestoredRows(
         ids_BK=ids_BK,
         p_BK=p_BK / total_B[:, None],
         tail_B=tail_B,
@@ -281,7 +281,7 @@ def _add_equal_ids(
     return ids_BK, p_BK
 
 
-def _sorted_entries(beliefs: Sequence[Beliefs], weight_BT: NDArray[np.float32], vocabulary: int) -> Entries:
+def _sorted_entries(beliefs: Sequence[RestoredRows], weight_BT: NDArray[np.float32], vocabulary: int) -> Entries:
     rank_E = np.concatenate([np.arange(belief.ids_BK.shape[1]) for belief in beliefs])
     teacher_E = np.repeat(np.arange(len(beliefs)), [belief.ids_BK.shape[1] for belief in beliefs])
     order_E = np.argsort(rank_E, kind="stable")
@@ -312,7 +312,7 @@ def _pick(values_BE: NDArray[Any], entry_BM: NDArray[np.intp]) -> NDArray[Any]:
 
 
 def _mix(
-    beliefs: Sequence[Beliefs], weight_BT: NDArray[np.float32], teachers: Sequence[Teacher], *, keep: int
+    beliefs: Sequence[RestoredRows], weight_BT: NDArray[np.float32], teachers: Sequence[Teacher], *, keep: int
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]:
     """The `keep` most likely listed ids of the mixture, their probabilities (0 where there are fewer), and tail_BT.
 
@@ -353,7 +353,7 @@ def _unlisted(
     ids_BE: NDArray[np.uint32],
     first_BE: NDArray[np.bool_],
     lists_BE: NDArray[Any],
-    beliefs: Sequence[Beliefs],
+    beliefs: Sequence[RestoredRows],
     teachers: Sequence[Teacher],
 ) -> list[NDArray[np.float32]]:
     """For each teacher, its tail at ids it does not list itself and 0 at the others; empty for a single teacher."""

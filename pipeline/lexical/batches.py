@@ -44,7 +44,7 @@ class LexicalBatch:
     """Candidates in the view."""
 
 
-class Composer:
+class BatchBuilder:
     """Makes batches of a view for one way of reading."""
 
     def __init__(
@@ -130,7 +130,7 @@ class Composer:
         )
 
 
-def open_composer(
+def open_batch_builder(
     reading: ReadingParams, objective: str, instances: Instances, lexicon: Lexicon, tokenizer: Any, *, split: str | None
 ) -> Any:
     """Windows and gloss texts of instances, ready to be made into batches."""
@@ -143,7 +143,7 @@ def open_composer(
         )
         for shown in {False, reading.examples}
     }
-    return Composer(
+    return BatchBuilder(
         view,
         reading="bi" if objective.startswith("bi") else "cross",
         full=texts[reading.examples],

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.lexical.batches import Composer
+from pipeline.lexical.batches import BatchBuilder
 from pipeline.lexical.classifier import SenseModel, candidate_scores, log_softmax_ragged
-from pipeline.lexical.trainer import Lesson, known_glosses, micro_batches
+from pipeline.lexical.trainer import LexicalData, known_glosses, micro_batches
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
 from storage.errors import SourceError, StaleParent
@@ -25,22 +25,28 @@ if TYPE_CHECKING:
 
 
 def score_all(
-    model: SenseModel, composer: Composer, *, pad: int, device: torch.device, autocast: torch.dtype, batch_tokens: int
+    model: SenseModel,
+    batch_builder: BatchBuilder,
+    *,
+    pad: int,
+    device: torch.device,
+    autocast: torch.dtype,
+    batch_tokens: int,
 ) -> NDArray[np.float32]:
     """Log-probabilities of every candidate of the view, along its candidates.
 
     A bi-encoder reads each gloss of the view once, whatever the number of words that may mean it.
     """
-    view = composer.view
+    view = batch_builder.view
     found = np.zeros(len(view.candidates.flat), np.float32)
     order = np.lexsort((view.window_I, -view.windows.lengths()[view.window_I])).astype(np.int64)
-    lesson = Lesson(composer=composer, instance_I=order, belief=None, gold_weight=1, belief_weight=0)
+    data = LexicalData(batch_builder=batch_builder, instance_I=order, belief=None, gold_weight=1, belief_weight=0)
     casting = torch.autocast(device.type, dtype=autocast) if autocast != torch.float32 else nullcontext()
     model.eval()
     with torch.inference_mode(), casting:
-        glosses = known_glosses(model, composer, pad=pad, batch_tokens=batch_tokens)
-        for piece in micro_batches(lesson, order, batch_tokens=batch_tokens):
-            batch = composer.batch(piece)
+        glosses = known_glosses(model, batch_builder, pad=pad, batch_tokens=batch_tokens)
+        for piece in micro_batches(data, order, batch_tokens=batch_tokens):
+            batch = batch_builder.batch(piece)
             score_C = candidate_scores(model, batch, pad=pad, device=device, glosses=glosses)
             logp_IK, exists_IK = log_softmax_ragged(score_C, batch.start_I1)
             found[batch.candidate_C] = logp_IK[exists_IK].cpu().numpy()
@@ -71,20 +77,22 @@ class SenseReader:
 
     def read(self, instances: Instances, *, split: str | None = None) -> tuple[LexicalView, NDArray[np.float32]]:
         """Log-probability of every candidate of every word, along the candidates of the view that comes with it."""
-        from pipeline.lexical.batches import open_composer
+        from pipeline.lexical.batches import open_batch_builder
 
-        composer = open_composer(self.reading, self.objective, instances, self.lexicon, self.tokenizer, split=split)
-        if not len(composer.view):
-            return composer.view, np.zeros(0, np.float32)
+        batch_builder = open_batch_builder(
+            self.reading, self.objective, instances, self.lexicon, self.tokenizer, split=split
+        )
+        if not len(batch_builder.view):
+            return batch_builder.view, np.zeros(0, np.float32)
         logp_C = score_all(
             self.model,
-            composer,
+            batch_builder,
             pad=self.tokenizer.special["pad"],
             device=self.device,
             autocast=self.dtype,
             batch_tokens=self.batch_tokens,
         )
-        return composer.view, logp_C
+        return batch_builder.view, logp_C
 
     def answer(self, instances: Instances, *, split: str | None = None) -> dict[str, tuple[str, ...]]:
         """The most probable sense key of every word; of equals, the more usual one."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.lexical.params import RehearsalParams
 from pipeline.text.inputs import model_inputs, token_batches
-from pipeline.train.data import WINDOW_PREDICTIONS, Lesson, Step, Window, plan_steps
+from pipeline.train.data import WINDOW_PREDICTIONS, ShardWindow, Step, TrainingData, plan_steps
 from pipeline.train.objective import LanguageTask, StepDone
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class OwnAnswers:
 
         parts: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]] = []
         with torch.inference_mode(), task.autocasting():
-            for batch in token_batches(task.lesson.view.lengths_G()[passes_G], task.batch_tokens):
-                asked = model_inputs(task.lesson.view, passes_G[batch])
+            for batch in token_batches(task.data.view.lengths_G()[passes_G], task.batch_tokens):
+                asked = model_inputs(task.data.view, passes_G[batch])
                 inputs = task.lm.tensors(asked.input_ids_BL, asked.attention_BL, asked.row_Q, asked.column_Q)
                 answer_QV = torch.softmax(task.lm.logits(*inputs).float(), dim=1)
                 prob_QK, ids_QK = answer_QV.topk(min(OWN_KEEP, answer_QV.shape[1]), dim=1)
@@ -62,11 +62,11 @@ class OwnAnswers:
         return TargetBatch(*lm.tensors(ids_QK, prob_QK, rest_Q1, np.zeros((len(row_Q), 1, 0), np.float32)))
 
 
-class OwnWindow(Window):
+class OwnAnswersWindow(ShardWindow):
     """A window without fused targets, whose predictions have own answers."""
 
-    def __init__(self, lesson: Lesson, shards: tuple[int, ...], answers: OwnAnswers) -> None:
-        super().__init__(lesson, shards)
+    def __init__(self, data: TrainingData, shards: tuple[int, ...], answers: OwnAnswers) -> None:
+        super().__init__(data, shards)
         self._answers = answers
 
     def targets(self, prediction_Q: NDArray[np.int64], lm: MaskedLM) -> TargetBatch:
@@ -82,19 +82,19 @@ class Rehearsal:
         lm: MaskedLM,
         params: RehearsalParams,
         *,
-        lesson: Lesson,
+        data: TrainingData,
         own: bool,
         autocast: torch.dtype,
         batch_tokens: int,
         steps: int,
         seed: int,
     ) -> None:
-        """`own`: the targets are what `lm` answers now; `lesson` has none then."""
-        self._params, self._lesson, self._steps, self._seed = params, lesson, steps, seed
-        self._task = LanguageTask(lm, params.loss, lesson=lesson, autocast=autocast, batch_tokens=batch_tokens)
+        """`own`: the targets are what `lm` answers now; `data` has none then."""
+        self._params, self._data, self._steps, self._seed = params, data, steps, seed
+        self._task = LanguageTask(lm, params.loss, data=data, autocast=autocast, batch_tokens=batch_tokens)
         self._plan = self._planned()
         self._next = 0
-        self._window: tuple[tuple[int, ...], Window] | None = None
+        self._window: tuple[tuple[int, ...], ShardWindow] | None = None
         self._own: OwnAnswers | None = None
         if own:
             steps_ahead = itertools.islice(self._planned(), steps)
@@ -113,13 +113,13 @@ class Rehearsal:
         weight = self._params.loss.targets_weight(number, self._steps)
         return self._task.backward(step, self._window[1], targets_weight=weight, scale=self._params.weight)
 
-    def _opened(self, shards: tuple[int, ...]) -> Window:
-        return Window(self._lesson, shards) if self._own is None else OwnWindow(self._lesson, shards, self._own)
+    def _opened(self, shards: tuple[int, ...]) -> ShardWindow:
+        return ShardWindow(self._data, shards) if self._own is None else OwnAnswersWindow(self._data, shards, self._own)
 
     def _planned(self) -> Iterator[Step]:
         return plan_steps(
-            self._lesson,
+            self._data,
             step_tokens=self._params.step_tokens,
             seed=self._seed,
-            window_shards=max(1, WINDOW_PREDICTIONS // self._lesson.plan.shard_rows),
+            window_shards=max(1, WINDOW_PREDICTIONS // self._data.plan.shard_rows),
         )

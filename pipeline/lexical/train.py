@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.lexical.batches import open_composer
+from pipeline.lexical.batches import open_batch_builder
 from pipeline.lexical.params import (
     HEAD_FILE,
     LEXICON_FOLDER,
@@ -35,31 +35,31 @@ from storage.work import WorkFolder
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.lexical.trainer import Lesson
+    from pipeline.lexical.trainer import LexicalData
 
 
 log = logging.getLogger(__name__)
 
 
-def open_lexical_lesson(
+def open_lexical_data(
     params: LexicalParams,
     opened: dict[str, Instances],
     lexicon: Lexicon,
     tokenizer: Any,
     *,
     heldout: Sequence[str],
-) -> tuple[Lesson, int]:
+) -> tuple[LexicalData, int]:
     """What the student learns from: the train split of its senses, with beliefs where a teacher has any.
 
     And how many words are left out because they would show it a text of `heldout`. Raises DataError when nothing is
     left to learn.
     """
     from pipeline.lexical.soft_labels import read_beliefs
-    from pipeline.lexical.trainer import Lesson
+    from pipeline.lexical.trainer import LexicalData
 
     instances = Instances.joined(list(opened.values()))
-    composer = open_composer(params.reading, params.objective, instances, lexicon, tokenizer, split="train")
-    view = composer.view
+    batch_builder = open_batch_builder(params.reading, params.objective, instances, lexicon, tokenizer, split="train")
+    view = batch_builder.view
     belief = None
     if params.belief:
         belief = read_beliefs(Path(params.beliefs), opened, row_I=view.row_I, candidates=view.candidates)
@@ -79,10 +79,14 @@ def open_lexical_lesson(
             f"senses {', '.join(opened)}: no word with several senses to learn from"
             + (f" but {left_out} that would show the student held-out text. Give other text" if left_out else "")
         )
-    lesson = Lesson(
-        composer=composer, instance_I=instance_I, belief=belief, gold_weight=params.gold, belief_weight=params.belief
+    data = LexicalData(
+        batch_builder=batch_builder,
+        instance_I=instance_I,
+        belief=belief,
+        gold_weight=params.gold,
+        belief_weight=params.belief,
     )
-    return lesson, left_out
+    return data, left_out
 
 
 def train_lexical(
@@ -131,21 +135,21 @@ def train_lexical(
     })  # fmt: skip
     with WorkFolder(out, name=f"models-{out.name}", identity=identity) as work, one_model():
         heldout = texts.read("heldout").column("text").to_pylist()
-        lesson, left_out = open_lexical_lesson(params, opened, inventory, tokenizer, heldout=heldout)
+        data, left_out = open_lexical_data(params, opened, inventory, tokenizer, heldout=heldout)
         lm_model = start_student(start, tokenizer=tokenizer, layers=None, config=None, seed=params.training.seed)
         parameters = sum(parameter.numel() for parameter in lm_model.parameters())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.training.seed)
-            head = SenseHead(int(lm_model.config.hidden_size), lesson.composer.reading)
-        tokens = longest_sequence(params.reading, lesson.composer.reading)
+            head = SenseHead(int(lm_model.config.hidden_size), data.batch_builder.reading)
+        tokens = longest_sequence(params.reading, data.batch_builder.reading)
         if params.language_model is not None:
             tokens = max(tokens, Store(sequences, Sequences).manifest.arrays["input_ids_NL"].row_shape[0])
         choose_attention(lm_model, device=device, autocast=dtype, tokens=tokens)
         lm = MaskedLM(lm_model, device)
-        require_room(params.reading, lesson.composer.reading, positions=lm.positions, start=start)
+        require_room(params.reading, data.batch_builder.reading, positions=lm.positions, start=start)
         model = SenseModel(lm_model, head).to(device)
         trainer = LexicalTrainer(
-            model, lesson, params.training, pad=tokenizer.special["pad"], device=device, autocast=dtype,
+            model, data, params.training, pad=tokenizer.special["pad"], device=device, autocast=dtype,
             batch_tokens=batch_tokens,
         )  # fmt: skip
         if params.language_model is not None:
@@ -157,7 +161,7 @@ def train_lexical(
         trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
         record = {
             "identity": identity, "parents": parents, "parameters": parameters, "steps": trainer.steps,
-            "words": len(lesson.instance_I), "left_out": left_out, "losses": trainer.plain()["losses"],
+            "words": len(data.instance_I), "left_out": left_out, "losses": trainer.plain()["losses"],
             "start": params.start, "objective": params.objective,
         }  # fmt: skip
         work.empty_content()
@@ -203,7 +207,7 @@ def open_rehearsal(
 
     Raises VocabularyError when the stores speak another vocabulary than the start.
     """
-    from pipeline.train.train import open_lesson, open_targets
+    from pipeline.train.train import open_targets, open_training_data
 
     stores = Store(sequences, Sequences), Store(masks, Masks)
     stores[1].require_parent("sequences", stores[0])
@@ -213,7 +217,7 @@ def open_rehearsal(
             "Start from a model with the students' tokenizer"
         )
     found = None if targets is None else open_targets(targets, params.loss, masks=stores[1])
-    return Rehearsal(lm, params, lesson=open_lesson(*stores, found), own=targets is None, **more)
+    return Rehearsal(lm, params, data=open_training_data(*stores, found), own=targets is None, **more)
 
 
 def save_senses(head: Any, reading: ReadingParams, objective: str, lexicon: Path, folder: Path) -> None:

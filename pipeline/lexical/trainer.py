@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.seeds import generator
-from pipeline.lexical.batches import Composer
+from pipeline.lexical.batches import BatchBuilder
 from pipeline.lexical.classifier import SenseModel, candidate_scores, mean_pooled, sense_loss
 from pipeline.lexical.context import LexicalView
 from pipeline.lexical.params import LexicalTrainingParams
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class LexicalData:
     """What is learned: a view, which of its instances, and what teachers believe of them."""
 
-    composer: Composer
+    batch_builder: BatchBuilder
     instance_I: Int
     """Instances to learn from: more than one candidate, and gold or beliefs."""
     belief: NDArray[np.float32] | None
@@ -66,9 +66,9 @@ def plan_steps(view: LexicalView, instance_I: Int, *, step_words: int, seed: int
         epoch += 1
 
 
-def steps_of(lesson: Lesson, params: LexicalTrainingParams) -> int:
+def steps_of(data: LexicalData, params: LexicalTrainingParams) -> int:
     """Steps in all."""
-    return max(1, round(params.epochs * len(lesson.instance_I) / params.step_words))
+    return max(1, round(params.epochs * len(data.instance_I) / params.step_words))
 
 
 def kept_candidates(view: LexicalView, *, most: int, seed: int, epoch: int) -> NDArray[np.bool_]:
@@ -84,14 +84,14 @@ def kept_candidates(view: LexicalView, *, most: int, seed: int, epoch: int) -> N
     return np.asarray(kept | view.gold)
 
 
-def micro_batches(lesson: Lesson, instance_I: Int, *, batch_tokens: int) -> list[Int]:
+def micro_batches(data: LexicalData, instance_I: Int, *, batch_tokens: int) -> list[Int]:
     """Cut a step's instances, in order, into runs that cost about `batch_tokens` tokens each."""
-    view = lesson.composer.view
+    view = data.batch_builder.view
     mean_gloss = 24
     length_I = view.windows.lengths()[view.window_I[instance_I]]
     count_I = view.candidates.lengths()[instance_I]
     new_window = np.diff(view.window_I[instance_I], prepend=-1) != 0
-    if lesson.composer.reading == "cross":
+    if data.batch_builder.reading == "cross":
         cost_I = count_I * (length_I + mean_gloss)
     else:
         cost_I = count_I * mean_gloss + np.where(new_window, length_I, 0)
@@ -105,7 +105,7 @@ class LexicalTrainer:
     def __init__(
         self,
         model: SenseModel,
-        lesson: Lesson,
+        data: LexicalData,
         params: LexicalTrainingParams,
         *,
         pad: int,
@@ -113,11 +113,11 @@ class LexicalTrainer:
         autocast: torch.dtype,
         batch_tokens: int,
     ) -> None:
-        self.model, self.lesson, self.params = model, lesson, params
+        self.model, self.data, self.params = model, data, params
         self.rehearsal: Rehearsal | None = None
         self.pad, self.device, self.autocast, self.batch_tokens = pad, device, autocast, batch_tokens
         self.optimizer = adamw(model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay)
-        self.steps = steps_of(lesson, params)
+        self.steps = steps_of(data, params)
         self.state: dict[str, Any] = {"losses": []}
 
     def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
@@ -131,8 +131,8 @@ class LexicalTrainer:
             log.info("continuing from step %d of %d", done, self.steps)
         saved = time.monotonic()
         kept: tuple[int, NDArray[np.bool_]] | None = None
-        view = self.lesson.composer.view
-        plan = plan_steps(view, self.lesson.instance_I, step_words=self.params.step_words, seed=self.params.seed)
+        view = self.data.batch_builder.view
+        plan = plan_steps(view, self.data.instance_I, step_words=self.params.step_words, seed=self.params.seed)
         self.model.train()
         with Progress(self.steps, unit="steps", label="lexical", done=done) as progress:
             for number, (epoch, instance_I) in zip(range(self.steps), plan, strict=False):
@@ -157,15 +157,15 @@ class LexicalTrainer:
     def _step(self, number: int, instance_I: Int, kept: NDArray[np.bool_]) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, self.steps, self.params)
-        lesson, view = self.lesson, self.lesson.composer.view
+        data, view = self.data, self.data.batch_builder.view
         total = torch.zeros(2, device=self.device)
-        for piece in micro_batches(lesson, instance_I, batch_tokens=self.batch_tokens):
-            batch = lesson.composer.batch(piece, kept=kept)
+        for piece in micro_batches(data, instance_I, batch_tokens=self.batch_tokens):
+            batch = data.batch_builder.batch(piece, kept=kept)
             with self.autocasting():
                 score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device)
-            belief_C = None if lesson.belief is None else renormalised(lesson.belief[batch.candidate_C], batch.start_I1)
+            belief_C = None if data.belief is None else renormalised(data.belief[batch.candidate_C], batch.start_I1)
             gold, taught = sense_loss(score_C, batch.start_I1, view.gold[batch.candidate_C], belief_C)
-            loss = (lesson.gold_weight * gold + lesson.belief_weight * taught) / len(instance_I)
+            loss = (data.gold_weight * gold + data.belief_weight * taught) / len(instance_I)
             loss.backward()  # type: ignore[no-untyped-call]
             total += torch.stack([gold.detach(), taught.detach()]) / len(instance_I)
         if self.rehearsal is not None:
@@ -183,20 +183,20 @@ class LexicalTrainer:
 
 
 def renormalised(belief_C: NDArray[np.float32], start_I1: Int) -> NDArray[np.float32]:
-    """Beliefs over the candidates that take part, to sum to 1 again; NaN rows stay NaN."""
+    """RestoredRows over the candidates that take part, to sum to 1 again; NaN rows stay NaN."""
     total_I = np.add.reduceat(belief_C, start_I1[:-1])
     whole: NDArray[np.float32] = belief_C / np.repeat(np.maximum(total_I, 1e-9), np.diff(start_I1))
     return whole.astype(np.float32)
 
 
 def known_glosses(
-    model: SenseModel, composer: Composer, *, pad: int, batch_tokens: int
+    model: SenseModel, batch_builder: BatchBuilder, *, pad: int, batch_tokens: int
 ) -> tuple[Int, torch.Tensor] | None:
     """Numbers, rising, and vectors [D, H] of all gloss texts of a view; None where glosses are not read alone."""
-    if composer.reading == "cross":
+    if batch_builder.reading == "cross":
         return None
-    text_D = np.unique(composer.text_of_candidates())
-    texts = composer.texts(text_D)
+    text_D = np.unique(batch_builder.text_of_candidates())
+    texts = batch_builder.texts(text_D)
     order = np.argsort(texts.lengths(), kind="stable").astype(np.int64)
     ends = (np.cumsum(texts.lengths()[order]) - 1) // batch_tokens
     parts = np.split(order, np.flatnonzero(np.diff(ends)) + 1)

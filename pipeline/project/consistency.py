@@ -24,7 +24,7 @@ LABELS = "data/masks"
 
 LEXICON = "data/lexicon"
 NO_BELIEFS = "data/senses"
-"""Beliefs of a lexical student that has no lexical teacher."""
+"""RestoredRows of a lexical student that has no lexical teacher."""
 
 Complaints = Iterator[str]
 """Each begins with a dotted path."""
@@ -37,12 +37,12 @@ def read_consistent(path: Path) -> Settings:
     Looks at the disk only for folders that no stage makes.
     """
     settings = read_settings(path)
-    for complaint in contradictions(settings):
+    for complaint in inconsistencies(settings):
         raise ParamsError(f"{path}: {complaint}")
     return settings
 
 
-def contradictions(settings: Settings) -> Complaints:
+def inconsistencies(settings: Settings) -> Complaints:
     """Complaints in the order of the file."""
     yield from _distillation(settings)
     yield from _senses(settings)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.masked_lm import MaskedLM
-    from pipeline.teach.inference import Lesson
+    from pipeline.teach.inference import TeacherInputs
 
 
 log = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ def calibration_slices(rows: int) -> list[tuple[int, int]]:
     return [(start, start + size) for start in starts]
 
 
-def calibration_answers(lm: MaskedLM, lesson: Lesson, *, name: str) -> list[tuple[Tensor, Tensor]]:
+def calibration_answers(lm: MaskedLM, inputs: TeacherInputs, *, name: str) -> list[tuple[Tensor, Tensor]]:
     """Logits and true ids of up to `CALIBRATION_POSITIONS` predictions of the split, those that the model can answer.
 
     Raises DataError when there are too few.
     """
-    part = lesson.split("calibration")
+    part = inputs.split("calibration")
     answers = [
         (logits.clone(), gold)
         for start, stop in calibration_slices(len(part.masks))
@@ -80,13 +80,13 @@ def calibration_answers(lm: MaskedLM, lesson: Lesson, *, name: str) -> list[tupl
     positions = sum(len(gold) for _, gold in answers)
     if positions < CALIBRATION_MINIMUM:
         raise DataError(
-            f"{lesson.masks.path}: the calibration split has {positions} predictions that {name} can answer, expected "
+            f"{inputs.masks.path}: the calibration split has {positions} predictions that {name} can answer, expected "
             f"at least {CALIBRATION_MINIMUM}. Raise corpus.calibration or corpus.share, or check the vocabulary"
         )
     return answers
 
 
-def calibrate(answers: list[tuple[Tensor, Tensor]], lesson: Lesson, *, name: str) -> Calibration:
+def calibrate(answers: list[tuple[Tensor, Tensor]], inputs: TeacherInputs, *, name: str) -> Calibration:
     """Fit the temperature that minimises the loss on the calibration split (Guo et al. 2017, arXiv 1706.04599).
 
     Raises TeacherRefused when the model is no better than guessing by frequency.
@@ -109,7 +109,7 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], lesson: Lesson, *, name: str
     calibration = Calibration(
         temperature=temperature, nll=nll, nll_raw=nll_raw, accuracy=correct / positions, positions=positions
     )
-    _refuse_guessing(calibration, lesson, name=name)
+    _refuse_guessing(calibration, inputs, name=name)
     log.info(
         "%s: temperature %.3f, calibration NLL %.3f (%.3f before), accuracy %.3f, %d predictions",
         name,
@@ -122,12 +122,12 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], lesson: Lesson, *, name: str
     return calibration
 
 
-def _refuse_guessing(calibration: Calibration, lesson: Lesson, *, name: str) -> None:
+def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, name: str) -> None:
     """Compare with always giving the train split's token frequencies (add-one smoothed)."""
-    train = lesson.masks.read("train").label_P
-    vocabulary = int(lesson.masks.facts["vocabulary"])
+    train = inputs.masks.read("train").label_P
+    vocabulary = int(inputs.masks.facts["vocabulary"])
     count_V = np.bincount(train, minlength=vocabulary) + 1.0
-    label_P = lesson.masks.read("calibration").label_P
+    label_P = inputs.masks.read("calibration").label_P
     label_P = np.concatenate([label_P[start:stop] for start, stop in calibration_slices(len(label_P))])
     nll = float(-np.log(count_V[label_P] / count_V.sum()).mean())
     accuracy = float((label_P == count_V.argmax()).mean())

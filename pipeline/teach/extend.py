@@ -24,7 +24,7 @@ from storage.records.logits import SparseLogits
 from storage.work import WORK_ROOT
 
 if TYPE_CHECKING:
-    from pipeline.teach.inference import SplitLesson
+    from pipeline.teach.inference import SplitInputs
     from storage.writer import Shard, StoreWriter
 
 
@@ -73,7 +73,7 @@ def extended(out: Path, inputs: dict[str, Any], root: Path = WORK_ROOT) -> Store
     return store
 
 
-def question(part: SplitLesson, start: int, stop: int) -> str:
+def question(part: SplitInputs, start: int, stop: int) -> str:
     """SHA-256 of all that the answers to predictions [start, stop) depend on: blanks, windows and texts."""
     low, high = part.whole_passes(start, stop)
     digest = hashlib.sha256(f"{start - low},{stop - low}".encode())

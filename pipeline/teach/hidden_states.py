@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.masked_lm import MaskedLM
-    from pipeline.teach.inference import SplitLesson
+    from pipeline.teach.inference import SplitInputs
 
 
 SPLIT = "heldout"
@@ -50,15 +50,15 @@ def keep_exact(
 
     from pipeline.models.identity import model_digest
     from pipeline.models.masked_lm import masked_lm
-    from pipeline.teach.inference import Lesson
+    from pipeline.teach.inference import TeacherInputs
     from pipeline.text.vocabulary import encode_pieces
 
     with masked_lm(model, device=device, dtype=dtype) as lm, torch.inference_mode():
-        lesson = Lesson.open(
+        inputs = TeacherInputs.open(
             model, lm, documents=documents, sequences=sequences, masks=masks, batch_tokens=batch_tokens
         )
-        part = lesson.split(SPLIT)
-        rows, vocabulary = min(params.positions, len(part.masks)), len(lesson.tokenizer.pieces)
+        part = inputs.split(SPLIT)
+        rows, vocabulary = min(params.positions, len(part.masks)), len(inputs.tokenizer.pieces)
         layer = lm.model.get_output_embeddings()
         weight_VH = layer.weight[:vocabulary].float().cpu().numpy().astype(np.float16)
         bias_V = np.zeros(vocabulary, np.float32)
@@ -70,7 +70,7 @@ def keep_exact(
             specs=HiddenStates.specs(width=weight_VH.shape[1], vocabulary=vocabulary),
             splits={SPLIT: SplitPlan(rows=rows, shard_rows=max(1, rows))},
             inputs={**params.model_dump(), "model": model_digest(model)},
-            parents={"masks": lesson.masks.identity},
+            parents={"masks": inputs.masks.identity},
         )
         with writer:
             for shard in writer.missing():
@@ -78,16 +78,16 @@ def keep_exact(
             return writer.seal(
                 facts={"vocabulary": vocabulary, "parameters": lm.parameters},
                 constants={
-                    "pieces_utf8": encode_pieces(lesson.tokenizer.pieces),
+                    "pieces_utf8": encode_pieces(inputs.tokenizer.pieces),
                     "head_weight_VH": weight_VH,
                     "head_bias_V": bias_V,
                 },
             )
 
 
-def _states(part: SplitLesson, lm: MaskedLM, layer: Any, *, rows: int, width: int) -> HiddenStates:
+def _states(part: SplitInputs, lm: MaskedLM, layer: Any, *, rows: int, width: int) -> HiddenStates:
     """What `layer`, the output layer, is given at the first `rows` predictions."""
-    ids = np.dtype(id_dtype(len(part.lesson.tokenizer.pieces)))
+    ids = np.dtype(id_dtype(len(part.inputs.tokenizer.pieces)))
     record = HiddenStates(
         hidden_PH=np.full((rows, width), np.nan, np.float16), gold_id_P=np.full(rows, sentinel(ids), ids)
     )

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class TeacherInputs:
     """Everything a model is asked: texts, sequences and blanks of the splits, and the bridge to its vocabulary."""
 
     documents: DocumentStore
@@ -46,8 +46,8 @@ class Lesson:
     @staticmethod
     def open(
         folder: Path, lm: MaskedLM | None, *, documents: Path, sequences: Path, masks: Path, batch_tokens: int
-    ) -> Lesson:
-        """The lesson for the model in `folder`, loaded as `lm`; without `lm` it can be read, but nothing be answered.
+    ) -> TeacherInputs:
+        """The inputs for the model in `folder`, loaded as `lm`; without `lm` it can be read, but nothing be answered.
 
         Raises StaleParent when the stores do not belong together, VocabularyError when model and tokenizer do not.
         """
@@ -63,7 +63,7 @@ class Lesson:
                 f"{folder}: the tokenizer has {len(tokenizer.pieces)} ids, the model {lm.vocabulary}: they do not "
                 "belong together. Give the model with its own tokenizer"
             )
-        return Lesson(
+        return TeacherInputs(
             documents=stores[0],
             sequences=stores[1],
             masks=stores[2],
@@ -73,20 +73,20 @@ class Lesson:
             batch_tokens=batch_tokens,
         )
 
-    def split(self, name: str) -> SplitLesson:
+    def split(self, name: str) -> SplitInputs:
         """Load one split."""
         sequences = self.sequences.read(name)
         text_of = self.documents.read(name).column("text").to_pylist()
         # Shared by the windows of a document: a copy each would take memory by the square of its length.
         texts = [text_of[document] for document in sequences.document_N.tolist()]
-        return SplitLesson(lesson=self, texts=texts, sequences=sequences, masks=self.masks.read(name))
+        return SplitInputs(inputs=self, texts=texts, sequences=sequences, masks=self.masks.read(name))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitLesson:
-    """One split of a `Lesson`, in memory."""
+class SplitInputs:
+    """One split of a `TeacherInputs`, in memory."""
 
-    lesson: Lesson
+    inputs: TeacherInputs
     texts: list[str]
     sequences: Sequences
     masks: Masks
@@ -103,10 +103,10 @@ class SplitLesson:
 
         A pass that lies across the border of two shards runs in both, and each keeps its own predictions.
         """
-        for (logits, gold), row in self.digested(lm, start, stop, lambda logits, gold, _: (logits, gold)):
+        for (logits, gold), row in self.map_logits(lm, start, stop, lambda logits, gold, _: (logits, gold)):
             yield logits, gold, row
 
-    def digested(
+    def map_logits(
         self, lm: MaskedLM, start: int, stop: int, digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T]
     ) -> Iterator[tuple[T, NDArray[Any]]]:
         """The same, but of each batch what `digest` makes of logits, gold ids and rows, and the rows.
@@ -122,7 +122,7 @@ class SplitLesson:
         length_G = view.lengths_G()
         left_G = np.arange(len(length_G))
         while len(left_G):
-            tokens = self.lesson.halved[-1] if self.lesson.halved else self.lesson.batch_tokens
+            tokens = self.inputs.halved[-1] if self.inputs.halved else self.inputs.batch_tokens
             done = 0
             batches = [left_G[batch] for batch in token_batches(length_G[left_G], tokens)]
             for batch in batches:
@@ -156,10 +156,10 @@ class SplitLesson:
             self.texts,
             self.sequences,
             part,
-            tokenizer=self.lesson.tokenizer.backend,
-            to_student_V=self.lesson.to_student_V,
-            special=self.lesson.tokenizer.special,
-            positions=self.lesson.positions,
+            tokenizer=self.inputs.tokenizer.backend,
+            to_student_V=self.inputs.to_student_V,
+            special=self.inputs.tokenizer.special,
+            positions=self.inputs.positions,
         )
         return view, gold_P, low
 
@@ -174,7 +174,7 @@ class SplitLesson:
         size: int,
         digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T],
     ) -> tuple[T, NDArray[Any]] | None:
-        """One pass through the model, digested; None when none of its predictions lies in [0, size) plus `offset`."""
+        """One pass through the model, map_logits; None when none of its predictions lies in [0, size) plus `offset`."""
         from pipeline.text.inputs import model_inputs
 
         inputs = model_inputs(view, batch)
@@ -187,7 +187,7 @@ class SplitLesson:
         )
         (gold,) = lm.tensors(gold_P[inputs.prediction_Q[mine]].astype(np.int64))
         # Some models pad their output beyond the tokenizer's ids; no text has those.
-        logits = lm.logits(ids, attention, row_Q, column_Q)[:, : len(self.lesson.to_student_V)]
+        logits = lm.logits(ids, attention, row_Q, column_Q)[:, : len(self.inputs.to_student_V)]
         return digest(logits, gold, row[mine]), row[mine]
 
     def _halve(self, passes: int, longest: int) -> None:
@@ -205,4 +205,4 @@ class SplitLesson:
             longest,
             tokens,
         )
-        self.lesson.halved.append(tokens)
+        self.inputs.halved.append(tokens)

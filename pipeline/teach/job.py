@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.models.masked_lm import MaskedLM
     from pipeline.sparse.tail import TailShape
-    from pipeline.teach.inference import Lesson, SplitLesson
+    from pipeline.teach.inference import SplitInputs, TeacherInputs
     from pipeline.teach.params import TeacherParams
 
 
@@ -58,7 +58,7 @@ class TeachJob:
         """Names model, stores and format; what was fitted is read for each."""
         return f"teach {self.digest} {self.masks_identity} {self.device} {self.dtype} {self.batch_tokens}"
 
-    def elsewhere(self) -> TeachJob:
+    def with_absolute_paths(self) -> TeachJob:
         """The job for a process that is in another folder."""
         return replace(
             self,
@@ -71,23 +71,23 @@ class TeachJob:
         )
 
     @contextmanager
-    def opened(self) -> Iterator[Classroom]:
+    def opened(self) -> Iterator[LoadedTeacher]:
         """Load the model and open the stores; raises StaleParent when they are not those the driver has."""
         from pipeline.models.identity import model_digest
         from pipeline.models.masked_lm import masked_lm
-        from pipeline.teach.inference import Lesson
+        from pipeline.teach.inference import TeacherInputs
 
         folder = Path(self.params.model)
         stores = {"documents": self.documents, "sequences": self.sequences, "masks": self.masks}
         self._settle()
         with masked_lm(folder, device=self.device, dtype=self.dtype) as lm:
-            lesson = Lesson.open(folder, lm, **stores, batch_tokens=self.batch_tokens)
-            if model_digest(folder) != self.digest or lesson.masks.identity != self.masks_identity:
+            teacher_inputs = TeacherInputs.open(folder, lm, **stores, batch_tokens=self.batch_tokens)
+            if model_digest(folder) != self.digest or teacher_inputs.masks.identity != self.masks_identity:
                 raise StaleParent(f"{folder}, {self.masks}: not what the driver has there. Share one file system")
-            yield Classroom(lm, lesson)
+            yield LoadedTeacher(lm, teacher_inputs)
 
     def make(
-        self, room: Classroom, shard: Shard, *, advance: Callable[[int], None]
+        self, teacher: LoadedTeacher, shard: Shard, *, advance: Callable[[int], None]
     ) -> tuple[SparseLogits, dict[str, NDArray[Any]]]:
         """The teacher's answers to a shard."""
         import torch
@@ -95,9 +95,9 @@ class TeachJob:
         from pipeline.teach.extend import kept_beside, question
 
         self._settle()
-        part = room.part(shard.split)
+        part = teacher.part(shard.split)
         with torch.inference_mode():
-            record = answer_shard(room.lm, part, shard, self.params, room.shape(self), advance=advance)
+            record = answer_shard(teacher.lm, part, shard, self.params, teacher.shape(self), advance=advance)
         return record, kept_beside(record, question(part, shard.start, shard.stop))
 
     def _settle(self) -> None:
@@ -105,20 +105,20 @@ class TeachJob:
         settle(self.device, threads=self.threads)
 
 
-class Classroom:
+class LoadedTeacher:
     """A loaded teacher, what it is asked, and of that the split and the tails in use."""
 
-    def __init__(self, lm: MaskedLM, lesson: Lesson) -> None:
+    def __init__(self, lm: MaskedLM, teacher_inputs: TeacherInputs) -> None:
         self.lm = lm
-        self.lesson = lesson
-        self._part: tuple[str, SplitLesson] | None = None
+        self.teacher_inputs = teacher_inputs
+        self._part: tuple[str, SplitInputs] | None = None
         self._shape: tuple[Path, TailShape] | None = None
 
-    def part(self, split: str) -> SplitLesson:
+    def part(self, split: str) -> SplitInputs:
         """The split, loaded; only the last is kept."""
         if self._part is None or self._part[0] != split:
             self._part = None
-            self._part = split, self.lesson.split(split)
+            self._part = split, self.teacher_inputs.split(split)
         return self._part[1]
 
     def shape(self, job: TeachJob) -> TailShape:
@@ -129,7 +129,7 @@ class Classroom:
         return self._shape[1]
 
 
-def fit(job: TeachJob, room: Classroom) -> dict[str, NDArray[Any]]:
+def fit(job: TeachJob, teacher: LoadedTeacher) -> dict[str, NDArray[Any]]:
     """What the calibration split shows: everything of the tails' shape, the calibration and the model's size.
 
     Raises TeacherRefused when the model is no better than guessing by frequency.
@@ -141,8 +141,8 @@ def fit(job: TeachJob, room: Classroom) -> dict[str, NDArray[Any]]:
 
     params, name = job.params, Path(job.params.model).name
     with torch.inference_mode():
-        answers = calibration_answers(room.lm, room.lesson, name=name)
-        fitted = asdict(calibrate(answers, room.lesson, name=name))
+        answers = calibration_answers(teacher.lm, teacher.teacher_inputs, name=name)
+        fitted = asdict(calibrate(answers, teacher.teacher_inputs, name=name))
         shape = fit_tail(
             [logits for logits, _ in answers],
             keep=params.keep,
@@ -150,7 +150,7 @@ def fit(job: TeachJob, room: Classroom) -> dict[str, NDArray[Any]]:
             tail=params.tail,
         )
         calibration = {f"calibration_{name}": np.array(value) for name, value in fitted.items()}
-        return {**shape.arrays(), **calibration, "parameters": np.array(room.lm.parameters)}
+        return {**shape.arrays(), **calibration, "parameters": np.array(teacher.lm.parameters)}
 
 
 def tail_shape(job: TeachJob, *, device: torch.device) -> TailShape:
@@ -165,7 +165,7 @@ def tail_shape(job: TeachJob, *, device: torch.device) -> TailShape:
 
 def answer_shard(
     lm: MaskedLM,
-    part: SplitLesson,
+    part: SplitInputs,
     shard: Shard,
     params: TeacherParams,
     shape: TailShape,
@@ -178,7 +178,7 @@ def answer_shard(
 
     size = shard.stop - shard.start
     record = empty_logits(
-        size, params, vocabulary=len(part.lesson.tokenizer.pieces), temperatures=len(shape.temperatures)
+        size, params, vocabulary=len(part.inputs.tokenizer.pieces), temperatures=len(shape.temperatures)
     )
     columns = record.arrays()
     # Drawn for the whole shard at once: a row's draws do not depend on how rows are batched.
@@ -195,7 +195,7 @@ def answer_shard(
             uniform_PS=None if uniform_PS is None else uniform_PS[row],
         )
 
-    for summary, row in part.digested(lm, shard.start, shard.stop, digest):
+    for summary, row in part.map_logits(lm, shard.start, shard.stop, digest):
         for name, column in columns.items():
             values = getattr(summary, name).cpu().numpy()
             if name in ("ids_PK", "drawn_ids_PS"):

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.executor.base import Hands, Here
+from pipeline.executor.base import Executor, LocalExecutor
 from pipeline.models.provenance import teacher_provenance
 from pipeline.teach.job import FITTED, TeachJob, fit, tail_shape
 from pipeline.teach.params import TeacherParams
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.sparse.tail import TailShape
-    from pipeline.teach.inference import Lesson
+    from pipeline.teach.inference import TeacherInputs
 
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def teach(
     dtype: torch.dtype,
     batch_tokens: int,
     threads: int = 0,
-    hands: Hands | None = None,
+    executor: Executor | None = None,
 ) -> Manifest:
     """Write the store of one teacher's beliefs to `out`; `hands` do the work, by default this process alone.
 
@@ -54,12 +54,12 @@ def teach(
     """
     from pipeline.models.identity import model_digest
     from pipeline.teach.extend import EXTENDS, extended
-    from pipeline.teach.inference import Lesson
+    from pipeline.teach.inference import TeacherInputs
     from pipeline.text.vocabulary import encode_pieces
 
     folder, stores = Path(params.model), {"documents": documents, "sequences": sequences, "masks": masks}
-    lesson = Lesson.open(folder, None, **stores, batch_tokens=batch_tokens)
-    vocabulary = len(lesson.tokenizer.pieces)
+    teacher_inputs = TeacherInputs.open(folder, None, **stores, batch_tokens=batch_tokens)
+    vocabulary = len(teacher_inputs.tokenizer.pieces)
     inputs = {**params.model_dump(exclude={"model"}), "model": model_digest(folder)}
     kept = extended(out, inputs)
     writer = StoreWriter(
@@ -72,9 +72,9 @@ def teach(
             sketch=params.sketch,
             vocabulary=vocabulary,
         ),
-        splits=lesson.masks.manifest.splits,
+        splits=teacher_inputs.masks.manifest.splits,
         inputs={**inputs, **({} if kept is None else {EXTENDS: kept.identity})},
-        parents={"masks": lesson.masks.identity},
+        parents={"masks": teacher_inputs.masks.identity},
     )
     job = TeachJob(
         params=params,
@@ -84,17 +84,17 @@ def teach(
         batch_tokens=batch_tokens,
         threads=threads,
         digest=inputs["model"],
-        masks_identity=lesson.masks.identity,
+        masks_identity=teacher_inputs.masks.identity,
         fitted=writer.arrays_file(FITTED),
         kept=None if kept is None else kept.path,
     )
-    with nullcontext(hands) if hands is not None else Here() as who, writer:
-        facts, shape = _prepared(job, writer, who, kept)
+    with nullcontext(executor) if executor is not None else LocalExecutor() as executing, writer:
+        facts, shape = _prepared(job, writer, executing, kept)
         constants = shape.constants()
         writer.constants["order_V"] = constants.pop("order_V")
         if kept is not None:
-            _take_over(writer, kept, lesson)
-        who.shards(job, writer, label=f"teach {out.name}")
+            _take_over(writer, kept, teacher_inputs)
+        executing.shards(job, writer, label=f"teach {out.name}")
         return writer.seal(
             facts={
                 "vocabulary": vocabulary,
@@ -105,16 +105,16 @@ def teach(
                 "coverage": _coverage(writer),
                 "questions": _questions(writer),
                 "provenance": teacher_provenance(
-                    folder, documents=lesson.documents.manifest, masks=lesson.masks.manifest
+                    folder, documents=teacher_inputs.documents.manifest, masks=teacher_inputs.masks.manifest
                 ),
             },
-            constants={"pieces_utf8": encode_pieces(lesson.tokenizer.pieces), **constants},
+            constants={"pieces_utf8": encode_pieces(teacher_inputs.tokenizer.pieces), **constants},
             card=card_of,
         )
 
 
 def _prepared(
-    job: TeachJob, writer: StoreWriter, hands: Hands, kept: Store[SparseLogits] | None
+    job: TeachJob, writer: StoreWriter, executor: Executor, kept: Store[SparseLogits] | None
 ) -> tuple[dict[str, Any], TailShape]:
     """Calibration, the temperatures that follow and the model's size; and the shape of the tails, on the CPU.
 
@@ -128,7 +128,7 @@ def _prepared(
     if kept is not None:
         names = ("temperatures", "calibration", "parameters")
         return {name: kept.facts[name] for name in names}, tail_shape(job, device=cpu)
-    arrays = writer.remember_arrays(FITTED, lambda: hands.once(job, fit))
+    arrays = writer.remember_arrays(FITTED, lambda: executor.once(job, fit))
     facts = {
         "temperatures": arrays["temperatures"].tolist(),
         "calibration": {field.name: arrays[f"calibration_{field.name}"].item() for field in fields(Calibration)},
@@ -137,13 +137,13 @@ def _prepared(
     return facts, tail_shape(job, device=cpu)
 
 
-def _take_over(writer: StoreWriter, kept: Store[SparseLogits], lesson: Lesson) -> None:
+def _take_over(writer: StoreWriter, kept: Store[SparseLogits], teacher_inputs: TeacherInputs) -> None:
     """Link over every missing shard whose question is unchanged."""
     from pipeline.teach.extend import question, take_over
 
     missing = list(writer.missing())
     for split in writer.splits:
-        part = lesson.split(split)
+        part = teacher_inputs.split(split)
         taken = sum(
             take_over(writer, kept, shard, question(part, shard.start, shard.stop))
             for shard in missing

@@ -38,7 +38,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class TrainingData:
     """All a student learns from. `targets` is None for labels only."""
 
     view: View
@@ -47,20 +47,20 @@ class Lesson:
     targets: Store[FusedTargets] | None
 
 
-class Window:
+class ShardWindow:
     """The targets of some shards, in memory."""
 
-    def __init__(self, lesson: Lesson, shards: tuple[int, ...]) -> None:
-        self._base = np.full(lesson.plan.shards, -1, np.int64)
-        self._shard_rows = lesson.plan.shard_rows
-        sizes = [int(np.subtract(*lesson.plan.bounds(shard)[::-1])) for shard in shards]
+    def __init__(self, data: TrainingData, shards: tuple[int, ...]) -> None:
+        self._base = np.full(data.plan.shards, -1, np.int64)
+        self._shard_rows = data.plan.shard_rows
+        sizes = [int(np.subtract(*data.plan.bounds(shard)[::-1])) for shard in shards]
         self._base[list(shards)] = np.cumsum([0, *sizes[:-1]])
         self._columns: dict[str, NDArray[Any]] = {}
-        if lesson.targets is None:
+        if data.targets is None:
             return
         for shard, size in zip(shards, sizes, strict=True):
             # Copied into place one shard after another: all at once, a window would take twice its memory.
-            arrays = lesson.targets.shard("train", shard).arrays()
+            arrays = data.targets.shard("train", shard).arrays()
             rows = slice(int(self._base[shard]), int(self._base[shard]) + size)
             for name in ("ids_PM", "logprob_PM", "tail_PT", "sketch_PTD"):
                 shape = sum(sizes), *arrays[name].shape[1:]
@@ -87,14 +87,14 @@ class Window:
         return TargetBatch(*lm.tensors(ids_long, probability.astype(np.float32), tail.astype(np.float32), sketch))
 
 
-def plan_steps(lesson: Lesson, *, step_tokens: int, seed: int, window_shards: int) -> Iterator[Step]:
+def plan_steps(data: TrainingData, *, step_tokens: int, seed: int, window_shards: int) -> Iterator[Step]:
     """Endless steps: epochs over windows of shards in random order, passes shuffled within a window."""
-    length_G = lesson.view.lengths_G()
-    first_shard_G = lesson.view.start_G1[:-1] // lesson.plan.shard_rows
-    last_shard_G = (lesson.view.start_G1[1:] - 1) // lesson.plan.shard_rows
+    length_G = data.view.lengths_G()
+    first_shard_G = data.view.start_G1[:-1] // data.plan.shard_rows
+    last_shard_G = (data.view.start_G1[1:] - 1) // data.plan.shard_rows
     epoch = 0
     while True:
-        shards = generator(seed, "shards", epoch).permutation(lesson.plan.shards)
+        shards = generator(seed, "shards", epoch).permutation(data.plan.shards)
         for number, start in enumerate(range(0, len(shards), window_shards)):
             window = tuple(sorted(int(shard) for shard in shards[start : start + window_shards]))
             inside = np.isin(first_shard_G, window) | np.isin(last_shard_G, window)

@@ -37,7 +37,7 @@ def start_student(
         _keep_layers(model, layers, folder)
     own = load_tokenizer(folder)
     if own.pieces != tokenizer.pieces:
-        _speak(model, to_reference_V=bridge(own.pieces, tokenizer.pieces).to_student_V, tokenizer=tokenizer)
+        _remap_vocabulary(model, to_reference_V=bridge(own.pieces, tokenizer.pieces).to_student_V, tokenizer=tokenizer)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -90,7 +90,7 @@ def _layer_list(model: Any) -> tuple[Any, str]:
     raise ParamsError(f"students: layers: where {type(model).__name__} keeps its layers is not known")
 
 
-def _speak(model: Any, *, to_reference_V: NDArray[np.int64], tokenizer: FastTokenizer) -> None:
+def _remap_vocabulary(model: Any, *, to_reference_V: NDArray[np.int64], tokenizer: FastTokenizer) -> None:
     """Rearrange input embeddings and output bias to the reference vocabulary; the decoder stays tied."""
     size = len(tokenizer.pieces)
     old_ids = np.flatnonzero(to_reference_V >= 0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.text.inputs import model_inputs, token_batches
-from pipeline.train.data import Lesson, Step, Window
+from pipeline.train.data import ShardWindow, Step, TrainingData
 from pipeline.train.params import LossParams
 
 if TYPE_CHECKING:
@@ -46,17 +46,17 @@ class LanguageTask:
     """A model, what it learns from, and how the two losses are weighed."""
 
     def __init__(
-        self, lm: MaskedLM, loss: LossParams, *, lesson: Lesson, autocast: torch.dtype, batch_tokens: int
+        self, lm: MaskedLM, loss: LossParams, *, data: TrainingData, autocast: torch.dtype, batch_tokens: int
     ) -> None:
         from pipeline.sparse.loss import Tails
 
-        self.lm, self.loss, self.lesson = lm, loss, lesson
+        self.lm, self.loss, self.data = lm, loss, data
         self.autocast, self.batch_tokens = autocast, batch_tokens
-        store = lesson.targets
+        store = data.targets
         self.temperature = 1.0 if store is None else float(store.facts["temperature"])
         self.tails = None if store is None else Tails.of(store, lm)
 
-    def backward(self, step: Step, window: Window, *, targets_weight: float, scale: float = 1.0) -> StepDone:
+    def backward(self, step: Step, window: ShardWindow, *, targets_weight: float, scale: float = 1.0) -> StepDone:
         """Add the gradients of a step, times `scale`, to the model's."""
         from pipeline.sparse.loss import weighted_loss
 
@@ -75,7 +75,7 @@ class LanguageTask:
             (scale * loss).backward()  # type: ignore[no-untyped-call]
             sums = {name: float(term.total) for name, term in zip(terms, found, strict=True)}
             totals += [sums.get("targets", 0.0) / max(1, targets), sums.get("labels", 0.0) / labels]
-        tokens = int(self.lesson.view.lengths_G()[step.passes].sum())
+        tokens = int(self.data.view.lengths_G()[step.passes].sum())
         return StepDone(tokens=tokens, labels=labels, means=(float(totals[0]), float(totals[1])))
 
     def autocasting(self) -> Any:
@@ -86,13 +86,13 @@ class LanguageTask:
             return nullcontext()
         return torch.autocast(self.lm.device.type, dtype=self.autocast)
 
-    def _micro_batches(self, step: Step, window: Window) -> list[MicroBatch]:
+    def _micro_batches(self, step: Step, window: ShardWindow) -> list[MicroBatch]:
         batches = []
-        for batch in token_batches(self.lesson.view.lengths_G()[step.passes], self.batch_tokens):
-            inputs = model_inputs(self.lesson.view, step.passes[batch])
+        for batch in token_batches(self.data.view.lengths_G()[step.passes], self.batch_tokens):
+            inputs = model_inputs(self.data.view, step.passes[batch])
             kept = window.contains(inputs.prediction_Q)  # a pass on the border of a window brings its part only
             prediction_Q = inputs.prediction_Q[kept]
-            label_Q = self.lesson.masks.label_P[prediction_Q].astype(np.int64)
+            label_Q = self.data.masks.label_P[prediction_Q].astype(np.int64)
             batches.append(
                 MicroBatch(
                     inputs=self.lm.tensors(

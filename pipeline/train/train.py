@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.text.inputs import reference_view
-from pipeline.train.data import Lesson
+from pipeline.train.data import TrainingData
 from pipeline.train.params import LossParams, StudentParams, TrainingParams
 from pipeline.train.trainer import PASSES_SILENT, Trainer
 from storage.errors import StaleParent, VocabularyError
@@ -71,20 +71,20 @@ def train(
             Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
         )
         lm = MaskedLM(model.to(device), device)
-        lesson = open_lesson(stores[0], stores[1], targets)
-        passes = params.steps * params.step_tokens / int(lesson.view.lengths_G().sum())
+        data = open_training_data(stores[0], stores[1], targets)
+        passes = params.steps * params.step_tokens / int(data.view.lengths_G().sum())
         if passes > PASSES_SILENT:
             log.warning(
                 "%d steps are %.1f passes over the blanks; new ones teach more: raise mask.copies, now %d",
                 params.steps,
                 passes,
-                int(lesson.masks.copy_P.max()) + 1,
+                int(data.masks.copy_P.max()) + 1,
             )
         trainer = Trainer(
             lm,
             student,
             params,
-            lesson=lesson,
+            data=data,
             heldout=(stores[0].read("heldout"), stores[1].read("heldout")),
             special=stores[0].facts["special"],
             autocast=dtype,
@@ -98,7 +98,7 @@ def train(
             "steps": params.steps,
             "tokens": trainer.state["tokens"],
             "predictions": trainer.state["predictions"],
-            "passes": round(trainer.state["predictions"] / len(lesson.masks), 2),
+            "passes": round(trainer.state["predictions"] / len(data.masks), 2),
             "curve": trainer.state["curve"],
             "losses": trainer.state["losses"],
             "start": student.start,
@@ -128,11 +128,13 @@ def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[F
     return targets
 
 
-def open_lesson(sequences: Store[Sequences], masks: Store[Masks], targets: Store[FusedTargets] | None) -> Lesson:
+def open_training_data(
+    sequences: Store[Sequences], masks: Store[Masks], targets: Store[FusedTargets] | None
+) -> TrainingData:
     """All passes of the train split, with their targets if there are any."""
     rows = masks.read("train")
     view = reference_view(sequences.read("train"), rows, special=sequences.facts["special"])
-    return Lesson(view=view, masks=rows, plan=masks.plan("train"), targets=targets)
+    return TrainingData(view=view, masks=rows, plan=masks.plan("train"), targets=targets)
 
 
 def model_card(name: str, student: StudentParams, params: TrainingParams, record: dict[str, Any]) -> str:

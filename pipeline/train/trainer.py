@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.train.data import WINDOW_PREDICTIONS, Lesson, Step, Window, plan_steps
+from pipeline.train.data import WINDOW_PREDICTIONS, ShardWindow, Step, TrainingData, plan_steps
 from pipeline.train.objective import LanguageTask
 from pipeline.train.params import StudentParams, TrainingParams
 from storage.records.sequences import Masks, Sequences
@@ -42,7 +42,7 @@ class Trainer:
         student: StudentParams,
         params: TrainingParams,
         *,
-        lesson: Lesson,
+        data: TrainingData,
         heldout: tuple[Sequences, Masks],
         special: dict[str, int],
         autocast: torch.dtype,
@@ -50,14 +50,14 @@ class Trainer:
     ) -> None:
         from pipeline.models.optimizer import adamw, choose_attention
 
-        self.lm, self.loss, self.params, self.lesson = lm, student.loss, params, lesson
+        self.lm, self.loss, self.params, self.data = lm, student.loss, params, data
         self.heldout, self.special, self.batch_tokens = heldout, special, batch_tokens
-        choose_attention(lm.model, device=lm.device, autocast=autocast, tokens=int(lesson.view.lengths_G().max()))
+        choose_attention(lm.model, device=lm.device, autocast=autocast, tokens=int(data.view.lengths_G().max()))
         self.optimizer = adamw(
             lm.model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay
         )
         self.state: dict[str, Any] = {"curve": [], "losses": [], "tokens": 0, "predictions": 0}
-        self.task = LanguageTask(lm, student.loss, lesson=lesson, autocast=autocast, batch_tokens=batch_tokens)
+        self.task = LanguageTask(lm, student.loss, data=data, autocast=autocast, batch_tokens=batch_tokens)
 
     def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
         """Train to the last step, from the newest checkpoint if there is one."""
@@ -71,13 +71,13 @@ class Trainer:
         else:
             self._evaluate(0)
         marks = {round(self.params.steps * i / self.params.evaluations) for i in range(1, self.params.evaluations + 1)}
-        window: tuple[tuple[int, ...], Window] | None = None
+        window: tuple[tuple[int, ...], ShardWindow] | None = None
         saved = time.monotonic()
         plan = plan_steps(
-            self.lesson,
+            self.data,
             step_tokens=self.params.step_tokens,
             seed=self.params.seed,
-            window_shards=max(1, WINDOW_PREDICTIONS // self.lesson.plan.shard_rows),
+            window_shards=max(1, WINDOW_PREDICTIONS // self.data.plan.shard_rows),
         )
         with Progress(self.params.steps, unit="steps", label="train", done=done) as progress:
             for number, step in zip(range(self.params.steps), plan, strict=False):
@@ -85,7 +85,7 @@ class Trainer:
                     continue
                 if window is None or window[0] != step.window:
                     window = None  # let the old one go before the new one is read
-                    window = step.window, Window(self.lesson, step.window)
+                    window = step.window, ShardWindow(self.data, step.window)
                 self.step(number, step, window[1])
                 if number + 1 in marks:
                     self._evaluate(number + 1)
@@ -96,7 +96,7 @@ class Trainer:
                     saved = time.monotonic()
                 progress.advance(1)
 
-    def step(self, number: int, step: Step, window: Window) -> None:
+    def step(self, number: int, step: Step, window: ShardWindow) -> None:
         """One optimiser step, the `number`-th from 0, and a line of its losses in the state."""
         import torch
 

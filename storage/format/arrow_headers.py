@@ -1,8 +1,8 @@
 """Headers of Arrow files, read and refused before Arrow reads them.
 
 Arrow allocates for each compressed buffer what the eight bytes before it say, and decompresses: a megabyte can say, and
-give, 32 GB. Here only those sizes are added up, from the footer's list of record batches and each batch's own header;
-nothing is decompressed and no buffer is read.
+give, 32 GB. Here only those sizes are added up, from the footer's list of record batches and each batch's own
+header; nothing is decompressed and no buffer is read.
 
 Formats: Arrow IPC file format 1.0 (format/File.fbs, Message.fbs), FlatBuffers internals.
 """

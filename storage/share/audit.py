@@ -4,7 +4,7 @@ Reading for training checks what it touches and stops at the first fault. An aud
 goes on: it says all that is wrong, and thereby what is still good. It costs one pass of hashing over all files and one
 of decoding, about as much as reading the store twice, one shard in memory at a time. Nothing is changed or repaired.
 
-It finds damage, omissions and contradictions. It cannot find a lie that agrees with itself: whoever rewrites values,
+It finds damage, omissions and inconsistencies. It cannot find a lie that agrees with itself: whoever rewrites values,
 their hashes and the manifest's checksum has made another store, and only its origin can tell which one to trust.
 """
 

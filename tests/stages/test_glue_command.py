@@ -25,7 +25,7 @@ runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 512, checkpoint
 
 
 @pytest.fixture
-def here(workplace: Path) -> Path:
+def environment(workplace: Path) -> Path:
     (workplace / "params.yaml").write_text(PARAMS, encoding="utf-8")
     write_task(workplace / "data" / "glue", "CoLA", learnable("CoLA", 24))
     return workplace

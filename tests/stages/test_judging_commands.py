@@ -49,7 +49,7 @@ def workshop(tiny_stores: TinyStores, tiny_mlm: Path, tmp_path_factory: pytest.T
 
 
 @pytest.fixture
-def here(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def environment(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(workshop)
     return workshop
 

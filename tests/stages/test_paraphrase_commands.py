@@ -28,7 +28,7 @@ runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 512, checkpoint
 
 
 @pytest.fixture
-def here(workplace: Path, tiny_mlm: Path) -> Path:
+def environment(workplace: Path, tiny_mlm: Path) -> Path:
     fakes.tiny_documents(workplace, calibration=0.2, heldout=0.6)
     (workplace / "params.yaml").write_text(PARAMS.replace("MODEL", str(tiny_mlm)), encoding="utf-8")
     return workplace

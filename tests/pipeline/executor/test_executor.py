@@ -25,9 +25,9 @@ from pydantic import ValidationError
 from pipeline.core.config import decode
 from pipeline.core.params import RuntimeParams
 from pipeline.executor import cluster as workers
-from pipeline.executor import dask as crew_module
-from pipeline.executor.base import Held, Here, Job
-from pipeline.executor.dask import Crew, Tally, crew, hands
+from pipeline.executor import dask as dask_module
+from pipeline.executor.base import Job, LocalExecutor, ResourceCache
+from pipeline.executor.dask import DaskExecutor, Tally, dask_executor, open_executor
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
 from pipeline.models import masked_lm as models
@@ -57,14 +57,14 @@ def settings(**changes: Any) -> RuntimeParams:
 
 
 @pytest.fixture(scope="module")
-def several() -> Iterator[Crew]:
+def several() -> Iterator[DaskExecutor]:
     """Two worker processes; those that are killed come again, forked from one that has imported everything."""
     import dask
     from distributed.utils import get_mp_context
 
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         get_mp_context().set_forkserver_preload(["distributed", "transformers.models.bert.modeling_bert", __name__])
-        with crew(settings(scheduler="processes", workers=2), gpu=True) as made:
+        with dask_executor(settings(scheduler="processes", workers=2), gpu=True) as made:
             yield made
 
 
@@ -89,7 +89,7 @@ def fused(world: World, workplace: Path) -> Run:
         fuse(
             decode(FUSION, FusionParams, where="params.yaml: fusions.mixed"), sequences=world.data / "sequences",
             masks=world.data / "masks", logits=world.data / "logits", out=Path(out), declared=("alpha", "beta"),
-            threads=1, hands=who,
+            threads=1, executor=who,
         )  # fmt: skip
         return workplace / out
 
@@ -102,7 +102,7 @@ def taught(tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path) -> Run:
         teach(
             TeacherParams.model_validate(TEACHER | {"model": str(model)}), documents=tiny_stores.documents,
             sequences=tiny_stores.sequences, masks=tiny_stores.masks, out=Path(out), device=torch.device("cpu"),
-            dtype=torch.float32, batch_tokens=300, threads=1, hands=who,
+            dtype=torch.float32, batch_tokens=300, threads=1, executor=who,
         )  # fmt: skip
         return workplace / out
 
@@ -140,8 +140,8 @@ class Dying:
     def key(self) -> str:
         return str(self.job.key)
 
-    def elsewhere(self) -> Dying:
-        return replace(self, job=self.job.elsewhere())
+    def with_absolute_paths(self) -> Dying:
+        return replace(self, job=self.job.with_absolute_paths())
 
     def opened(self) -> Any:
         return self.job.opened()
@@ -183,27 +183,27 @@ def die_at(module: Any, name: str, *, call: int) -> None:
 
 @dataclass
 class Deadly:
-    """A crew whose workers die; `at` is called with the number of shards that are in."""
+    """An executor whose workers die; `at` is called with the number of shards that are in."""
 
-    crew: Crew
+    several: DaskExecutor
     marks: Path
     moments: dict[str, str]
     always: bool = False
 
     @property
-    def held(self) -> Held:
-        return self.crew.held
+    def held(self) -> ResourceCache:
+        return self.several.held
 
     def once(self, job: Job, work: Any) -> Any:
-        return self.crew.once(job, work)
+        return self.several.once(job, work)
 
     def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
         dying = Dying(job=job, moments=self.moments, marks=self.marks, always=self.always)
-        self.crew.shards(dying, writer, label=label)
+        self.several.shards(dying, writer, label=label)
 
 
 def test_workers_make_the_same_bytes_whenever_they_die(
-    stage: Run, expected: dict[str, bytes], several: Crew, workplace: Path, caplog: pytest.LogCaptureFixture
+    stage: Run, expected: dict[str, bytes], several: DaskExecutor, workplace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Killed by themselves before, while and after a shard is written, and all at once while the rest is handed out."""
     (workplace / "marks").mkdir()
@@ -220,7 +220,7 @@ def test_workers_make_the_same_bytes_whenever_they_die(
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew_module, "accept", accept)
+        patch.setattr(dask_module, "accept", accept)
         out = stage(Deadly(several, workplace / "marks", moments))
     assert folder_bytes(out) == expected
     assert {path.name for path in (workplace / "marks").iterdir()} == {"train-1", "train-3", "heldout-0"}
@@ -232,10 +232,10 @@ def test_workers_make_the_same_bytes_whenever_they_die(
 
 
 def test_a_shard_that_kills_worker_after_worker_is_named(
-    fused: Run, several: Crew, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    fused: Run, several: DaskExecutor, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workplace / "marks").mkdir()
-    monkeypatch.setattr(crew_module, "DEATHS_LIMIT", 2)
+    monkeypatch.setattr(dask_module, "DEATHS_LIMIT", 2)
     deadly = Deadly(several, workplace / "marks", {"train/2": "before"}, always=True)
     with pytest.raises(ClusterError, match=r"^train/2: 2 workers died with it, the last on tcp://.* is kept"):
         fused(deadly)
@@ -249,7 +249,7 @@ def test_a_shard_that_kills_worker_after_worker_is_named(
 DRIVER = """
 import sys
 from pathlib import Path
-from pipeline.executor import dask as crew
+from pipeline.executor import dask
 from tests.pipeline.executor import test_executor as tests
 
 accepted = 0
@@ -261,12 +261,12 @@ def accept(writer, attempt):
     accepted += 1
 
 if __name__ == "__main__":
-    real, crew.accept = crew.accept, accept
-    with crew.crew(tests.settings(scheduler="processes", workers=1), gpu=False) as several:
+    real, dask.accept = dask.accept, accept
+    with dask.dask_executor(tests.settings(scheduler="processes", workers=1), gpu=False) as several:
         tests.fuse(
             tests.decode(tests.FUSION, tests.FusionParams, where="mixed"), sequences=Path(sys.argv[1]) / "sequences",
             masks=Path(sys.argv[1]) / "masks", logits=Path(sys.argv[1]) / "logits", out=Path("mixed"),
-            declared=("alpha", "beta"), threads=1, hands=several,
+            declared=("alpha", "beta"), threads=1, executor=several,
         )
 """
 
@@ -321,14 +321,14 @@ def test_a_worker_loads_each_teacher_once_and_the_driver_none(
 
     monkeypatch.setattr(models, "load_checked", load)
     with cluster(resources={"gpu": 1}) as address:
-        with crew(settings(scheduler=address), gpu=True) as several:
+        with dask_executor(settings(scheduler=address), gpu=True) as several:
             taught(several)
             taught(several, "second", other)
         assert [folder for folder, _ in loaded] == [tiny_teacher, other]
         assert all(name != threading.main_thread().name for _, name in loaded)
         with models.one_model():
             pass  # the stage's end left no model on the worker
-        with crew(settings(scheduler=address), gpu=True) as several:
+        with dask_executor(settings(scheduler=address), gpu=True) as several:
             (workplace / ".work").rename(workplace / "first")
             taught(several, "third/fox")
     assert len(loaded) == 3
@@ -338,7 +338,7 @@ def test_a_worker_loads_each_teacher_once_and_the_driver_none(
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "CONNECT_SECONDS", 0.3)
     with pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 within .*`dask scheduler`"):
-        with crew(settings(scheduler="tcp://127.0.0.1:9"), gpu=False):
+        with dask_executor(settings(scheduler="tcp://127.0.0.1:9"), gpu=False):
             pass
 
 
@@ -346,11 +346,11 @@ def test_workers_are_needed_and_for_teachers_ones_with_an_accelerator() -> None:
     start = r'dask worker tcp://127.0.0.1:\d+ --resources "gpu=1" --nthreads 1$'
     with cluster() as address:
         with pytest.raises(ClusterError, match=rf"has no worker with resource gpu\. .* {start}"):
-            with crew(settings(scheduler=address), gpu=True):
+            with dask_executor(settings(scheduler=address), gpu=True):
                 pass
     with cluster(n_workers=0) as address:
         with pytest.raises(ClusterError, match=r"has no workers\. .*: dask worker tcp://127.0.0.1:\d+ --nthreads 1$"):
-            with crew(settings(scheduler=address), gpu=False):
+            with dask_executor(settings(scheduler=address), gpu=False):
                 pass
 
 
@@ -365,14 +365,14 @@ def test_workers_are_needed_and_for_teachers_ones_with_an_accelerator() -> None:
 def test_a_worker_that_would_make_another_store_is_named(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], message: str
 ) -> None:
-    real = workers.here()
+    real = workers.environment()
 
-    def here() -> dict[str, str]:
+    def environment() -> dict[str, str]:
         return real if threading.current_thread() is threading.main_thread() else real | changed
 
-    monkeypatch.setattr(workers, "here", here)
+    monkeypatch.setattr(workers, "environment", environment)
     with cluster() as address, pytest.raises(ClusterError, match=rf"^worker tcp://[\d.:]+: {message}"):
-        with crew(settings(scheduler=address), gpu=False):
+        with dask_executor(settings(scheduler=address), gpu=False):
             pass
 
 
@@ -382,7 +382,7 @@ def test_a_worker_without_the_package_is_named(monkeypatch: pytest.MonkeyPatch) 
         cluster() as address,
         pytest.raises(ClusterError, match=r"^worker tcp://.*: cannot use this project's package"),
     ):
-        with crew(settings(scheduler=address), gpu=False):
+        with dask_executor(settings(scheduler=address), gpu=False):
             pass
 
 
@@ -396,14 +396,14 @@ def test_workers_choose_one_number_format(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(workers, "chosen", choose)
     with cluster(n_workers=2, resources={"gpu": 1}) as address:
         with pytest.raises(ClusterError, match=r"chooses dtype float\d\d, others float\d\d: .* Set runtime.dtype"):
-            with crew(settings(scheduler=address, dtype="auto"), gpu=True):
+            with dask_executor(settings(scheduler=address, dtype="auto"), gpu=True):
                 pass
     assert chosen == ["auto", "auto"]
 
 
 def test_a_scheduler_that_goes_away_is_one_line(fused: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew_module, "LOOK_SECONDS", 0.2)
-    with cluster() as address, crew(settings(scheduler=address), gpu=False) as several:
+    monkeypatch.setattr(dask_module, "LOOK_SECONDS", 0.2)
+    with cluster() as address, dask_executor(settings(scheduler=address), gpu=False) as several:
         monkeypatch.setattr(several, "_client", Lost(several._client))
         with pytest.raises(ClusterError, match=rf"^{address}: the Dask scheduler is gone\. What was finished is kept"):
             fused(several)
@@ -429,7 +429,7 @@ class Lost:
 def test_refusals_of_a_job_reach_the_driver(taught: Run, tiny_mlm: Path) -> None:
     from storage.errors import TeacherRefused
 
-    with cluster(resources={"gpu": 1}) as address, crew(settings(scheduler=address), gpu=True) as several:
+    with cluster(resources={"gpu": 1}) as address, dask_executor(settings(scheduler=address), gpu=True) as several:
         with pytest.raises(TeacherRefused, match=r"random: on \d+ calibration predictions"):
             taught(several, model=tiny_mlm)
 
@@ -448,19 +448,20 @@ def test_what_is_no_scheduler_is_refused(value: str) -> None:
 def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     processes = settings(scheduler="processes", workers=5, threads=0)
-    assert workers.shared_out(processes).threads == 2
-    assert workers.shared_out(processes.model_copy(update={"workers": 50})).threads == 1
-    assert workers.shared_out(processes.model_copy(update={"threads": 7})).threads == 7
-    assert workers.shared_out(settings(scheduler="tcp://a:1", threads=0)).threads == 0
+    assert workers.split_threads(processes).threads == 2
+    assert workers.split_threads(processes.model_copy(update={"workers": 50})).threads == 1
+    assert workers.split_threads(processes.model_copy(update={"threads": 7})).threads == 7
+    assert workers.split_threads(settings(scheduler="tcp://a:1", threads=0)).threads == 0
 
 
 def test_threads_need_no_distributed(workplace: Path) -> None:
     code = (
-        "import sys; from pipeline.core.params import RuntimeParams; from pipeline.executor.dask import hands\n"
+        "import sys; from pipeline.core.params import RuntimeParams; from pipeline.executor.dask import open_executor\n"
         f"settings = RuntimeParams.model_validate({settings().model_dump()!r})\n"
-        "with hands(settings, threads=1, gpu=True): assert not {'dask', 'distributed', 'torch'} & set(sys.modules)"
+        "with open_executor(settings, threads=1, gpu=True):\n"
+        "    assert not {'dask', 'distributed', 'torch'} & set(sys.modules)"
     )
-    assert isinstance(hands(settings(), threads=3, gpu=False).__enter__()[0], Here)
+    assert isinstance(open_executor(settings(), threads=3, gpu=False).__enter__()[0], LocalExecutor)
     path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path}, timeout=60)
 
@@ -482,18 +483,18 @@ class Opening:
 
 
 def test_one_thing_is_kept_open() -> None:
-    held, said = Held(), list[str]()
+    held, said = ResourceCache(), list[str]()
     jobs: list[Any] = [Opening(name, said) for name in ("one", "two")]
     for job in (jobs[0], jobs[0], jobs[1]):
         with held.opened(job) as tools:
             assert tools == job.key
     assert said == ["open one", "close one", "open two"]
-    held.let_go("one")
+    held.release("one")
     assert said[-1] == "open two"
-    held.let_go("two")
+    held.release("two")
     assert said[-1] == "close two"
     with held.opened(jobs[0]):
-        other = threading.Thread(target=held.let_go, args=("one",))
+        other = threading.Thread(target=held.release, args=("one",))
         other.start()
         other.join()
         assert said[-1] == "open one", "somebody is at it"

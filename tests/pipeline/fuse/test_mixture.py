@@ -436,7 +436,7 @@ def test_large_vocabularies_sort_by_wide_keys():
     sorted_entries = [
         mixing._sorted_entries(
             [
-                mixing.Beliefs(
+                mixing.RestoredRows(
                     ids_BK=teacher.lookup_V1.take(record.ids_PK),
                     p_BK=np.exp(record.logprob_PK),
                     tail_B=np.ones(12, np.float32),

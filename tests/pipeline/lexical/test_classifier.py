@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lexical.batches import Composer
+from pipeline.lexical.batches import BatchBuilder
 from pipeline.lexical.classifier import (
     SenseHead,
     SenseModel,
@@ -56,19 +56,19 @@ def models(student: Path) -> dict[str, SenseModel]:
     return {reading: sense_model(student, reading) for reading in ("bi", "cross")}
 
 
-def composer(lexicon: Lexicon, tokenizer: FastTokenizer, reading: Reading) -> Composer:
+def batch_builder(lexicon: Lexicon, tokenizer: FastTokenizer, reading: Reading) -> BatchBuilder:
     view = lexical_view(Instances.of(STORY, lexicon)[0], lexicon, tokenizer, split=None, context_tokens=CONTEXT)
     wanted = np.unique(view.candidates.flat)
     full, bare = (
         meaning_tokens(lexicon, tokenizer, wanted=wanted, most=GLOSS, examples=shown) for shown in (True, False)
     )
-    return Composer(view, reading=reading, full=full, bare=bare, tokenizer=tokenizer)
+    return BatchBuilder(view, reading=reading, full=full, bare=bare, tokenizer=tokenizer)
 
 
 @pytest.fixture(scope="module", params=["bi", "cross"])
 def case(request: pytest.FixtureRequest, lexicon: Lexicon, tokenizer: FastTokenizer, models: Any) -> Any:
-    """A way of reading, its composer and a model for it."""
-    return request.param, composer(lexicon, tokenizer, request.param), models[request.param]
+    """A way of reading, its batch_builder and a model for it."""
+    return request.param, batch_builder(lexicon, tokenizer, request.param), models[request.param]
 
 
 def hidden(model: SenseModel, ids: list[int], types: list[int] | None = None) -> np.ndarray:
@@ -85,7 +85,7 @@ def text_of(lexicon: Lexicon, meaning: int, *, bare: bool) -> str:
     return f"{', '.join(row['lemmas'])}: {'; '.join(shown)}".replace("_", " ")
 
 
-def reference(which: str, made: Composer, model: SenseModel, lexicon: Lexicon, instance: int) -> list[float]:
+def reference(which: str, made: BatchBuilder, model: SenseModel, lexicon: Lexicon, instance: int) -> list[float]:
     """Scores of one instance's candidates, in plain steps."""
     view, backend = made.view, made.tokenizer.backend
     window = view.windows[int(view.window_I[instance])].tolist()
@@ -111,7 +111,7 @@ def reference(which: str, made: Composer, model: SenseModel, lexicon: Lexicon, i
     return found
 
 
-def scores(made: Composer, model: SenseModel, instances: list[int], **more: Any) -> tuple[list[list[float]], Any]:
+def scores(made: BatchBuilder, model: SenseModel, instances: list[int], **more: Any) -> tuple[list[list[float]], Any]:
     batch = made.batch(np.array(instances, np.int64), **more)
     with torch.inference_mode():
         score_C = candidate_scores(model, batch, pad=made.tokenizer.special["pad"], device=CPU)
@@ -154,7 +154,7 @@ def test_candidates_that_are_left_out_change_no_other_score(case: Any) -> None:
 
 
 def test_a_sentence_and_a_gloss_are_read_once(lexicon: Lexicon, tokenizer: FastTokenizer) -> None:
-    made = composer(lexicon, tokenizer, "bi")
+    made = batch_builder(lexicon, tokenizer, "bi")
     batch = made.batch(np.array([1, 2, 3, 4, 0], np.int64))
     assert len(batch.context) == 2, "four words of a sentence, and one of another"
     assert batch.sequence_I.tolist() == [1, 1, 1, 1, 0]
@@ -163,7 +163,7 @@ def test_a_sentence_and_a_gloss_are_read_once(lexicon: Lexicon, tokenizer: FastT
 
 
 def test_quotation_marks_stand_around_the_word(lexicon: Lexicon, tokenizer: FastTokenizer) -> None:
-    made = composer(lexicon, tokenizer, "cross")
+    made = batch_builder(lexicon, tokenizer, "cross")
     batch = made.batch(np.array([0, 6], np.int64))
     texts = [tokenizer.backend.decode(batch.context[row].tolist(), skip_special_tokens=False) for row in range(3)]
     assert texts[0].startswith('[CLS] the old " dog " waits')
@@ -179,7 +179,7 @@ def test_quotation_marks_stand_around_the_word(lexicon: Lexicon, tokenizer: Fast
 
 def test_an_example_does_not_meet_its_own_gloss(lexicon: Lexicon, tokenizer: FastTokenizer) -> None:
     """Instance 5 stands in an example of the inventory: no gloss that it is compared with shows examples."""
-    made = composer(lexicon, tokenizer, "bi")
+    made = batch_builder(lexicon, tokenizer, "bi")
     assert made.view.bare_I.tolist() == [row == 5 for row in range(9)]
     for instance in (3, 5):
         batch = made.batch(np.array([instance], np.int64))
@@ -193,7 +193,7 @@ def test_an_example_does_not_meet_its_own_gloss(lexicon: Lexicon, tokenizer: Fas
 
 
 def test_known_glosses_give_the_same_scores(lexicon: Lexicon, tokenizer: FastTokenizer, models: Any) -> None:
-    made, model, pad = composer(lexicon, tokenizer, "bi"), models["bi"], tokenizer.special["pad"]
+    made, model, pad = batch_builder(lexicon, tokenizer, "bi"), models["bi"], tokenizer.special["pad"]
     text_D = np.unique(made.text_of_candidates())
     batch = made.batch(np.array([7, 2, 5], np.int64))
     with torch.inference_mode():

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lexical.batches import Composer
+from pipeline.lexical.batches import BatchBuilder
 from pipeline.lexical.classifier import candidate_scores
 from pipeline.lexical.context import LexicalView, lexical_view, meaning_tokens
 from pipeline.lexical.params import LexicalTrainingParams, Reading
 from pipeline.lexical.reader import score_all
 from pipeline.lexical.trainer import (
-    Lesson,
+    LexicalData,
     LexicalTrainer,
     kept_candidates,
     known_glosses,
@@ -59,27 +59,29 @@ def tokenizer(student: Path) -> FastTokenizer:
 
 
 @pytest.fixture(scope="module", params=["bi", "cross"])
-def composer(request: pytest.FixtureRequest, lexicon: Lexicon, tokenizer: FastTokenizer) -> Composer:
+def batch_builder(request: pytest.FixtureRequest, lexicon: Lexicon, tokenizer: FastTokenizer) -> BatchBuilder:
     return make_composer(lexicon, tokenizer, request.param)
 
 
-def make_composer(lexicon: Lexicon, tokenizer: FastTokenizer, reading: Reading) -> Composer:
+def make_composer(lexicon: Lexicon, tokenizer: FastTokenizer, reading: Reading) -> BatchBuilder:
     view = lexical_view(Instances.of(STORY, lexicon)[0], lexicon, tokenizer, split=None, context_tokens=20)
     wanted = np.unique(view.candidates.flat)
     full, bare = (meaning_tokens(lexicon, tokenizer, wanted=wanted, most=18, examples=shown) for shown in (True, False))
-    return Composer(view, reading=reading, full=full, bare=bare, tokenizer=tokenizer)
+    return BatchBuilder(view, reading=reading, full=full, bare=bare, tokenizer=tokenizer)
 
 
-def lesson_of(composer: Composer, *, believed: bool = False) -> Lesson:
+def data_of(batch_builder: BatchBuilder, *, believed: bool = False) -> LexicalData:
     """Words with several candidates and a right one, or those that a teacher was asked about: all but the first."""
-    view = composer.view
+    view = batch_builder.view
     known = [bool(view.gold[a:b].any()) or believed for a, b in itertools.pairwise(view.candidates.start_R1.tolist())]
     instance_I = np.flatnonzero((view.candidates.lengths() > 1) & np.array(known))
     belief = None
     if believed:
         belief = np.random.default_rng(0).random(len(view.gold)).astype(np.float32)
         belief[: view.candidates.start_R1[1]] = np.nan
-    return Lesson(composer=composer, instance_I=instance_I, belief=belief, gold_weight=1.0, belief_weight=0.5)
+    return LexicalData(
+        batch_builder=batch_builder, instance_I=instance_I, belief=belief, gold_weight=1.0, belief_weight=0.5
+    )
 
 
 # Views made by hand: only what planning looks at.
@@ -139,9 +141,9 @@ def test_right_candidates_are_kept_and_others_fill_up(view: LexicalView, most: i
         assert kept[a:b].sum() == max(int(view.gold[a:b].sum()), min(most, b - a))
 
 
-def test_words_alone_in_their_windows_fill_steps(composer: Composer) -> None:
+def test_words_alone_in_their_windows_fill_steps(batch_builder: BatchBuilder) -> None:
     """Words 0, 5 and 8 of the story have a window each."""
-    plan = plan_steps(composer.view, np.array([0, 5, 8]), step_words=2, seed=0)
+    plan = plan_steps(batch_builder.view, np.array([0, 5, 8]), step_words=2, seed=0)
     assert [(epoch, len(step)) for epoch, step in itertools.islice(plan, 4)] == [(0, 2), (0, 1), (1, 2), (1, 1)]
 
 
@@ -160,7 +162,7 @@ def test_others_are_drawn_anew_every_epoch() -> None:
 
 
 class Reader:
-    """As much of a composer as cutting a step looks at."""
+    """As much of a batch_builder as cutting a step looks at."""
 
     def __init__(self, view: LexicalView, reading: str) -> None:
         self.view, self.reading = view, reading
@@ -169,11 +171,11 @@ class Reader:
 @settings(max_examples=100, deadline=None)
 @given(view=views(), reading=st.sampled_from(["bi", "cross"]), batch_tokens=st.integers(1, 600))
 def test_micro_batches_cut_a_step_in_order(view: LexicalView, reading: str, batch_tokens: int) -> None:
-    lesson: Any = Lesson(
-        composer=Reader(view, reading),  # type: ignore[arg-type]
+    data: Any = LexicalData(
+        batch_builder=Reader(view, reading),  # type: ignore[arg-type]
         instance_I=np.arange(len(view)), belief=None, gold_weight=1, belief_weight=0,
     )  # fmt: skip
-    pieces = micro_batches(lesson, lesson.instance_I, batch_tokens=batch_tokens)
+    pieces = micro_batches(data, data.instance_I, batch_tokens=batch_tokens)
     assert np.concatenate(pieces).tolist() == list(range(len(view)))
     assert all(len(piece) for piece in pieces)
     length_I, count_I = view.windows.lengths()[view.window_I], view.candidates.lengths()
@@ -192,11 +194,11 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert np.diff(rates[2:]) == pytest.approx([-1e-3 / 18] * 18)
 
 
-def test_steps_are_a_matter_of_words(composer: Composer) -> None:
-    lesson = lesson_of(composer)
-    assert len(lesson.instance_I) == 6
-    assert steps_of(lesson, PARAMS) == 9
-    assert steps_of(lesson, PARAMS.model_copy(update={"epochs": 0.01})) == 1
+def test_steps_are_a_matter_of_words(batch_builder: BatchBuilder) -> None:
+    data = data_of(batch_builder)
+    assert len(data.instance_I) == 6
+    assert steps_of(data, PARAMS) == 9
+    assert steps_of(data, PARAMS.model_copy(update={"epochs": 0.01})) == 1
 
 
 @settings(max_examples=50, deadline=None)
@@ -215,27 +217,27 @@ def test_beliefs_sum_to_one_again(rows: list[tuple[bool, list[int]]]) -> None:
 # A model at work.
 
 
-def trainer_of(student: Path, lesson: Lesson, *, batch_tokens: int, params: Any = PARAMS) -> LexicalTrainer:
-    model = sense_model(student, lesson.composer.reading)
+def trainer_of(student: Path, data: LexicalData, *, batch_tokens: int, params: Any = PARAMS) -> LexicalTrainer:
+    model = sense_model(student, data.batch_builder.reading)
     return LexicalTrainer(
-        model, lesson, params, pad=lesson.composer.tokenizer.special["pad"], device=CPU, autocast=torch.float32,
+        model, data, params, pad=data.batch_builder.tokenizer.special["pad"], device=CPU, autocast=torch.float32,
         batch_tokens=batch_tokens,
     )  # fmt: skip
 
 
-def test_a_step_does_not_depend_on_how_it_is_cut(student: Path, composer: Composer) -> None:
+def test_a_step_does_not_depend_on_how_it_is_cut(student: Path, batch_builder: BatchBuilder) -> None:
     """Losses and gradients of micro-batches of one word are those of all words at once."""
-    lesson = lesson_of(composer, believed=True)
-    kept = kept_candidates(composer.view, most=2, seed=0, epoch=0)
+    data = data_of(batch_builder, believed=True)
+    kept = kept_candidates(batch_builder.view, most=2, seed=0, epoch=0)
     found = []
     for batch_tokens in (1, 150, 10**6):
-        trainer = trainer_of(student, lesson, batch_tokens=batch_tokens)
+        trainer = trainer_of(student, data, batch_tokens=batch_tokens)
         trainer.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
-        trainer._step(0, lesson.instance_I, kept)
+        trainer._step(0, data.instance_I, kept)
         gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
-        pieces = len(micro_batches(lesson, lesson.instance_I, batch_tokens=batch_tokens))
+        pieces = len(micro_batches(data, data.instance_I, batch_tokens=batch_tokens))
         found.append((pieces, trainer.plain()["losses"][0], gradients))
-    assert found[0][0] == len(lesson.instance_I) > found[1][0] > found[2][0] == 1
+    assert found[0][0] == len(data.instance_I) > found[1][0] > found[2][0] == 1
     for _, losses, gradients in found[:2]:
         assert losses == pytest.approx(found[2][1], abs=2e-5)
         assert gradients.keys() == found[2][2].keys()
@@ -245,24 +247,26 @@ def test_a_step_does_not_depend_on_how_it_is_cut(student: Path, composer: Compos
     assert all(value > 0 for value in found[2][1]), "both gold and beliefs have a part"
 
 
-def test_the_loss_of_a_step_is_a_mean_over_its_words(student: Path, composer: Composer) -> None:
-    lesson = lesson_of(composer)
-    trainer = trainer_of(student, lesson, batch_tokens=10**6)
-    every = np.ones(len(composer.view.gold), bool)
-    scored = score_all(trainer.model, composer, pad=trainer.pad, device=CPU, autocast=torch.float32, batch_tokens=10**6)
-    bounds = composer.view.candidates.start_R1
+def test_the_loss_of_a_step_is_a_mean_over_its_words(student: Path, batch_builder: BatchBuilder) -> None:
+    data = data_of(batch_builder)
+    trainer = trainer_of(student, data, batch_tokens=10**6)
+    every = np.ones(len(batch_builder.view.gold), bool)
+    scored = score_all(
+        trainer.model, batch_builder, pad=trainer.pad, device=CPU, autocast=torch.float32, batch_tokens=10**6
+    )
+    bounds = batch_builder.view.candidates.start_R1
     expected = [
-        -np.log(np.exp(scored[a:b][composer.view.gold[a:b]]).sum())
-        for a, b in ((bounds[i], bounds[i + 1]) for i in lesson.instance_I)
+        -np.log(np.exp(scored[a:b][batch_builder.view.gold[a:b]]).sum())
+        for a, b in ((bounds[i], bounds[i + 1]) for i in data.instance_I)
     ]
-    trainer._step(0, lesson.instance_I, every)
+    trainer._step(0, data.instance_I, every)
     assert trainer.plain()["losses"] == [[pytest.approx(np.mean(expected), abs=1e-4), 0.0]]
 
 
-def test_it_learns_what_the_words_mean(student: Path, composer: Composer, tmp_path: Path) -> None:
-    lesson = lesson_of(composer)
+def test_it_learns_what_the_words_mean(student: Path, batch_builder: BatchBuilder, tmp_path: Path) -> None:
+    data = data_of(batch_builder)
     params = PARAMS.model_copy(update={"epochs": 40, "step_words": 8, "learning_rate": 5e-3})
-    trainer = trainer_of(student, lesson, batch_tokens=512, params=params)
+    trainer = trainer_of(student, data, batch_tokens=512, params=params)
     trainer.run(tmp_path, checkpoint_seconds=1e9)
     losses = [gold for gold, _ in trainer.plain()["losses"]]
     assert len(losses) == trainer.steps == 30
@@ -271,10 +275,10 @@ def test_it_learns_what_the_words_mean(student: Path, composer: Composer, tmp_pa
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(
-    student: Path, composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: Path, batch_builder: BatchBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lesson = lesson_of(composer, believed=True)
-    whole = trainer_of(student, lesson, batch_tokens=256)
+    data = data_of(batch_builder, believed=True)
+    whole = trainer_of(student, data, batch_tokens=256)
     whole.run(tmp_path / "whole", checkpoint_seconds=1e9)
     with monkeypatch.context() as patch:
         step = LexicalTrainer._step
@@ -286,8 +290,8 @@ def test_a_killed_run_goes_on_with_the_same_bits(
 
         patch.setattr(LexicalTrainer, "_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            trainer_of(student, lesson, batch_tokens=256).run(tmp_path / "killed", checkpoint_seconds=0)
-    again = trainer_of(student, lesson, batch_tokens=256)
+            trainer_of(student, data, batch_tokens=256).run(tmp_path / "killed", checkpoint_seconds=0)
+    again = trainer_of(student, data, batch_tokens=256)
     again.run(tmp_path / "killed", checkpoint_seconds=1e9)
     assert again.plain() == whole.plain() and len(again.state["losses"]) == whole.steps
     for name, value in whole.model.state_dict().items():
@@ -297,17 +301,21 @@ def test_a_killed_run_goes_on_with_the_same_bits(
 # Scoring.
 
 
-def test_scores_of_a_view_are_log_probabilities_of_each_word(student: Path, composer: Composer) -> None:
-    model, view, pad = sense_model(student, composer.reading), composer.view, composer.tokenizer.special["pad"]
+def test_scores_of_a_view_are_log_probabilities_of_each_word(student: Path, batch_builder: BatchBuilder) -> None:
+    model, view, pad = (
+        sense_model(student, batch_builder.reading),
+        batch_builder.view,
+        batch_builder.tokenizer.special["pad"],
+    )
     expected = []
     for instance in range(len(view)):
         with torch.inference_mode():
-            batch = composer.batch(np.array([instance], np.int64))
+            batch = batch_builder.batch(np.array([instance], np.int64))
             score_C = candidate_scores(model, batch, pad=pad, device=CPU)
         expected += torch.log_softmax(score_C, 0).tolist()
     model.train()
     for batch_tokens in (1, 100, 10**6):
-        found = score_all(model, composer, pad=pad, device=CPU, autocast=torch.float32, batch_tokens=batch_tokens)
+        found = score_all(model, batch_builder, pad=pad, device=CPU, autocast=torch.float32, batch_tokens=batch_tokens)
         assert found.dtype == np.float32
         assert found.tolist() == pytest.approx(expected, abs=2e-5)
     assert not model.training

@@ -13,15 +13,15 @@ import torch
 
 from pipeline.lexical.params import RehearsalParams
 from pipeline.lexical.rehearsal import Rehearsal
-from pipeline.lexical.train import open_lexical_lesson
+from pipeline.lexical.train import open_lexical_data
 from pipeline.lexical.trainer import LexicalTrainer, kept_candidates
 from pipeline.models.masked_lm import MaskedLM
 from pipeline.senses.lexicon import Lexicon
 from pipeline.text.inputs import model_inputs
 from pipeline.text.tokenizer import load_tokenizer
-from pipeline.train.data import Step, Window, plan_steps
+from pipeline.train.data import ShardWindow, Step, plan_steps
 from pipeline.train.objective import LanguageTask, StepDone
-from pipeline.train.train import open_lesson, open_targets
+from pipeline.train.train import open_targets, open_training_data
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from tests.helpers.inventories import sense_model
@@ -56,11 +56,9 @@ def rehearsal_of(
     seed: int = 0,
 ) -> Rehearsal:
     sequences, masks = Store(work.stores.sequences, Sequences), Store(work.stores.masks, Masks)
-    lesson = open_lesson(sequences, masks, None if own else open_targets(str(targets), params.loss, masks=masks))
+    data = open_training_data(sequences, masks, None if own else open_targets(str(targets), params.loss, masks=masks))
     lm = MaskedLM(model, CPU)
-    return Rehearsal(
-        lm, params, lesson=lesson, own=own, autocast=torch.float32, batch_tokens=500, steps=steps, seed=seed
-    )
+    return Rehearsal(lm, params, data=data, own=own, autocast=torch.float32, batch_tokens=500, steps=steps, seed=seed)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -91,19 +89,19 @@ def test_a_step_s_gradients_are_those_of_both_losses(work: Workplace) -> None:
     """Every pass in one step, so that the language model's part can be computed from the plain model."""
     entry = work.entry(objective="bi_encoder_m", training={"gradient_clip": 1e9})
     tokenizer, opened = load_tokenizer(work.start), work.open("examples", "story")
-    lesson, _ = open_lexical_lesson(entry, opened, Lexicon.open(work.lexicon), tokenizer, heldout=[])
-    kept = kept_candidates(lesson.composer.view, most=3, seed=0, epoch=0)
+    data, _ = open_lexical_data(entry, opened, Lexicon.open(work.lexicon), tokenizer, heldout=[])
+    kept = kept_candidates(data.batch_builder.view, most=3, seed=0, epoch=0)
 
     def stepped(weight: float | None) -> dict[str, torch.Tensor]:
         model = sense_model(work.start, "bi")
         trainer = LexicalTrainer(
-            model, lesson, entry.training, pad=tokenizer.special["pad"], device=CPU, autocast=torch.float32,
+            model, data, entry.training, pad=tokenizer.special["pad"], device=CPU, autocast=torch.float32,
             batch_tokens=4000,
         )  # fmt: skip
         trainer.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
         if weight is not None:
             trainer.rehearsal = rehearsal_of(work, model.lm, params_of(weight=weight, labels=0.5, step_tokens=10**6))
-        trainer._step(0, lesson.instance_I, kept)
+        trainer._step(0, data.instance_I, kept)
         return gradients(model)
 
     alone, both = stepped(None), stepped(3.0)
@@ -126,9 +124,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """Passes, windows, weight of the targets, and scale of each step, which then costs nothing; windows of 2 shards."""
     found: list[Seen] = []
 
-    def record(self: LanguageTask, step: Step, window: Window, *, targets_weight: float, scale: float) -> StepDone:
-        shard_rows = self.lesson.plan.shard_rows
-        held = [shard for shard in range(self.lesson.plan.shards) if window.contains(np.array([shard * shard_rows]))[0]]
+    def record(self: LanguageTask, step: Step, window: ShardWindow, *, targets_weight: float, scale: float) -> StepDone:
+        shard_rows = self.data.plan.shard_rows
+        held = [shard for shard in range(self.data.plan.shards) if window.contains(np.array([shard * shard_rows]))[0]]
         found.append((step.passes.tolist(), tuple(held), targets_weight, scale))
         return StepDone(tokens=0, labels=0, means=(0.0, 0.0))
 
@@ -157,7 +155,7 @@ def test_passes_are_those_of_the_plan(work: Workplace, seen: list[Seen]) -> None
     taught = rehearsal_of(work, model, params_of(), seed=3)
     for number in range(9):
         taught.backward(number)
-    plan = plan_steps(taught._lesson, step_tokens=200, seed=3, window_shards=2)
+    plan = plan_steps(taught._data, step_tokens=200, seed=3, window_shards=2)
     assert [(passes, window) for passes, window, _, _ in seen] == [
         (step.passes.tolist(), step.window) for step in itertools.islice(plan, 9)
     ]
@@ -240,8 +238,8 @@ def test_only_what_will_be_brought_is_asked(work: Workplace, monkeypatch: pytest
     monkeypatch.setattr("pipeline.lexical.rehearsal.model_inputs", counted)
     model = sense_model(work.start, "bi").lm
     taught = rehearsal_of(work, model, params_of(targets=1.0, labels=0.0), own=True, steps=3)
-    plan = itertools.islice(plan_steps(taught._lesson, step_tokens=200, seed=0, window_shards=10**6), 3)
+    plan = itertools.islice(plan_steps(taught._data, step_tokens=200, seed=0, window_shards=10**6), 3)
     assert sorted(asked) == sorted(set(np.concatenate([step.passes for step in plan]).tolist()))
-    assert len(asked) < len(taught._lesson.view.lengths_G())
+    assert len(asked) < len(taught._data.view.lengths_G())
     for number in range(3):
         taught.backward(number)

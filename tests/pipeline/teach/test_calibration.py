@@ -21,7 +21,7 @@ from pipeline.teach.calibration import (
     calibration_slices,
     fit_temperature,
 )
-from pipeline.teach.inference import Lesson
+from pipeline.teach.inference import TeacherInputs
 from storage.errors import DataError, TeacherRefused
 from storage.reader import Store
 from storage.records.sequences import Masks
@@ -103,18 +103,20 @@ def test_a_large_split_is_used_in_places_from_end_to_end(rows: int):
 
 
 @pytest.fixture(scope="module")
-def lesson(tiny_stores: TinyStores, tiny_teacher: Path) -> Iterator[tuple[Lesson, list[tuple[torch.Tensor, ...]]]]:
-    """The tiny teacher's lesson, and its answers to the calibration split."""
+def teacher_inputs(
+    tiny_stores: TinyStores, tiny_teacher: Path
+) -> Iterator[tuple[TeacherInputs, list[tuple[torch.Tensor, ...]]]]:
+    """The tiny teacher's teacher_inputs, and its answers to the calibration split."""
     with masked_lm(tiny_teacher, device=torch.device("cpu"), dtype=torch.float32) as lm, torch.inference_mode():
-        opened = Lesson.open(
+        opened = TeacherInputs.open(
             tiny_teacher, lm, documents=tiny_stores.documents, sequences=tiny_stores.sequences,
             masks=tiny_stores.masks, batch_tokens=300,
         )  # fmt: skip
         yield opened, calibration_answers(lm, opened, name="fox")
 
 
-def test_a_teacher_is_measured_on_what_it_can_answer(lesson):
-    opened, answers = lesson
+def test_a_teacher_is_measured_on_what_it_can_answer(teacher_inputs):
+    opened, answers = teacher_inputs
     found = calibrate(answers, opened, name="fox")
     logits = np.concatenate([some.double().numpy() for some, _ in answers])
     gold = np.concatenate([true_ids.numpy() for _, true_ids in answers])
@@ -127,8 +129,8 @@ def test_a_teacher_is_measured_on_what_it_can_answer(lesson):
     assert fitted < min(colder, warmer)
 
 
-def test_answers_that_are_no_better_than_frequencies_are_refused(lesson):
-    opened, answers = lesson
+def test_answers_that_are_no_better_than_frequencies_are_refused(teacher_inputs):
+    opened, answers = teacher_inputs
     labels = opened.masks.read("train").label_P
     count = np.bincount(labels, minlength=int(opened.masks.facts["vocabulary"])) + 1.0
     calibration_labels = opened.masks.read("calibration").label_P
@@ -146,11 +148,11 @@ def test_answers_that_are_no_better_than_frequencies_are_refused(lesson):
         calibrate(shy, opened, name="fox")
 
 
-def test_too_few_answers_are_refused(lesson, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch):
-    opened, answers = lesson
+def test_too_few_answers_are_refused(teacher_inputs, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch):
+    opened, answers = teacher_inputs
     positions = sum(len(gold) for _, gold in answers)
     monkeypatch.setattr(calibration, "CALIBRATION_MINIMUM", positions + 1)
-    monkeypatch.setattr(Lesson, "split", lambda *_: Again(answers))
+    monkeypatch.setattr(TeacherInputs, "split", lambda *_: Again(answers))
     with pytest.raises(DataError, match=rf"has {positions} predictions that fox can answer, expected at least"):
         calibration_answers(None, opened, name="fox")  # type: ignore[arg-type]
 

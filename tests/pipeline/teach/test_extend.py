@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.teach import extend as growth
-from pipeline.teach.inference import SplitLesson
+from pipeline.teach.inference import SplitInputs
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
 from pipeline.text.masking import mask
@@ -59,13 +59,13 @@ def ask(stores: TinyStores, teacher: Path, masks: Path, **changes: Any) -> Store
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Bounds of the predictions that the teacher is asked, as it is asked them."""
     seen: list[tuple[int, int]] = []
-    ask_it = SplitLesson.digested
+    ask_it = SplitInputs.map_logits
 
-    def digested(self: SplitLesson, lm: Any, start: int, stop: int, digest: Any) -> Any:
+    def map_logits(self: SplitInputs, lm: Any, start: int, stop: int, digest: Any) -> Any:
         seen.append((start, stop))
         return ask_it(self, lm, start, stop, digest)
 
-    monkeypatch.setattr(SplitLesson, "digested", digested)
+    monkeypatch.setattr(SplitInputs, "map_logits", map_logits)
     return seen
 
 

@@ -16,7 +16,7 @@ from pipeline.models.identity import model_digest
 from pipeline.models.masked_lm import MaskedLM, masked_lm
 from pipeline.teach import hidden_states as exact
 from pipeline.teach.hidden_states import keep_exact
-from pipeline.teach.inference import Lesson, SplitLesson
+from pipeline.teach.inference import SplitInputs, TeacherInputs
 from pipeline.teach.params import ExactParams
 from storage.errors import StaleParent
 from storage.format.manifest import Manifest
@@ -51,11 +51,11 @@ def kept(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.T
 def asked(tiny_stores: TinyStores, tiny_teacher: Path) -> tuple[np.ndarray, np.ndarray]:
     """Logits and true ids of all held-out blanks, from the model asked without a hook."""
     with masked_lm(tiny_teacher, device=CPU, dtype=torch.float32) as lm, torch.inference_mode():
-        lesson = Lesson.open(
+        teacher_inputs = TeacherInputs.open(
             tiny_teacher, lm, documents=tiny_stores.documents, sequences=tiny_stores.sequences,
             masks=tiny_stores.masks, batch_tokens=300,
         )  # fmt: skip
-        part = lesson.split("heldout")
+        part = teacher_inputs.split("heldout")
         logits = np.full((len(part.masks), lm.vocabulary), np.nan)
         gold = np.full(len(part.masks), -1)
         for some, true_ids, row in part.answers(lm, 0, len(part.masks)):
@@ -124,7 +124,7 @@ class Questions:
     """Stands for a split: four blanks in two batches, one of them without an answer."""
 
     def __init__(self, vocabulary: int) -> None:
-        self.lesson = SimpleNamespace(tokenizer=SimpleNamespace(pieces=["piece"] * vocabulary))
+        self.inputs = SimpleNamespace(tokenizer=SimpleNamespace(pieces=["piece"] * vocabulary))
         self.logits: dict[int, np.ndarray] = {}
 
     def answers(self, lm: MaskedLM, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
@@ -146,7 +146,7 @@ def test_every_supported_output_layer_is_found(name: str) -> None:
             layer.bias.data.normal_()
     part = Questions(60)
     with torch.inference_mode():
-        record = exact._states(cast(SplitLesson, part), MaskedLM(model, CPU), layer, rows=4, width=16)
+        record = exact._states(cast(SplitInputs, part), MaskedLM(model, CPU), layer, rows=4, width=16)
     assert record.gold_id_P.tolist() == [7, 8, 65535, 10]
     assert record.covered_P().tolist() == [True, True, False, True]
     weight, bias = layer.weight.detach().double().numpy(), 0 if layer.bias is None else layer.bias.detach().numpy()
@@ -161,5 +161,5 @@ def test_the_hook_goes_when_a_batch_fails() -> None:
     layer = model.get_output_embeddings()
     part = Questions(60)
     with pytest.raises(IndexError), torch.inference_mode():
-        exact._states(cast(SplitLesson, part), MaskedLM(model, CPU), layer, rows=2, width=16)
+        exact._states(cast(SplitInputs, part), MaskedLM(model, CPU), layer, rows=2, width=16)
     assert not layer._forward_pre_hooks

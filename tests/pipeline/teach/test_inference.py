@@ -14,7 +14,7 @@ import torch
 
 from pipeline.models.identity import model_digest
 from pipeline.models.masked_lm import MaskedLM, masked_lm
-from pipeline.teach.inference import Lesson, SplitLesson
+from pipeline.teach.inference import SplitInputs, TeacherInputs
 from storage.errors import OutOfMemory, StaleParent, VocabularyError
 from storage.reader import Store
 from storage.records.base import SPLITS
@@ -25,9 +25,9 @@ from tests.helpers.stores import TinyStores
 CPU = torch.device("cpu")
 
 
-def open_lesson(lm: MaskedLM, folder: Path, stores: TinyStores, **changes: Any) -> Lesson:
+def open_training_data(lm: MaskedLM, folder: Path, stores: TinyStores, **changes: Any) -> TeacherInputs:
     places = {"documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks, "batch_tokens": 200}
-    return Lesson.open(folder, lm, **(places | changes))
+    return TeacherInputs.open(folder, lm, **(places | changes))
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def lm(tiny_teacher: Path) -> Iterator[MaskedLM]:
 
 
 @pytest.fixture(scope="module")
-def part(lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores) -> SplitLesson:
-    return open_lesson(lm, tiny_teacher, tiny_stores).split("train")
+def part(lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores) -> SplitInputs:
+    return open_training_data(lm, tiny_teacher, tiny_stores).split("train")
 
 
-def collect(part: SplitLesson, lm: MaskedLM, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+def collect(part: SplitInputs, lm: MaskedLM, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits [stop - start, V] and gold ids of each row; NaN and -1 where there is no answer, no row twice."""
     size = stop - start
-    logits, gold = np.full((size, len(part.lesson.to_student_V)), np.nan), np.full(size, -1)
+    logits, gold = np.full((size, len(part.inputs.to_student_V)), np.nan), np.full(size, -1)
     with torch.inference_mode():
         for some, true_ids, row in part.answers(lm, start, stop):
             assert np.isnan(logits[row]).all() and len(np.unique(row)) == len(row) > 0
@@ -52,7 +52,7 @@ def collect(part: SplitLesson, lm: MaskedLM, start: int, stop: int) -> tuple[np.
     return logits, gold
 
 
-def test_a_split_has_the_text_of_each_sequence(part: SplitLesson) -> None:
+def test_a_split_has_the_text_of_each_sequence(part: SplitInputs) -> None:
     assert len(part.texts) == len(part.sequences)
     for n in range(0, len(part.texts), 5):
         columns = np.flatnonzero(part.sequences.word_NL[n] >= 0)
@@ -61,7 +61,7 @@ def test_a_split_has_the_text_of_each_sequence(part: SplitLesson) -> None:
     assert part.masks.sequence_P.max() < len(part.sequences)
 
 
-def test_bounds_are_widened_to_whole_passes(part: SplitLesson) -> None:
+def test_bounds_are_widened_to_whole_passes(part: SplitInputs) -> None:
     passes = list(zip(part.masks.copy_P.tolist(), part.masks.sequence_P.tolist(), strict=True))
     rng = np.random.default_rng(0)
     widened = 0
@@ -76,7 +76,7 @@ def test_bounds_are_widened_to_whole_passes(part: SplitLesson) -> None:
     assert widened > 100
 
 
-def test_answers_do_not_depend_on_the_bounds(part: SplitLesson, lm: MaskedLM) -> None:
+def test_answers_do_not_depend_on_the_bounds(part: SplitInputs, lm: MaskedLM) -> None:
     """A blank of a neighbouring shard is blank here too: passes across a border see the same text on both sides."""
     rows = len(part.masks)
     whole, gold = collect(part, lm, 0, rows)
@@ -88,23 +88,23 @@ def test_answers_do_not_depend_on_the_bounds(part: SplitLesson, lm: MaskedLM) ->
     assert ((gold >= 0) == np.isfinite(whole[:, 0])).all()
 
 
-def test_answers_do_not_depend_on_the_batches(part: SplitLesson, lm: MaskedLM) -> None:
-    one_by_one = replace(part, lesson=replace(part.lesson, batch_tokens=1))
+def test_answers_do_not_depend_on_the_batches(part: SplitInputs, lm: MaskedLM) -> None:
+    one_by_one = replace(part, inputs=replace(part.inputs, batch_tokens=1))
     assert len(list(one_by_one.answers(lm, 0, 40))) > len(list(part.answers(lm, 0, 40)))
     np.testing.assert_allclose(collect(one_by_one, lm, 0, 40)[0], collect(part, lm, 0, 40)[0], atol=1e-4)
 
 
-def test_true_ids_name_the_same_pieces_in_both_vocabularies(part: SplitLesson, lm: MaskedLM) -> None:
+def test_true_ids_name_the_same_pieces_in_both_vocabularies(part: SplitInputs, lm: MaskedLM) -> None:
     _, gold = collect(part, lm, 0, len(part.masks))
     answered = gold >= 0
     labels = part.masks.label_P.astype(int)
-    assert (part.lesson.to_student_V[gold[answered]] == labels[answered]).all()
+    assert (part.inputs.to_student_V[gold[answered]] == labels[answered]).all()
     assert len(np.unique(gold[answered])) > 20
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_split_can_be_loaded(split: str, lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores) -> None:
-    loaded = open_lesson(lm, tiny_teacher, tiny_stores).split(split)
+    loaded = open_training_data(lm, tiny_teacher, tiny_stores).split(split)
     assert len(loaded.masks) == Store(tiny_stores.masks, Masks).plan(split).rows
 
 
@@ -126,14 +126,14 @@ def test_a_model_is_asked_about_the_ids_of_its_tokenizer_only(
     wide = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["padded"]).eval(), CPU)
     assert wide.vocabulary == whole + 7
     answers = [
-        collect(open_lesson(model, folder, tiny_stores).split("heldout"), model, 0, 30)[0]
+        collect(open_training_data(model, folder, tiny_stores).split("heldout"), model, 0, 30)[0]
         for model, folder in ((wide, folders["padded"]), (plain_lm, tiny_teacher))
     ]
     assert answers[0].shape == (30, whole)
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
     small = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["small"]), CPU)
     with pytest.raises(VocabularyError, match=rf"small: the tokenizer has {whole} ids, the model {whole - 7}"):
-        open_lesson(small, folders["small"], tiny_stores)
+        open_training_data(small, folders["small"], tiny_stores)
 
 
 def test_stores_that_do_not_belong_together_are_refused(
@@ -141,10 +141,10 @@ def test_stores_that_do_not_belong_together_are_refused(
 ) -> None:
     other = fakes.tiny_sequences(tmp_path, tiny_tokenizer, sequence_tokens=16)
     with pytest.raises(StaleParent, match=r"masks: made from sequences .* Run: dvc repro mask"):
-        open_lesson(lm, tiny_teacher, tiny_stores, sequences=other)
+        open_training_data(lm, tiny_teacher, tiny_stores, sequences=other)
     documents = fakes.tiny_documents(tmp_path / "texts", texts=fakes.TINY_TEXT[:50])
     with pytest.raises(StaleParent, match=r"sequences: made from documents .* Run: dvc repro tokenize"):
-        open_lesson(lm, tiny_teacher, tiny_stores, documents=documents)
+        open_training_data(lm, tiny_teacher, tiny_stores, documents=documents)
 
 
 def test_a_models_digest_is_of_what_decides_its_answers(tiny_mlm: Path, tmp_path: Path) -> None:
@@ -166,11 +166,11 @@ def test_a_models_digest_is_of_what_decides_its_answers(tiny_mlm: Path, tmp_path
 
 
 class Small:
-    """A model whose device holds passes of `room` tokens."""
+    """A model whose device holds passes of `teacher` tokens."""
 
-    def __init__(self, lm: MaskedLM, *, room: int) -> None:
+    def __init__(self, lm: MaskedLM, *, teacher: int) -> None:
         self._lm = lm
-        self._room = room
+        self._room = teacher
         self.device = lm.device
         self.passes: list[int] = []
         self.refused = 0
@@ -186,38 +186,38 @@ class Small:
         return self._lm.logits(ids, *rest)
 
 
-def fresh(part: SplitLesson) -> SplitLesson:
-    return replace(part, lesson=replace(part.lesson, halved=[]))
+def fresh(part: SplitInputs) -> SplitInputs:
+    return replace(part, inputs=replace(part.inputs, halved=[]))
 
 
-def longest(part: SplitLesson, lm: MaskedLM) -> int:
+def longest(part: SplitInputs, lm: MaskedLM) -> int:
     """Tokens of the longest pass."""
-    small: Any = Small(lm, room=10**6)
-    one_by_one = replace(part, lesson=replace(part.lesson, batch_tokens=1))
+    small: Any = Small(lm, teacher=10**6)
+    one_by_one = replace(part, inputs=replace(part.inputs, batch_tokens=1))
     collect(one_by_one, small, 0, len(part.masks))
     return max(small.passes)
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 6])
 def test_passes_that_do_not_fit_are_halved_until_they_do(
-    part: SplitLesson, lm: MaskedLM, times: int, caplog: pytest.LogCaptureFixture
+    part: SplitInputs, lm: MaskedLM, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`collect` refuses a row that comes twice."""
-    rows, room = len(part.masks), times * longest(part, lm)
+    rows, teacher = len(part.masks), times * longest(part, lm)
     whole, gold = collect(part, lm, 0, rows)
-    cramped, small = fresh(part), Small(lm, room=room)
+    cramped, small = fresh(part), Small(lm, teacher=teacher)
     with torch.inference_mode():
         logits, same_gold = collect(cramped, small, 0, rows)  # type: ignore[arg-type]
     np.testing.assert_allclose(logits, whole, atol=1e-4)
     assert np.array_equal(same_gold, gold)
-    assert 0 < small.refused == len(cramped.lesson.halved) == caplog.text.count("do not fit into memory: going on with")
-    assert cramped.lesson.halved == sorted(cramped.lesson.halved, reverse=True)
+    assert 0 < small.refused == len(cramped.inputs.halved) == caplog.text.count("do not fit into memory: going on with")
+    assert cramped.inputs.halved == sorted(cramped.inputs.halved, reverse=True)
     before = small.refused
     collect(cramped, small, 0, rows)  # type: ignore[arg-type]
     assert small.refused == before, "what was learnt of the memory holds for later shards"
 
 
-def test_what_is_made_of_a_pass_may_not_fit_either(part: SplitLesson, lm: MaskedLM) -> None:
+def test_what_is_made_of_a_pass_may_not_fit_either(part: SplitInputs, lm: MaskedLM) -> None:
     """Logits are larger than what made them; a digest that fails is asked again for the same rows in smaller pieces."""
     rows, cramped = len(part.masks), fresh(part)
     seen: list[int] = []
@@ -230,7 +230,7 @@ def test_what_is_made_of_a_pass_may_not_fit_either(part: SplitLesson, lm: Masked
 
     with torch.inference_mode():
         found = {
-            place: best for made, row in cramped.digested(lm, 0, rows, digest)
+            place: best for made, row in cramped.map_logits(lm, 0, rows, digest)
             for place, best in zip(row.tolist(), made.tolist(), strict=True)
         }  # fmt: skip
     expected, _ = collect(part, lm, 0, rows)
@@ -239,7 +239,7 @@ def test_what_is_made_of_a_pass_may_not_fit_either(part: SplitLesson, lm: Masked
     assert [found[place] for place in answered] == expected[answered].argmax(axis=1).tolist()
 
 
-def test_one_sequence_that_does_not_fit_is_refused(part: SplitLesson, lm: MaskedLM) -> None:
-    small: Any = Small(lm, room=longest(part, lm) - 1)
+def test_one_sequence_that_does_not_fit_is_refused(part: SplitInputs, lm: MaskedLM) -> None:
+    small: Any = Small(lm, teacher=longest(part, lm) - 1)
     with pytest.raises(OutOfMemory, match=r"^one sequence of \d+ tokens does not fit .* runtime.device: cpu$"):
         collect(fresh(part), small, 0, len(part.masks))

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from pipeline.teach.inference import Lesson
+from pipeline.teach.inference import TeacherInputs
 from pipeline.text import tokenize as tokens
 from storage.records.sequences import Masks, Sequences
 
@@ -26,7 +26,7 @@ class One:
 def test_the_windows_of_a_document_share_its_text() -> None:
     """By identity: a copy each would be equal, and take memory by the square of a document's length."""
     sequences = SimpleNamespace(document_N=np.array([1, 0, 1, 1], np.uint32))
-    lesson = Lesson(
+    teacher_inputs = TeacherInputs(
         documents=cast(Any, One(pa.table({"text": ["short", "a long book"]}))),
         sequences=cast(Any, One(cast(Sequences, sequences))),
         masks=cast(Any, One(cast(Masks, SimpleNamespace()))),
@@ -35,6 +35,6 @@ def test_the_windows_of_a_document_share_its_text() -> None:
         positions=0,
         batch_tokens=1,
     )
-    texts = lesson.split("train").texts
+    texts = teacher_inputs.split("train").texts
     assert texts == ["a long book", "short", "a long book", "a long book"]
     assert texts[0] is texts[2] is texts[3]

@@ -12,9 +12,9 @@ import torch
 
 from pipeline.text.inputs import View, reference_view
 from pipeline.train.data import (
-    Lesson,
+    ShardWindow,
     Step,
-    Window,
+    TrainingData,
     plan_steps,
 )
 from storage.format.manifest import SplitPlan
@@ -25,19 +25,19 @@ from tests.pipeline.text.test_inputs import SPECIAL, world
 STEP_TOKENS = 40
 
 
-def lesson(*, sequences: int = 40, copies: int = 2, shard_rows: int = 16) -> Lesson:
+def data(*, sequences: int = 40, copies: int = 2, shard_rows: int = 16) -> TrainingData:
     records, masks = world(0, sequences=sequences, copies=copies)
     view = reference_view(records, masks, special=SPECIAL)
-    return Lesson(view=view, masks=masks, plan=SplitPlan(rows=len(masks), shard_rows=shard_rows), targets=None)
+    return TrainingData(view=view, masks=masks, plan=SplitPlan(rows=len(masks), shard_rows=shard_rows), targets=None)
 
 
-def epoch_of(school: Lesson, *, window_shards: int) -> list[Step]:
+def epoch_of(school: TrainingData, *, window_shards: int) -> list[Step]:
     """Steps until every prediction has been seen once, then one more epoch's first step is not taken."""
     seen = np.zeros(len(school.masks), int)
     steps = []
     for step in plan_steps(school, step_tokens=STEP_TOKENS, seed=7, window_shards=window_shards):
         predictions = predictions_of(school.view, step)
-        kept = predictions[Window(school, step.window).contains(predictions)]
+        kept = predictions[ShardWindow(school, step.window).contains(predictions)]
         seen[kept] += 1
         steps.append(step)
         if seen.min() >= 1:
@@ -52,13 +52,13 @@ def predictions_of(view: View, step: Step) -> np.ndarray:
 
 @pytest.mark.parametrize("window_shards", [1, 3, 100])
 def test_an_epoch_uses_every_prediction_once(window_shards: int) -> None:
-    school = lesson()
+    school = data()
     steps = epoch_of(school, window_shards=window_shards)
     assert all(len(step.window) <= window_shards for step in steps)
 
 
 def test_steps_hold_about_the_tokens_asked_for() -> None:
-    school = lesson(sequences=200)
+    school = data(sequences=200)
     steps = epoch_of(school, window_shards=1000)
     tokens = [int(school.view.lengths_G()[step.passes].sum()) for step in steps[:-1]]
     assert np.mean(tokens) == pytest.approx(STEP_TOKENS, rel=0.05)
@@ -66,7 +66,7 @@ def test_steps_hold_about_the_tokens_asked_for() -> None:
 
 
 def test_the_plan_depends_on_the_seed_and_not_on_what_was_drawn_before() -> None:
-    school = lesson()
+    school = data()
     first = list(islice(plan_steps(school, step_tokens=STEP_TOKENS, seed=7, window_shards=4), 30))
     again = list(islice(plan_steps(school, step_tokens=STEP_TOKENS, seed=7, window_shards=4), 30))
     other = list(islice(plan_steps(school, step_tokens=STEP_TOKENS, seed=8, window_shards=4), 30))
@@ -75,7 +75,7 @@ def test_the_plan_depends_on_the_seed_and_not_on_what_was_drawn_before() -> None
 
 
 class OnCpu:
-    """What `Window.targets` asks of a model."""
+    """What `ShardWindow.targets` asks of a model."""
 
     @staticmethod
     def tensors(*arrays: np.ndarray[Any, Any]) -> list[torch.Tensor]:
@@ -85,7 +85,7 @@ class OnCpu:
 @pytest.mark.parametrize("sketch", [0, 3])
 def test_a_window_gives_the_stored_targets_of_its_predictions(sketch: int, tmp_path: Path) -> None:
     """In any order, from any of its shards; a row nobody answered has no ids, no mass and no NaN."""
-    school = lesson()
+    school = data()
     size, rng = len(school.masks), np.random.default_rng(0)
     label_P = rng.integers(0, 50, size)
     dense = np.stack([believe(rng, label_P, 50) for _ in range(2)])
@@ -104,9 +104,9 @@ def test_a_window_gives_the_stored_targets_of_its_predictions(sketch: int, tmp_p
         basis_TDV=rng.normal(size=(2, sketch, 50)) if sketch else None,
         splits={"train": school.plan},
     )
-    taught = Lesson(view=school.view, masks=school.masks, plan=school.plan, targets=store)
+    taught = TrainingData(view=school.view, masks=school.masks, plan=school.plan, targets=store)
     stored = store.read("train")
-    window = Window(taught, (1, 3))
+    window = ShardWindow(taught, (1, 3))
     wanted = rng.permutation(np.flatnonzero(window.contains(np.arange(size))))
     found = window.targets(wanted, OnCpu())  # type: ignore[arg-type]
     none = stored.ids_PM[wanted] == 65535
