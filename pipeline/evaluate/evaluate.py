@@ -26,9 +26,11 @@ from pipeline.evaluate.predictions import (
     judge_student,
     judge_teacher,
     kl_to_teacher,
+    restored_fusion_nll,
+    restored_teacher_nll,
 )
 from pipeline.evaluate.results import DocumentSums, training_record, write_json, write_sums
-from pipeline.sparse.restore import Restored
+from pipeline.sparse.restore import Restored, RestoredTargets
 from pipeline.text.vocabulary import bridge, decode_pieces
 from storage.errors import VocabularyError
 from storage.reader import Store
@@ -63,12 +65,18 @@ class Evaluation:
 
 
 def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) -> Evaluation:
-    """Judge a teacher as it answered (temperature 1), and its loss and calibration at the fitted temperature."""
+    """Judge a teacher as it answered (temperature 1), and its loss and calibration at the fitted temperature.
+
+    `nll_restored` is its loss at the fitted temperature by what its store restores, which a student learns from.
+    """
     store, teacher = _open_teacher(logits, heldout)
     label_P = heldout.blanks.label_P
     judged, calibrated = judge_teacher(teacher, label_P), judge_teacher(teacher, label_P, column=1)
     reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
-    extra = {"nll_calibrated": (calibrated.nll_P, calibrated.covered_P)}
+    extra = {
+        "nll_calibrated": (calibrated.nll_P, calibrated.covered_P),
+        **_restored(restored_teacher_nll(teacher, label_P, column=1), calibrated),
+    }
     report, sums = _measure(params, heldout, judged, against=reference, listed=_least(store), extra=extra)
     report |= {
         "ece_calibrated": _calibration(params, heldout, calibrated)["ece"],
@@ -82,9 +90,12 @@ def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) 
 def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, logits: Path) -> Evaluation:
     """Judge fused targets, and set them beside the best of their teachers on the blanks that all of these answered.
 
-    Teachers are taken at the temperature they were fused at, and the best is the one with the lowest loss there. `gain`
-    is its loss minus the fused one, `kl_to_best_teacher` the mean of `judging.kl_to_teacher` to it.
+    `nll` is of the mixture of the teachers' full softmaxes, `nll_restored` of what a student learns from. Teachers are
+    taken at the temperature they were fused at, and the best is the one with the lowest loss there. `gain` is its loss
+    minus the fused one, `kl_to_best_teacher` the mean of `predictions.kl_to_teacher` to it.
     """
+    import torch
+
     store, rows = _open_fusion(targets, heldout)
     label_P = heldout.blanks.label_P
     judged = judge_fusion(rows, label_P)
@@ -103,6 +114,7 @@ def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, 
         "gain": (answers[best].nll_P - judged.nll_P, common_P),
         "kl_to_best_teacher": (kl_P, np.isfinite(kl_P)),
         "nll_common": (judged.nll_P, common_P),
+        **_restored(restored_fusion_nll(RestoredTargets.of(store, rows, device=torch.device("cpu")), label_P), judged),
     }
     reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
     report, sums = _measure(params, heldout, judged, against=reference, listed=listed, extra=extra)
@@ -156,6 +168,11 @@ def evaluate_student(
         **{name: training[name] for name in ("curve", "steps", "tokens", "predictions")},
     }
     return Evaluation(report=report, sums=sums)
+
+
+def _restored(nll_P: NDArray[np.float64] | None, judged: Judged) -> Quantities:
+    """The loss by what is restored, where there is one."""
+    return {} if nll_P is None else {"nll_restored": (nll_P, judged.covered_P)}
 
 
 def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], TeacherAnswers]:

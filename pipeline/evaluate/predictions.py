@@ -6,14 +6,14 @@ compared in the students' vocabulary. Nothing is averaged here: `pipeline.evalua
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.sparse.restore import Restored, listed_probability
+from pipeline.sparse.restore import Restored, RestoredTargets, listed_probability
 from pipeline.text.inputs import model_inputs, no_id, reference_view, token_batches
 from storage.reader import Store
 from storage.records.logits import SparseLogits
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.masked_lm import MaskedLM
-    from pipeline.sparse.loss import Tails
 
 
 CHUNK_ELEMENTS = 2**20
@@ -132,7 +131,6 @@ def judge_student(
     import torch
 
     from pipeline.core.progress import Progress
-    from pipeline.sparse.loss import Tails
 
     size = len(masks)
     judged = Judged(
@@ -144,7 +142,9 @@ def judge_student(
         kl_P=np.full(size, np.nan),
     )
     with torch.inference_mode(), Progress(size, unit="predictions", label="evaluate") as progress:
-        tails = None if reference is None else Tails.of(reference.store, lm)
+        restored = None
+        if reference is not None:
+            restored = RestoredTargets.of(reference.store, reference.rows, device=lm.device)
         for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
             (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
             gold_Q1 = logits_QV.gather(1, label_Q[:, None])
@@ -154,9 +154,8 @@ def judge_student(
             judged.confidence_P[row_Q] = (top.values - lse_Q).exp().cpu().numpy()
             judged.rank_P[row_Q] = (logits_QV > gold_Q1).count_nonzero(dim=1).cpu().numpy()
             judged.top_P[row_Q] = top.indices.cpu().numpy()
-            if reference is not None and tails is not None:
-                restored_QV = _restore(reference, tails, row_Q, lm)
-                kl_Q = _divergence_from(restored_QV, logits_QV / reference.temperature)
+            if reference is not None and restored is not None:
+                kl_Q = _divergence_from(restored.chunk(row_Q), logits_QV / reference.temperature)
                 judged.kl_P[row_Q] = kl_Q.double().cpu().numpy()
             progress.advance(len(row_Q))
     assert bool((judged.top_P >= 0).all()), "a prediction was not asked"
@@ -194,6 +193,53 @@ def answers(
         for start in range(0, len(inputs.prediction_Q), size):
             stop = start + size
             yield logits_QV[start:stop].float(), inputs.prediction_Q[start:stop]
+
+
+def restored_teacher_nll(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int) -> NDArray[np.float64] | None:
+    """NLL [P] of the true tokens under what is restored from a teacher's store at `column`, nats; NaN unanswered.
+
+    What a student learns from, where `Judged.nll_P` is of the full softmax. Tokens of the teacher that map to the true
+    one add up. None where ids were drawn: what was not drawn has probability 0, and only its mean is an estimate.
+    """
+    if teacher.rows.drawn_ids_PS.shape[1]:
+        return None
+    size = int(max(teacher.to_student_V.max(initial=-1), label_P.max(initial=0))) + 1
+    own_PW = _pieces_of(teacher.to_student_V, size)[label_P.astype(np.int64)]
+
+    def gold_Q(row_Q: NDArray[np.int64]) -> NDArray[np.float64]:
+        restored_QV = teacher.restored.chunk(row_Q, column).cpu().numpy()
+        own_QW = own_PW[row_Q]
+        p_QW = np.take_along_axis(restored_QV, np.maximum(own_QW, 0), axis=1).astype(np.float64)
+        return np.asarray(np.where(own_QW < 0, 0, p_QW).sum(axis=1))
+
+    return _chunked_nll(gold_Q, teacher.rows.covered_P(), vocabulary=len(teacher.to_student_V))
+
+
+def restored_fusion_nll(restored: RestoredTargets, label_P: NDArray[Any]) -> NDArray[np.float64] | None:
+    """NLL [P] of the true tokens under the restored targets that a student learns from, nats; NaN without a target.
+
+    None where some true token has probability 0, which happens where its teachers drew ids.
+    """
+
+    def gold_Q(row_Q: NDArray[np.int64]) -> NDArray[np.float64]:
+        dense_QV = restored.chunk(row_Q).cpu().numpy()
+        return dense_QV[np.arange(len(row_Q)), label_P[row_Q].astype(np.int64)].astype(np.float64)
+
+    nll_P = _chunked_nll(gold_Q, restored.record.covered_P(), vocabulary=restored.tails.bias_TV.shape[1])
+    return None if np.isinf(nll_P).any() else nll_P
+
+
+def _chunked_nll(
+    gold_Q: Callable[[NDArray[np.int64]], NDArray[np.float64]], covered_P: NDArray[np.bool_], *, vocabulary: int
+) -> NDArray[np.float64]:
+    """Negative logarithm of what `gold_Q` gives for the covered rows, `CHUNK_ELEMENTS` at a time; infinite for 0."""
+    nll_P = np.full(len(covered_P), np.nan)
+    answered = np.flatnonzero(covered_P)
+    step = max(1, CHUNK_ELEMENTS // vocabulary)
+    for start in range(0, len(answered), step):
+        p_Q = gold_Q(answered[start : start + step])
+        nll_P[answered[start : start + step]] = -np.log(p_Q, out=np.full(len(p_Q), -np.inf), where=p_Q > 0)
+    return nll_P
 
 
 def kl_to_teacher(fused: FusedTargets, teacher: TeacherAnswers, *, column: int) -> NDArray[np.float64]:
@@ -242,26 +288,6 @@ def _pieces_of(to_student_V: NDArray[np.int64], size: int) -> NDArray[np.int64]:
 def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
     """The terms p * log(p / q); 0 where p is 0. Probabilities under 1e-12 count as 1e-12."""
     return np.asarray(p * (np.log(np.maximum(p, 1e-12)) - np.log(np.maximum(q, 1e-12))))
-
-
-def _restore(reference: Reference, tails: Tails, row_Q: NDArray[np.int64], lm: MaskedLM) -> Tensor:
-    """The fused distributions of some rows over the whole vocabulary, [Q, V] float32 (see `FusedTargets`)."""
-    import torch
-
-    from pipeline.sparse.loss import TargetBatch
-
-    rows = reference.rows
-    none_QM = no_id(rows.ids_PM[row_Q])
-    targets = TargetBatch(
-        *lm.tensors(
-            np.where(none_QM, -1, rows.ids_PM[row_Q].astype(np.int64)),
-            np.where(none_QM, 0, np.exp(np.nan_to_num(rows.logprob_PM[row_Q]))).astype(np.float32),
-            np.nan_to_num(rows.tail_PT[row_Q]),
-            rows.sketch_PTD[row_Q],
-        )
-    )
-    restored_QV = torch.cat([outside_CV for _, outside_CV in tails.chunks(targets)])
-    return restored_QV.scatter_add_(1, targets.ids_BM.clamp_min(0), targets.prob_BM)
 
 
 def _divergence_from(p_QV: Tensor, logits_QV: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ target."""
 
 _TEACHERS_NOTE = """\
 A teacher is judged on the blanks it answered (share and number given): the words that its vocabulary cuts as the
-students' does. Calibrated: at its fitted temperature."""
+students' does. Calibrated: at its fitted temperature. Restored: of what its store restores at that temperature,
+which is what a student learns from; the other two are of its full softmax."""
 
 _FIDELITY_NOTE = """\
 On held-out blanks whose full softmax was kept: mass listed, KL from the full to the restored distribution in nats,
@@ -27,9 +28,10 @@ total variation, and the gradient of up to 1,024 blanks of a student near the te
 targets."""
 
 _FUSIONS_NOTE = """\
-Gain: loss of the best teacher, at the temperature it was fused at, minus the fused loss, on the blanks that all its
-teachers answered. KL to best: mean divergence from the fused target to that teacher over the outcomes of the fused list
-and one for all the rest."""
+NLL is that of the mixture of full softmaxes, NLL restored that of the targets that a student gets. Gain: loss of the
+best teacher, at the temperature it was fused at, minus the fused loss, on the blanks that all its teachers answered. KL
+to best: mean divergence from the fused target to that teacher over the outcomes of the fused list and one for all the
+rest."""
 
 _COSTS_NOTE = """\
 Seconds are of the last run of each stage that was not taken from the cache, not counting what an interrupted run had
@@ -170,6 +172,7 @@ _STORE_SIZE: tuple[Column, ...] = (
 _TEACHER_COLUMNS: tuple[Column, ...] = (
     ("NLL", ranged("nll")),
     ("NLL calibrated", ranged("nll_calibrated")),
+    ("NLL restored", ranged("nll_restored")),
     ("temperature", number("temperature", digits=3)),
     ("answered", _covered),
     ("parameters, M", number("parameters", digits=1, scale=1e-6)),
@@ -191,6 +194,7 @@ _FIDELITY_COLUMNS: tuple[Column, ...] = (
 _FUSION_COLUMNS: tuple[Column, ...] = (
     ("weighting", text("weighting")),
     ("NLL", ranged("nll")),
+    ("NLL restored", ranged("nll_restored")),
     ("best teacher", text("best_teacher")),
     ("gain", _gain),
     ("KL to best", ranged("kl_to_best_teacher", digits=3)),

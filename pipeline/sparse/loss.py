@@ -20,7 +20,6 @@ from pipeline.sparse.params import Tail
 from pipeline.sparse.tail import tail_chunk
 
 if TYPE_CHECKING:
-    from pipeline.models.masked_lm import MaskedLM
     from storage.reader import Store
     from storage.records.targets import FusedTargets
 
@@ -68,13 +67,13 @@ class Tails:
     """Of any float type; None for plain priors."""
 
     @staticmethod
-    def of(store: Store[FusedTargets], lm: MaskedLM) -> Tails:
-        """The constants of `store` on the device of `lm`."""
-        (bias_TV,) = lm.tensors(store.constant("tail_bias_TV"))
+    def of(store: Store[FusedTargets], *, device: torch.device) -> Tails:
+        """The constants of `store` on `device`."""
+        bias_TV = torch.from_numpy(store.constant("tail_bias_TV")).to(device)
         if "sketch_PTD" not in store.manifest.arrays:
             return Tails(bias_TV, None)
         # Stored in float16; products of every chunk of rows want float32, and converting takes as long as they do.
-        return Tails(bias_TV, *lm.tensors(store.constant("tail_basis_TDV").astype(np.float32)))
+        return Tails(bias_TV, torch.from_numpy(store.constant("tail_basis_TDV").astype(np.float32)).to(device))
 
     def chunks(self, targets: TargetBatch) -> Iterator[tuple[slice, Tensor]]:
         """Rows, and their restored probabilities outside the lists, [C, V] float32."""

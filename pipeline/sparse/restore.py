@@ -1,4 +1,4 @@
-"""What a teacher's sparse store says of every id: dense rows, a few at a time, for judging; no stage trains on them."""
+"""What a sparse store says of every id: dense rows, a few at a time, for judging; no stage trains on them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.format.arrays import sentinel
 from storage.reader import Store
 from storage.records.logits import SparseLogits
+from storage.records.targets import FusedTargets
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from pipeline.sparse.loss import Tails
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +74,40 @@ class Restored:
             )
         listed = torch.from_numpy(p_CK.astype(np.float32)).to(self.bias_JV.device)
         return dense_CV.scatter_add_(1, torch.from_numpy(ids_CK).to(self.bias_JV.device), listed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestoredTargets:
+    """Rows of a fused store with the constants that restore them, in the students' vocabulary."""
+
+    record: FusedTargets
+    tails: Tails
+
+    @staticmethod
+    def of(store: Store[FusedTargets], record: FusedTargets, *, device: torch.device) -> RestoredTargets:
+        """Rows `record` of `store`, to be restored on `device`."""
+        from pipeline.sparse.loss import Tails
+
+        return RestoredTargets(record=record, tails=Tails.of(store, device=device))
+
+    def chunk(self, row_C: NDArray[np.int64]) -> Tensor:
+        """float32 [C, V] probabilities of the record's rows row_C, as `FusedTargets` defines them; 0 where empty."""
+        import torch
+
+        from pipeline.sparse.loss import TargetBatch
+
+        rows, device = self.record, self.tails.bias_TV.device
+        ids_CM = rows.ids_PM[row_C]
+        none_CM = ids_CM == sentinel(ids_CM.dtype)
+        p_CM = np.where(none_CM, 0, np.exp(np.nan_to_num(rows.logprob_PM[row_C]))).astype(np.float32)
+        targets = TargetBatch(
+            torch.from_numpy(np.where(none_CM, -1, ids_CM.astype(np.int64))).to(device),
+            torch.from_numpy(p_CM).to(device),
+            torch.from_numpy(np.nan_to_num(rows.tail_PT[row_C])).to(device),
+            torch.from_numpy(rows.sketch_PTD[row_C]).to(device),
+        )
+        dense_CV = torch.cat([outside_CV for _, outside_CV in self.tails.chunks(targets)])
+        return dense_CV.scatter_add_(1, targets.ids_BM.clamp_min(0), targets.prob_BM)
 
 
 DRAWN_COLUMN = 1

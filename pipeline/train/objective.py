@@ -54,7 +54,7 @@ class LanguageTask:
         self.autocast, self.batch_tokens = autocast, batch_tokens
         store = data.targets
         self.temperature = 1.0 if store is None else float(store.facts["temperature"])
-        self.tails = None if store is None else Tails.of(store, lm)
+        self.tails = None if store is None else Tails.of(store, device=lm.device)
 
     def backward(self, step: Step, window: ShardWindow, *, targets_weight: float, scale: float = 1.0) -> StepDone:
         """Add the gradients of a step, times `scale`, to the model's."""

@@ -29,6 +29,7 @@ from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
 from tests.helpers import stores as fakes
 from tests.helpers.distributions import cooled
+from tests.helpers.reference import restore_fused, restore_teacher
 from tests.helpers.stores import TinyStores
 from tests.helpers.teacher_stores import TEMPERATURES, World, make_world, write_student
 
@@ -112,6 +113,22 @@ def test_a_teachers_report_holds_the_means_over_what_it_answered(world: World, b
     assert report["coverage"] == pytest.approx(covered_P.mean())
     assert report["temperature"] == TEMPERATURES[1]
     assert report["parameters"] == 1000
+
+
+def test_reports_hold_the_loss_of_what_is_restored(world: World, beta: Evaluation, confident: Evaluation) -> None:
+    """A few listed ids of eight: what is restored is further from the truth than the full softmax."""
+    store = Store(world.data / "logits" / "beta", SparseLogits)
+    rows = store.read("heldout")
+    dense_PV = restore_teacher(rows, bias_JV=store.constant("tail_bias_JV"), column=1, temperature=TEMPERATURES[1])[
+        :, ::-1
+    ]  # its ids run the other way
+    expected = np.nanmean(gold_nll(dense_PV, world.label_P))
+    assert beta.report["nll_restored"] == pytest.approx(expected, abs=1e-4)
+    assert beta.report["nll_restored_low"] < expected < beta.report["nll_restored_high"]
+    bias_TV = Store(world.data / "targets" / "confident", FusedTargets).constant("tail_bias_TV")
+    fused_PV = restore_fused(fused_rows(world), bias_TV=bias_TV)
+    assert confident.report["nll_restored"] == pytest.approx(gold_nll(fused_PV, world.label_P).mean(), abs=1e-4)
+    assert abs(confident.report["nll_restored"] - confident.report["nll"]) > 0.01
 
 
 def test_a_teachers_report_holds_its_price(world: World, beta: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from pipeline.evaluate.predictions import (
     judge_student,
     judge_teacher,
     kl_to_teacher,
+    restored_fusion_nll,
+    restored_teacher_nll,
 )
 from pipeline.models.masked_lm import masked_lm
-from pipeline.sparse.restore import Restored
+from pipeline.sparse.restore import Restored, RestoredTargets
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
@@ -157,6 +160,32 @@ def test_a_fusion_is_judged_as_its_dense_mixture_would_be() -> None:
     assert judged.rank_P[4] == UNRANKED
 
 
+@pytest.mark.parametrize(("column", "sketch"), [(0, 0), (1, 5)])
+def test_a_teachers_restored_loss_is_that_of_its_restored_rows_with_the_spellings_of_a_token_added_up(
+    column: int, sketch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(2)
+    label_P = rng.integers(0, VOCABULARY, ROWS)
+    to_student_V = np.concatenate([rng.permutation(VOCABULARY), rng.integers(0, VOCABULARY, 5), [-1, -1]])
+    gold_P = np.array([int(np.flatnonzero(to_student_V == label)[0]) for label in label_P])
+    teacher = teacher_of(believe(rng, gold_P, len(to_student_V)), gold_P, to_student_V=to_student_V, sketch=sketch)
+    monkeypatch.setattr(judging, "CHUNK_ELEMENTS", 7 * len(to_student_V))
+
+    found_P = restored_teacher_nll(teacher, label_P, column=column)
+
+    own_PV = to_student_V == label_P[:, None]
+    expected_P = -np.log(np.where(own_PV, restored_rows(teacher, column), 0).sum(axis=1))
+    assert found_P is not None
+    assert found_P[teacher.rows.covered_P()] == pytest.approx(expected_P[teacher.rows.covered_P()], abs=1e-5)
+    assert np.isnan(found_P[~teacher.rows.covered_P()]).all()
+    assert np.nanmax(np.abs(found_P - judge_teacher(teacher, label_P, column=column).nll_P)) > 0.1
+
+
+def test_draws_have_no_restored_loss() -> None:
+    dense_PV, gold_P = some_beliefs()
+    assert restored_teacher_nll(teacher_of(dense_PV, gold_P, draws=9), gold_P, column=1) is None
+
+
 def merged(p_V: np.ndarray, ids_M: np.ndarray) -> np.ndarray:
     """The outcomes of a list and one for the rest."""
     return np.append(p_V[ids_M], 1 - p_V[ids_M].sum())
@@ -244,6 +273,30 @@ def reference(
         basis_TDV=rng.normal(0, 0.2, (2, size, vocabulary)) if size else None,
     )
     return Reference(rows=rows, store=store, temperature=2.0)
+
+
+def test_a_fusions_restored_loss_is_that_of_what_students_learn_from(
+    heldout: tuple[Sequences, Masks, dict[str, int], int], reference: Reference
+) -> None:
+    label_P = heldout[1].label_P.astype(np.int64)
+    restored = RestoredTargets.of(reference.store, reference.rows, device=torch.device("cpu"))
+    found_P = restored_fusion_nll(restored, label_P)
+    dense_PV = restore_fused(
+        reference.rows,
+        bias_TV=reference.store.constant("tail_bias_TV"),
+        basis_TDV=reference.store.constant("tail_basis_TDV") if reference.rows.sketch_PTD.shape[2] else None,
+    )
+    assert found_P == pytest.approx(-np.log(dense_PV[np.arange(len(label_P)), label_P]), abs=1e-4, nan_ok=True)
+    assert np.flatnonzero(np.isnan(found_P)).tolist() == [2]
+
+
+def test_a_true_token_without_probability_leaves_no_restored_loss(reference: Reference) -> None:
+    """As a fusion of draws has it: a list without the true token, and no tail."""
+    tails = RestoredTargets.of(reference.store, reference.rows, device=torch.device("cpu")).tails
+    rows = replace(reference.rows, tail_PT=np.where(np.isnan(reference.rows.tail_PT), np.nan, np.zeros((), np.float32)))
+    outside = int(np.setdiff1d(np.arange(VOCABULARY), rows.ids_PM[0])[0])
+    label_P = np.full(len(rows), outside)
+    assert restored_fusion_nll(RestoredTargets(record=rows, tails=tails), label_P) is None
 
 
 def full_logits(model_folder: Path, heldout: tuple[Sequences, Masks, dict[str, int], int]) -> np.ndarray:

@@ -99,6 +99,7 @@ def reports(tmp_path: Path) -> Path:
     folder = tmp_path / "reports"
     for name, nll, coverage in (("sci", 2.9, 0.97), ("prose", 3.0, 0.9)):
         report = scores(nll, parameters=109_500_000, bytes_per_position=130.25, store_bytes=2_000_000, temperature=1.1)
+        report["nll_restored"] = 3.25
         write_evaluation(folder / "teachers" / f"{name}.json", report | {"coverage": coverage})
         write_json(folder / "fidelity" / f"{name}.json", FIDELITY | ({"kl": [None]} if name == "prose" else {}))
     both = {"sci": 0.625, "prose": 0.375}
@@ -236,6 +237,7 @@ def test_the_page_has_a_row_for_everybody_with_interval_and_cost(summary: dict[s
     teachers = table(text, "## Teachers")
     assert dict(zip(teachers[0], teachers[3], strict=True))["answered"] == "90.0 % (400)"
     assert dict(zip(teachers[0], teachers[3], strict=True))["seconds"] == "–"
+    assert dict(zip(teachers[0], teachers[2], strict=True))["NLL restored"] == "3.2500"
     fusions = table(text, "## Fusions")
     assert [dict(zip(fusions[0], row, strict=True))["gain"] for row in fusions[2:]] == [
         "+0.1000 [+0.0800, +0.1200]",
