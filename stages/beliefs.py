@@ -11,7 +11,7 @@ from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
 from pipeline.lexical.params import BelieverParams
 from pipeline.lexical.soft_labels import write_beliefs
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -30,7 +30,14 @@ def main(name: str, lexicon: Path, senses: Path, out: Path, params: Path) -> Non
     record = RunRecord(f"beliefs-{name}")
     device, dtype = runtime.apply(speed)
     words = write_beliefs(
-        settings, lexicon=lexicon, senses=senses, out=out, device=device, dtype=dtype, batch_tokens=speed.batch_tokens
+        settings,
+        lexicon=lexicon,
+        senses=senses,
+        out=out,
+        device=device,
+        dtype=dtype,
+        batch_tokens=speed.batch_tokens,
+        workspace=workspace(__file__),
     )
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), words=words)
 

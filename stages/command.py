@@ -17,7 +17,9 @@ from typing import Any, ParamSpec
 
 import click
 
+from pipeline.core.import_closure import command_digest
 from storage.errors import DistillError
+from storage.work import Workspace
 
 P = ParamSpec("P")
 log = logging.getLogger("stages")
@@ -25,6 +27,11 @@ log = logging.getLogger("stages")
 params_option = click.option(
     "--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True, help="Settings file."
 )
+
+
+def workspace(file: str) -> Workspace:
+    """Where the command in `file` works, with the digest of the modules that it imports."""
+    return Workspace(code=command_digest(Path(file).stem))
 
 
 def stage(function: Callable[P, None]) -> Callable[P, None]:

@@ -9,7 +9,7 @@ import click
 from pipeline.core.config import section
 from pipeline.text.corpus import assemble
 from pipeline.text.params import CorpusParams, input_params
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -24,7 +24,7 @@ def main(text: Path, out: Path, params: Path) -> None:
     inputs = input_params(params)
     settings = section(params, "corpus", CorpusParams)
     record = RunRecord("corpus")
-    manifest = assemble(text, inputs, settings, out)
+    manifest = assemble(text, inputs, settings, out, workspace=workspace(__file__))
     record.write(documents=sum(manifest.facts["documents"].values()), words=sum(manifest.facts["words"].values()))
 
 

@@ -11,7 +11,7 @@ from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
 from pipeline.teach.hidden_states import keep_exact
 from pipeline.teach.params import ExactParams
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -40,6 +40,7 @@ def main(name: str, model: Path, documents: Path, sequences: Path, masks: Path, 
         device=device,
         dtype=dtype,
         batch_tokens=settings.batch_tokens,
+        workspace=workspace(__file__),
     )
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."))
 

@@ -12,7 +12,7 @@ from pipeline.core.params import RuntimeParams
 from pipeline.executor.dask import open_executor
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -31,7 +31,7 @@ def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, param
     settings = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"fuse-{name}")
     threads = settings.threads or os.cpu_count() or 1
-    with open_executor(settings, threads=threads, gpu=False) as (who, _):
+    with open_executor(settings, threads=threads, gpu=False, command="fuse") as (who, _):
         manifest = fuse(
             fusion,
             sequences=sequences,
@@ -41,6 +41,7 @@ def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, param
             declared=load(params).get("teachers") or (),
             threads=threads,
             executor=who,
+            workspace=workspace(__file__),
         )
     record.write(predictions=sum(plan.rows for plan in manifest.splits.values()))
 

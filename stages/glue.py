@@ -11,7 +11,7 @@ from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
 from pipeline.tasks.glue import judge
 from pipeline.tasks.params import GlueParams
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 from storage.format.manifest import file_sha256
 
 path = click.Path(path_type=Path)
@@ -29,7 +29,15 @@ def main(name: str, model: Path, out: Path, params: Path) -> None:
     speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"glue-{name}")
     device, dtype = runtime.apply(speed)
-    judge(settings, model=model, out=out, device=device, dtype=dtype, batch_tokens=speed.batch_tokens)
+    judge(
+        settings,
+        model=model,
+        out=out,
+        device=device,
+        dtype=dtype,
+        batch_tokens=speed.batch_tokens,
+        workspace=workspace(__file__),
+    )
     record.write(
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),

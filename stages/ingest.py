@@ -9,7 +9,7 @@ import click
 from pipeline.core.config import section
 from pipeline.text.corpus import ingest
 from pipeline.text.params import InputParams
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 
 @click.command()
@@ -21,7 +21,7 @@ def main(name: str, out: Path, params: Path) -> None:
     """Read the input NAME of params.yaml."""
     settings = section(params, f"inputs.{name}", InputParams)
     record = RunRecord(f"ingest-{name}")
-    manifest = ingest(name, settings, out)
+    manifest = ingest(name, settings, out, workspace=workspace(__file__))
     record.write(**manifest.facts["counts"])
 
 

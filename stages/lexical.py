@@ -11,7 +11,7 @@ from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
 from pipeline.lexical.params import LexicalParams
 from pipeline.lexical.train import train_lexical
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -46,6 +46,7 @@ def main(
         dtype=dtype,
         batch_tokens=speed.batch_tokens,
         checkpoint_seconds=speed.checkpoint_seconds,
+        workspace=workspace(__file__),
     )
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), steps=trained["steps"])
 

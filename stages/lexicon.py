@@ -9,7 +9,7 @@ import click
 from pipeline.core.config import section
 from pipeline.senses.lexicon import build_lexicon
 from pipeline.senses.params import LexiconParams
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -21,7 +21,7 @@ path = click.Path(path_type=Path)
 def main(out: Path, params: Path) -> None:
     """Write WordNet, or your own inventory, as a store."""
     record = RunRecord("lexicon")
-    record.write(**build_lexicon(section(params, "lexicon", LexiconParams), out=out))
+    record.write(**build_lexicon(section(params, "lexicon", LexiconParams), out=out, workspace=workspace(__file__)))
 
 
 if __name__ == "__main__":

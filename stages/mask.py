@@ -9,7 +9,7 @@ import click
 from pipeline.core.config import section
 from pipeline.text.masking import mask
 from pipeline.text.params import MaskParams
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -24,7 +24,7 @@ def main(documents: Path, sequences: Path, out: Path, params: Path) -> None:
     """Choose whole words to blank, in all splits."""
     settings = section(params, "mask", MaskParams)
     record = RunRecord("mask")
-    manifest = mask(settings, documents, sequences=sequences, out=out)
+    manifest = mask(settings, documents, sequences=sequences, out=out, workspace=workspace(__file__))
     counts = manifest.facts["counts"]
     record.write(**{key: sum(split[key] for split in counts.values()) for key in ("passes", "predictions")})
 

@@ -12,7 +12,7 @@ from pipeline.core.params import RuntimeParams
 from pipeline.tasks.params import ParaphraseParams
 from pipeline.tasks.paraphrase import judge
 from pipeline.tasks.paraphrase_data import read_sets
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 from storage.errors import DataError
 from storage.format.manifest import file_sha256
 
@@ -48,7 +48,8 @@ def main(
         raise DataError("paraphrase: no data. Give --rewritten, --published or --pairs")
     device, dtype = runtime.apply(speed)
     judge(
-        settings, sets, name=name, model=model, out=out, device=device, dtype=dtype, batch_tokens=speed.batch_tokens
+        settings, sets, name=name, model=model, out=out, device=device, dtype=dtype, batch_tokens=speed.batch_tokens,
+        workspace=workspace(__file__),
     )  # fmt: skip
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), sets=len(sets), report=file_sha256(out))
 

@@ -11,7 +11,7 @@ from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
 from pipeline.tasks.params import RewriteParams
 from pipeline.tasks.rewrite import rewrite
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -28,7 +28,9 @@ def main(name: str, documents: Path, out: Path, params: Path) -> None:
     speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"rewrite-{name}")
     device, _ = runtime.apply(speed)
-    made = rewrite(settings, documents, out=out, device=device, batch_tokens=speed.batch_tokens)
+    made = rewrite(
+        settings, documents, out=out, device=device, batch_tokens=speed.batch_tokens, workspace=workspace(__file__)
+    )
     record.write(device=device.type, dtype="float32", paragraphs=made.facts["paragraphs"])
 
 

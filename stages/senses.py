@@ -10,7 +10,7 @@ from pipeline.core.config import section
 from pipeline.senses.instances import build_instances
 from pipeline.senses.lexicon import Lexicon
 from pipeline.senses.params import SensesParams
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -24,7 +24,13 @@ path = click.Path(path_type=Path)
 def main(name: str, lexicon: Path, out: Path, params: Path) -> None:
     """Write source NAME under `senses` of params.yaml."""
     record = RunRecord(f"senses-{name}")
-    facts = build_instances(name, section(params, f"senses.{name}", SensesParams), Lexicon.open(lexicon), out=out)
+    facts = build_instances(
+        name,
+        section(params, f"senses.{name}", SensesParams),
+        Lexicon.open(lexicon),
+        out=out,
+        workspace=workspace(__file__),
+    )
     record.write(counts=facts["counts"])
 
 

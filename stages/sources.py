@@ -8,7 +8,7 @@ import click
 
 from pipeline.sources.fetch import fetch
 from pipeline.sources.params import source_section
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 from storage.format.manifest import digest
 from storage.work import WorkFolder
 
@@ -25,7 +25,7 @@ def main(name: str, out: Path, params: Path) -> None:
     settings = source_section(params, name)
     record = RunRecord(f"sources-{name}")
     identity = digest(settings.model_dump(mode="json"))
-    with WorkFolder(out, name=f"sources-{name}", identity=identity) as work:
+    with WorkFolder(out, name=f"sources-{name}", identity=identity, workspace=workspace(__file__)) as work:
         work.empty_content()
         used = fetch(name, settings, work.content)
         work.publish()

@@ -12,7 +12,7 @@ from pipeline.core.params import RuntimeParams
 from pipeline.executor.dask import open_executor
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -30,7 +30,7 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, pa
     teacher = section(params, f"teachers.{name}", TeacherParams)
     settings = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"teach-{name}")
-    with open_executor(settings, threads=1, gpu=True) as (who, settings):
+    with open_executor(settings, threads=1, gpu=True, command="teach") as (who, settings):
         device, dtype = runtime.apply(settings)
         manifest = teach(
             teacher,
@@ -43,6 +43,7 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, pa
             batch_tokens=settings.batch_tokens,
             threads=settings.threads,
             executor=who,
+            workspace=workspace(__file__),
         )
     predictions = sum(plan.rows for plan in manifest.splits.values())
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), predictions=predictions)

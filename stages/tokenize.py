@@ -9,7 +9,7 @@ import click
 from pipeline.core.config import section
 from pipeline.text.params import TokenizeParams
 from pipeline.text.tokenize import tokenize
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -23,7 +23,7 @@ def main(documents: Path, out: Path, params: Path) -> None:
     """Tokenize all splits."""
     settings = section(params, "tokenize", TokenizeParams)
     record = RunRecord("tokenize")
-    manifest = tokenize(settings, documents, out=out)
+    manifest = tokenize(settings, documents, out=out, workspace=workspace(__file__))
     counts = manifest.facts["counts"]
     record.write(**{key: sum(split[key] for split in counts.values()) for key in ("sequences", "tokens", "words")})
 

@@ -11,7 +11,7 @@ from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
 from pipeline.train.params import StudentParams, TrainingParams
 from pipeline.train.train import train
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -42,6 +42,7 @@ def main(name: str, sequences: Path, masks: Path, tokenizer: Path, out: Path, pa
         dtype=dtype,
         batch_tokens=settings.batch_tokens,
         checkpoint_seconds=settings.checkpoint_seconds,
+        workspace=workspace(__file__),
     )
     record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), tokens=trained["tokens"])
 

@@ -9,7 +9,7 @@ import click
 from pipeline.core.config import section
 from pipeline.lexical.params import PublishedParams
 from pipeline.lexical.weight_delta import unpack
-from stages.command import RunRecord, params_option, stage
+from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
 
@@ -23,7 +23,9 @@ path = click.Path(path_type=Path)
 def main(name: str, lexicon: Path, out: Path, params: Path) -> None:
     """Make published student NAME of params.yaml."""
     record = RunRecord(f"published-{name}")
-    unpack(section(params, f"published.{name}", PublishedParams), lexicon=lexicon, out=out)
+    unpack(
+        section(params, f"published.{name}", PublishedParams), lexicon=lexicon, out=out, workspace=workspace(__file__)
+    )
     record.write()
 
 

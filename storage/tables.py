@@ -17,7 +17,7 @@ from storage.errors import SchemaMismatch, ShardCorrupt, StaleParent, StoreMissi
 from storage.format.arrow_headers import require_table
 from storage.format.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
 from storage.format.manifest_parse import read_manifest, write_manifest
-from storage.work import WORK_ROOT, WorkFolder
+from storage.work import WorkFolder, Workspace
 
 DOCUMENTS = "documents"
 REVISION = 1
@@ -33,7 +33,7 @@ def write_documents(
     *,
     inputs: dict[str, Any],
     facts: dict[str, Any],
-    work_root: Path = WORK_ROOT,
+    workspace: Workspace,
 ) -> Manifest:
     """Publish one table per split with columns doc_id, source, text (strings), in the order given."""
     return write_tables(
@@ -44,7 +44,7 @@ def write_documents(
         schemas=dict.fromkeys(tables, DOCUMENT_SCHEMA),
         inputs=inputs,
         facts=facts,
-        work_root=work_root,
+        workspace=workspace,
     )
 
 
@@ -57,14 +57,14 @@ def write_tables(
     schemas: Mapping[str, pa.Schema],
     inputs: dict[str, Any],
     facts: dict[str, Any],
+    workspace: Workspace,
     parents: dict[str, str] | None = None,
-    work_root: Path = WORK_ROOT,
 ) -> Manifest:
     """Publish tables by name as a sealed store of `kind`; each must have its schema, which its facts then name."""
     if kind != DOCUMENTS:
         facts = facts | {COLUMNS: {name: columns_of(table.schema) for name, table in tables.items()}}
     identity = identity_of(kind=kind, revision=revision, inputs=inputs, parents=parents or {})
-    with WorkFolder(out, name=f"{kind}-{out.name}", identity=identity, root=work_root) as work:
+    with WorkFolder(out, name=f"{kind}-{out.name}", identity=identity, workspace=workspace) as work:
         shards = []
         for name, table in tables.items():
             assert table.schema == schemas[name], table.schema

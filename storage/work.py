@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import shutil
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -30,11 +30,18 @@ IDENTITY_CHARACTERS = 16
 PUBLISHED = "published"
 """Marks a work folder whose content is, or was, at the output."""
 DISCARDED = ".discarded"
-CODE = ("storage", "pipeline")
-"""Packages whose change makes a finished result worth making again."""
 
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where work folders lie, and which code works in them."""
+
+    root: Path = WORK_ROOT
+    code: str = ""
+    """Digest of the modules that the running command imports; "" when it is unknown, and then never compared."""
 
 
 class WorkFolder:
@@ -44,11 +51,12 @@ class WorkFolder:
     an OSError that leaves the `with`, when the disk takes no more.
     """
 
-    def __init__(self, out: Path, *, name: str, identity: str, root: Path = WORK_ROOT) -> None:
+    def __init__(self, out: Path, *, name: str, identity: str, workspace: Workspace) -> None:
         self.out = out
         self.name = name
-        self.root = root
-        self.path = root / f"{name}-{identity[:IDENTITY_CHARACTERS]}"
+        self.root = workspace.root
+        self.code = workspace.code
+        self.path = self.root / f"{name}-{identity[:IDENTITY_CHARACTERS]}"
         self.content = self.path / "content"
         self._journal = self.path / "journal.jsonl"
         self._lock: IO[str] | None = None
@@ -114,20 +122,20 @@ class WorkFolder:
     def _respect_code(self) -> None:
         """Begin anew what another version of the code finished; what it left unfinished is continued, with a warning.
 
-        DVC runs a stage again when a module changes, and must not be handed the old result. An interrupted run of days
-        may be continued after a repair: that is for its owner to judge.
+        DVC runs a stage again when a module that it imports changes, and must not be handed the old result. An
+        interrupted run of days may be continued after a repair: that is for its owner to judge.
         """
-        marker, code = self.path / "code.sha256", code_digest()
-        if marker.exists() and marker.read_text(encoding="utf-8") != code:
+        marker = self.path / "code.sha256"
+        if self.code and marker.exists() and marker.read_text(encoding="utf-8") != self.code:
             if (self.path / PUBLISHED).exists():
                 log.info("%s: finished by another version of the code; beginning anew", self.path)
                 _discard(self.path)
             else:
                 log.warning("%s: begun by another version of the code; remove the folder to begin anew", self.path)
         self.content.mkdir(parents=True, exist_ok=True)
-        if not marker.exists():
+        if self.code and not marker.exists():
             partial = marker.with_suffix(".new")
-            partial.write_text(code, encoding="utf-8")
+            partial.write_text(self.code, encoding="utf-8")
             partial.replace(marker)
 
     def _mend_journal(self) -> None:
@@ -167,15 +175,6 @@ def _held(lock: Path) -> bool:
     except BlockingIOError:
         return True
     return False
-
-
-def code_digest() -> str:
-    """SHA-256 over the modules that decide results, the ones beside this package."""
-    project = Path(__file__).resolve().parents[1]
-    whole = hashlib.sha256()
-    for path in sorted(path for package in CODE for path in (project / package).rglob("*.py")):
-        whole.update(f"{path.relative_to(project).as_posix()}\0".encode() + path.read_bytes())
-    return whole.hexdigest()
 
 
 def _discard(path: Path) -> None:

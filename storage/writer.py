@@ -27,7 +27,7 @@ from storage.format.manifest import CARD, FileEntry, Manifest, ShardEntry, Split
 from storage.format.manifest_parse import parse_manifest, write_manifest
 from storage.reader import Store
 from storage.records.base import Record
-from storage.work import WORK_ROOT, WorkFolder
+from storage.work import WorkFolder, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class StoreWriter:
         splits: Mapping[str, SplitPlan],
         inputs: dict[str, Any],
         parents: dict[str, str],
+        workspace: Workspace,
         constants: Mapping[str, NDArray[Any]] | None = None,
-        work_root: Path = WORK_ROOT,
     ) -> None:
         self.record = record
         self.constants = dict(constants or {})
@@ -71,7 +71,7 @@ class StoreWriter:
         self.inputs = inputs
         self.parents = parents
         self.identity = identity_of(kind=record.kind, revision=record.revision, inputs=inputs, parents=parents)
-        self.work = WorkFolder(out, name=f"{record.kind}-{out.name}", identity=self.identity, root=work_root)
+        self.work = WorkFolder(out, name=f"{record.kind}-{out.name}", identity=self.identity, workspace=workspace)
         self._done: dict[tuple[str, int], ShardEntry] = {}
 
     def __enter__(self) -> Self:

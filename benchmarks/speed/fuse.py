@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.speed.harness import RUNS, Machine, Measured, Row, alternate, isolated
 from benchmarks.store.simulated import VOCABULARY, Form, simulate
+from storage.work import Workspace
 
 TEACHERS = ("one", "two", "three")
 KEEP = 32
@@ -104,7 +105,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
         splits=none,
         inputs={},
         parents={},
-        work_root=work,
+        workspace=Workspace(work),
     )
     with text:
         sequences = text.seal(facts={"vocabulary": VOCABULARY}, constants={"pieces_utf8": encode_pieces(pieces)})
@@ -115,7 +116,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
         splits=plan,
         inputs={},
         parents={"sequences": sequences.identity},
-        work_root=work,
+        workspace=Workspace(work),
     )
     with blanks:
         for shard in blanks.missing():
@@ -140,7 +141,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
             inputs={"teacher": name},
             parents={"masks": masks.identity},
             constants={"order_V": order_V},
-            work_root=work,
+            workspace=Workspace(work),
         )
         with logits:
             for shard in logits.missing():

@@ -46,6 +46,7 @@ from pipeline.text.vocabulary import bridge, decode_pieces
 from storage.format.manifest import SplitPlan
 from storage.reader import Store
 from storage.records.logits import SparseLogits
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 FIT = 4096
@@ -142,7 +143,7 @@ def stored(record: SparseLogits, keep: Keep, tail: TailParams, shape: TailShape,
         inputs={"keep": keep.model_dump(), "tail": tail.model_dump()},
         parents={},
         constants={"order_V": constants.pop("order_V")},
-        work_root=folder / "work",
+        workspace=Workspace(folder / "work"),
     )
     with writer:
         for shard in writer.missing():

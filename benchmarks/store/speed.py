@@ -35,6 +35,7 @@ from benchmarks.store.simulated import FORMS, Form, simulate
 from storage.format.manifest import SplitPlan
 from storage.reader import Store
 from storage.records.logits import SparseLogits
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 GOALS = {"read rows/s, top-32": 1_000_000, "write rows/s, top-32": 300_000, "seconds to open 1000 shards": 0.5}
@@ -88,7 +89,7 @@ def write_store(
         inputs={},
         parents={},
         constants={"order_V": order_V},
-        work_root=out.parent / work,
+        workspace=Workspace(out.parent / work),
     )
 
     def write() -> None:

@@ -1,14 +1,18 @@
-"""Which modules of this project a command needs, found by reading the source, and a digest of each.
+"""Which modules of this project a command imports, found by reading the source, and digests of them.
 
-The stages of dvc.yaml depend on these digests, so an edit of a module runs what imports it and nothing else. Lists of
-modules in dvc.yaml itself would be most of that page, and DVC hashes each entry once a stage.
+The project's one notion of "the code changed": stages of dvc.yaml depend on the list of their command, a work folder
+remembers the digest of that list, and a worker must have the driver's. So an edit of a module runs again what imports
+it and nothing else. Lists of modules in dvc.yaml itself would be most of that page, and DVC hashes each entry once a
+stage.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
+import hashlib
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from storage.format.manifest import file_sha256
@@ -18,18 +22,44 @@ PACKAGES = ("storage", "pipeline", "stages")
 NOT_COMMANDS = ("__init__", "command")
 """Modules of `stages` that nobody runs."""
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder in which the packages lie."""
+
 
 def write_digests(root: Path, out: Path) -> None:
-    """Replace the folder `out`: for each command of `stages` a file `<name>.txt`, lines as `sha256sum` writes them."""
-    modules = {path for package in PACKAGES for path in (root / package).rglob("*.py")}
-    imports = {path: imported(path, root) & modules for path in modules}
-    line = {path: f"{file_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in modules}
+    """Replace the folder `out`: for each command of `stages` a file `<name>.txt` with what `listing` says of it."""
+    digests = module_digests(root)
+    imports = functools.cache(lambda path: imported(path, root) & digests.keys())
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    for module in modules:
-        if module.parent.name == "stages" and module.stem not in NOT_COMMANDS:
-            needed = sorted(closure(module, imports))
-            (out / f"{module.stem}.txt").write_text("".join(line[path] for path in needed), encoding="utf-8")
+    for path in digests:
+        if path.parent == root / "stages" and path.stem not in NOT_COMMANDS:
+            text = listing(closure(path, imports), digests, root)
+            (out / f"{path.stem}.txt").write_text(text, encoding="utf-8")
+
+
+def command_digest(command: str, *, root: Path = ROOT, digests: Mapping[Path, str] | None = None) -> str:
+    """SHA-256 over the list of modules of a command, a module of `stages`; that of the file in `data/code`.
+
+    digests: by default of the modules as they are now. Those of an earlier moment say whether a process that began
+    then runs the same code: a module that it did not have, or had with other text, changes the result.
+    """
+    modules = closure(
+        root / "stages" / f"{command}.py", lambda path: {found for found in imported(path, root) if found.is_file()}
+    )
+    if digests is None:
+        digests = {path: file_sha256(path) for path in modules}
+    return hashlib.sha256(listing(modules, digests, root).encode()).hexdigest()
+
+
+def module_digests(root: Path = ROOT) -> dict[Path, str]:
+    """SHA-256 of each module of the project."""
+    return {path: file_sha256(path) for package in PACKAGES for path in (root / package).rglob("*.py")}
+
+
+def listing(modules: Collection[Path], digests: Mapping[Path, str], root: Path) -> str:
+    """A line for each module in the order of their paths, as `sha256sum` writes them."""
+    return "".join(f"{digests.get(path, 'absent')}  {path.relative_to(root).as_posix()}\n" for path in sorted(modules))
 
 
 def imported(path: Path, root: Path) -> set[Path]:
@@ -38,7 +68,7 @@ def imported(path: Path, root: Path) -> set[Path]:
     These are the modules that it names, each with the `__init__.py` of every package around it. A name may be a module
     or something in one, so some of these files do not exist. Raises AssertionError for a relative import.
     """
-    found = _with_packages(path.relative_to(root).with_suffix("").parts, root)
+    files = _with_packages(path.relative_to(root).with_suffix("").parts, root)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -49,8 +79,8 @@ def imported(path: Path, root: Path) -> set[Path]:
             continue
         for parts in (name.split(".") for name in names):
             if parts[0] in PACKAGES:
-                found |= _with_packages(parts, root) | _with_packages(parts[:-1], root)
-    return found - {path}
+                files |= _with_packages(parts, root) | _with_packages(parts[:-1], root)
+    return files - {path}
 
 
 def _with_packages(parts: Sequence[str], root: Path) -> set[Path]:
@@ -59,13 +89,13 @@ def _with_packages(parts: Sequence[str], root: Path) -> set[Path]:
     return packages | ({root.joinpath(*parts).with_suffix(".py")} if len(parts) > 1 else set())
 
 
-def closure(module: Path, imports: Mapping[Path, Collection[Path]]) -> set[Path]:
+def closure(module: Path, imports: Callable[[Path], Collection[Path]]) -> set[Path]:
     """The module and all that it needs, given what each imports."""
-    found: set[Path] = set()
+    modules: set[Path] = set()
     waiting = [module]
     while waiting:
         path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting.extend(imports[path])
-    return found
+        if path not in modules:
+            modules.add(path)
+            waiting.extend(imports(path))
+    return modules

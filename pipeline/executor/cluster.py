@@ -18,9 +18,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.import_closure import command_digest, module_digests
 from pipeline.core.params import RuntimeParams
 from storage.errors import ClusterError
-from storage.work import code_digest
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -35,8 +35,8 @@ GPU = "gpu"
 VERSIONED = ("numpy", "zarr", "numcodecs", "torch", "transformers", "tokenizers")
 """Packages whose version may decide bytes."""
 
-CODE = code_digest()
-"""When this module was imported: a worker that was started before an edit runs the code from before it."""
+MODULES = module_digests()
+"""As they were when this module was imported: a worker that was started before an edit runs the code from before it."""
 
 
 @contextmanager
@@ -115,15 +115,19 @@ def require_workers(client: Client, settings: RuntimeParams, *, gpu: bool) -> li
 
 
 @cache
-def environment() -> dict[str, str]:
-    """What must be the same in the driver and in all workers: versions, and this project's code."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2]), "code": CODE[:12]}
+def environment(command: str) -> dict[str, str]:
+    """What must be the same in the driver and in all workers of a command: versions, and the modules it imports."""
+    versions = {
+        "command": command,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "code": command_digest(command, digests=MODULES)[:12],
+    }
     for package in VERSIONED:
         try:
-            found[package] = version(package).partition("+")[0]  # the rest says for which accelerator it was built
+            versions[package] = version(package).partition("+")[0]  # the rest says for which accelerator it was built
         except PackageNotFoundError:
-            found[package] = "none"
-    return found
+            versions[package] = "none"
+    return versions
 
 
 def chosen(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -135,7 +139,7 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def require_uniform_workers(
-    client: Client, addresses: list[str], settings: RuntimeParams, *, gpu: bool
+    client: Client, addresses: list[str], settings: RuntimeParams, *, gpu: bool, command: str
 ) -> RuntimeParams:
     """Settings with the device and the number format that all workers choose, where `gpu` says that they matter.
 
@@ -149,7 +153,7 @@ def require_uniform_workers(
             workers = importlib.import_module("pipeline.executor.cluster")
         except ImportError as error:
             return {"error": str(error)}
-        found: dict[str, str] = workers.environment() | ({} if asked is None else workers.chosen(asked))
+        found: dict[str, str] = workers.environment(command) | ({} if asked is None else workers.chosen(asked))
         return found
 
     said_by: dict[str, Any] = client.run(answer, workers=addresses, on_error="return")
@@ -163,7 +167,7 @@ def require_uniform_workers(
                 f"({said if isinstance(said, Exception) else said['error']}). Install the same checkout, and start the "
                 "worker from that environment"
             )
-        require_same(address, said, environment())
+        require_same(address, said, environment(command))
         answers[address] = said
     return settings if asked is None else settings.model_copy(update=_one_choice(answers))
 
@@ -182,7 +186,7 @@ def _one_choice(answers: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def require_same(worker: str, found: Mapping[str, str], driver: Mapping[str, str]) -> None:
-    """Raise ClusterError, naming the worker, unless what `here` says there and at the driver is the same."""
+    """Raise ClusterError, naming the worker, unless `environment` is the same there and at the driver."""
     for name, expected in driver.items():
         if found.get(name) != expected:
             what = "another version of this project's code" if name == "code" else f"{name} {found.get(name)}"

@@ -72,15 +72,16 @@ class _Task:
 class DaskExecutor:
     """The workers of a Dask scheduler; those with resource `gpu` when `gpu` is set.
 
-    settings are the runtime settings that workers run with, device and number format decided.
+    settings are the runtime settings that workers run with, device and number format decided; command is the module of
+    `stages` that gives them work.
     """
 
-    def __init__(self, client: Client, settings: RuntimeParams, *, gpu: bool) -> None:
+    def __init__(self, client: Client, settings: RuntimeParams, *, gpu: bool, command: str) -> None:
         self.held = ResourceCache()
         self.settings = settings
         self._client = client
         self._gpu = gpu
-        self._environment = environment()
+        self._environment = environment(command)
         self._jobs: set[str] = set()
 
     def close(self) -> None:
@@ -232,7 +233,7 @@ def _shard_there(job: Job, desk: Desk, shard: Shard, driver: dict[str, str]) -> 
     from distributed import get_worker
 
     worker = get_worker()
-    require_same(_name_of(worker), environment(), driver)
+    require_same(_name_of(worker), environment(driver["command"]), driver)
     with _held_by(worker).opened(job) as tools:
         record, sidecar = job.make(tools, shard, advance=lambda _: None)
         return _name_of(worker), desk.write(shard, record, sidecar=sidecar)
@@ -243,7 +244,7 @@ def _once_there(job: Job, work: Callable[[Any, Any], Any], driver: dict[str, str
     from distributed import get_worker
 
     worker = get_worker()
-    require_same(_name_of(worker), environment(), driver)
+    require_same(_name_of(worker), environment(driver["command"]), driver)
     with _held_by(worker).opened(job) as tools:
         return work(job, tools)
 
@@ -254,7 +255,7 @@ def _release(key: str, dask_worker: Worker) -> None:
 
 
 @contextmanager
-def dask_executor(settings: RuntimeParams, *, gpu: bool) -> Iterator[DaskExecutor]:
+def dask_executor(settings: RuntimeParams, *, gpu: bool, command: str) -> Iterator[DaskExecutor]:
     """The workers that `settings.scheduler` names, checked; those that are started here are stopped at the end.
 
     Raises ClusterError when there is no scheduler, or no workers that can do the work.
@@ -262,7 +263,8 @@ def dask_executor(settings: RuntimeParams, *, gpu: bool) -> Iterator[DaskExecuto
     settings = split_threads(settings)
     with connected(settings) as client:
         addresses = require_workers(client, settings, gpu=gpu)
-        several = DaskExecutor(client, require_uniform_workers(client, addresses, settings, gpu=gpu), gpu=gpu)
+        settings = require_uniform_workers(client, addresses, settings, gpu=gpu, command=command)
+        several = DaskExecutor(client, settings, gpu=gpu, command=command)
         log.info("%d workers of %s; %s", len(addresses), settings.scheduler, dashboard(client, settings))
         try:
             yield several
@@ -271,17 +273,20 @@ def dask_executor(settings: RuntimeParams, *, gpu: bool) -> Iterator[DaskExecuto
 
 
 @contextmanager
-def open_executor(settings: RuntimeParams, *, threads: int, gpu: bool) -> Iterator[tuple[Executor, RuntimeParams]]:
+def open_executor(
+    settings: RuntimeParams, *, threads: int, gpu: bool, command: str
+) -> Iterator[tuple[Executor, RuntimeParams]]:
     """Who does the work of a stage by `settings.scheduler`, and the settings to do it with.
 
     Worker processes started here are stopped at the end. threads is how many shards this process does at a time when it
-    is to do them; gpu says that a job takes a worker's accelerator: the settings then have the device and the number
-    format that all workers chose. Raises ClusterError when there is no scheduler, or no workers that can do the work.
+    is to do them; command is the module of `stages` that runs. gpu says that a job takes a worker's accelerator: the
+    settings then have the device and the number format that all workers chose. Raises ClusterError when there is no
+    scheduler, or no workers that can do the work.
     """
     if settings.scheduler == "threads":
         with LocalExecutor(threads=threads) as alone:
             yield alone, settings
         return
 
-    with dask_executor(settings, gpu=gpu) as several:
+    with dask_executor(settings, gpu=gpu, command=command) as several:
         yield several, several.settings

@@ -29,6 +29,7 @@ from storage.reader import Store
 from storage.records.sequences import Masks
 from storage.records.targets import FusedTargets
 from storage.share.card import card_of
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def fuse(
     declared: Collection[str],
     threads: int,
     executor: Executor | None = None,
+    workspace: Workspace = Workspace(),
 ) -> Manifest:
     """Write the fused targets of one fusion to `out`, whose name is the fusion's.
 
@@ -81,6 +83,7 @@ def fuse(
             splits=blanks.manifest.splits,
             inputs=params.model_dump(),
             parents={"masks": blanks.identity, **{f"logits/{name}": store.identity for name, store in stores.items()}},
+            workspace=workspace,
             constants={"order_V": np.argsort(-np.exp(bias_TV).sum(axis=0), kind="stable").astype(np.uint32)},
         )
         with writer:

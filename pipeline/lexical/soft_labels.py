@@ -21,6 +21,7 @@ from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
 from storage.errors import StaleParent, StoreMissing
 from storage.tables import TableStore, write_tables
+from storage.work import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ def write_beliefs(
     device: torch.device,
     dtype: torch.dtype,
     batch_tokens: int,
+    workspace: Workspace = Workspace(),
 ) -> dict[str, int]:
     """Ask one lexical teacher about all words of some stores; returns how many words each has."""
     inventory = Lexicon.open(lexicon)
@@ -72,6 +74,7 @@ def write_beliefs(
         inputs={"model": weights_identity(Path(params.model))},
         parents={"lexicon": inventory.identity, **{f"senses/{name}": found.identity for name, found in opened.items()}},
         facts={"model": params.model, "words": {name: len(table) for name, table in tables.items()}},
+        workspace=workspace,
     )
     return {name: len(table) for name, table in tables.items()}
 

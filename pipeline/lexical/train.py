@@ -30,7 +30,7 @@ from storage.format.manifest import digest, file_sha256
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from storage.tables import DocumentStore
-from storage.work import WorkFolder
+from storage.work import WorkFolder, Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +102,7 @@ def train_lexical(
     dtype: torch.dtype,
     batch_tokens: int,
     checkpoint_seconds: float,
+    workspace: Workspace = Workspace(),
 ) -> dict[str, Any]:
     """Train one lexical student and publish it at `out`; returns its training record.
 
@@ -133,7 +134,7 @@ def train_lexical(
         "start": {path.name: file_sha256(path) for path in sorted(start.glob("*.safetensors"))},
         "beliefs": _belief_identities(params), "targets": _targets_identity(params, masks),
     })  # fmt: skip
-    with WorkFolder(out, name=f"models-{out.name}", identity=identity) as work, one_model():
+    with WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work, one_model():
         heldout = texts.read("heldout").column("text").to_pylist()
         data, left_out = open_lexical_data(params, opened, inventory, tokenizer, heldout=heldout)
         lm_model = start_student(start, tokenizer=tokenizer, layers=None, config=None, seed=params.training.seed)

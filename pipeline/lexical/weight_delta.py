@@ -20,7 +20,7 @@ from pipeline.lexical.params import HEAD_FILE, LEXICON_FOLDER, READING_FILE, SEN
 from pipeline.senses.lexicon import Lexicon
 from pipeline.sources.adapters import CARD_FILES, TOKENIZER_FILES, WEIGHT_FILES, files_like
 from storage.errors import SourceError
-from storage.work import WorkFolder
+from storage.work import WorkFolder, Workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,7 @@ def pack(student: Path, *, start: Path, out: Path) -> dict[str, Any]:
     return facts
 
 
-def unpack(params: PublishedParams, *, lexicon: Path, out: Path) -> None:
+def unpack(params: PublishedParams, *, lexicon: Path, out: Path, workspace: Workspace = Workspace()) -> None:
     """Make the student of its start and its changes, at `out`; lexicon is the inventory that its senses are of.
 
     Raises SourceError when files are missing, when the start is not the one that was changed, or when the inventory has
@@ -130,7 +130,8 @@ def unpack(params: PublishedParams, *, lexicon: Path, out: Path) -> None:
         else:
             change = restored(packed[f"{name}.steps"], packed[f"{name}.scale"], tuple(old.shape))
         after[name] = old.float() + change
-    with WorkFolder(out, name=f"published-{out.name}", identity=_identity(start, changes)) as work:
+    identity = _identity(start, changes)
+    with WorkFolder(out, name=f"published-{out.name}", identity=identity, workspace=workspace) as work:
         work.empty_content()
         save_file(after, work.content / "model.safetensors", metadata={"format": "pt"})
         (work.content / "model.safetensors").chmod(0o644)

@@ -25,6 +25,7 @@ from pipeline.senses.raganato import Sentence, read_gold, read_sentences
 from storage.errors import DataError
 from storage.format.manifest import digest, file_sha256
 from storage.tables import TableStore, write_tables
+from storage.work import Workspace
 
 INSTANCES = "instances"
 EXAMPLES = "examples of the inventory"
@@ -67,7 +68,9 @@ class Marked:
     spans: tuple[Span, ...]
 
 
-def build_instances(name: str, params: SensesParams, lexicon: Lexicon, *, out: Path) -> dict[str, Any]:
+def build_instances(
+    name: str, params: SensesParams, lexicon: Lexicon, *, out: Path, workspace: Workspace = Workspace()
+) -> dict[str, Any]:
     """Write one source as a store at `out`; returns counts of what was found, and of what was left out, by reason.
 
     Raises DataError for files that are not in the layout, and when nothing is left to learn from.
@@ -96,6 +99,7 @@ def build_instances(name: str, params: SensesParams, lexicon: Lexicon, *, out: P
         inputs={"senses": params.model_dump(exclude={"path"}), "files": [file_sha256(file) for file in files]},
         parents={"lexicon": lexicon.identity},
         facts=facts,
+        workspace=workspace,
     )
     return facts
 

@@ -24,6 +24,7 @@ from pipeline.text.readers import raw_lines
 from storage.errors import DataError
 from storage.format.manifest import file_sha256
 from storage.tables import TableStore, write_tables
+from storage.work import Workspace
 
 LEXICON = "lexicon"
 REVISION = 1
@@ -128,7 +129,7 @@ def normal_lemma(lemma: str) -> str:
     return "_".join(lemma.lower().split())
 
 
-def build_lexicon(params: LexiconParams, *, out: Path) -> dict[str, Any]:
+def build_lexicon(params: LexiconParams, *, out: Path, workspace: Workspace = Workspace()) -> dict[str, Any]:
     """Write the inventory as a store at `out`; returns its counts.
 
     Raises SourceError when WordNet is not whole, DataError for a bad line of the user's own inventory.
@@ -157,6 +158,7 @@ def build_lexicon(params: LexiconParams, *, out: Path) -> dict[str, Any]:
         schemas=SCHEMAS,
         inputs={"kind": params.kind, "files": [file_sha256(file) for file in files]},
         facts=facts,
+        workspace=workspace,
     )
     return facts
 

@@ -29,7 +29,7 @@ from pipeline.tasks.glue_data import TASKS, TaskData, fetch_from_hub, read_folde
 from pipeline.tasks.params import LEFT_OUT, GlueParams
 from storage.errors import StaleParent
 from storage.format.manifest import digest
-from storage.work import WorkFolder
+from storage.work import WorkFolder, Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,14 @@ log = logging.getLogger(__name__)
 
 
 def judge(
-    params: GlueParams, *, model: Path, out: Path, device: torch.device, dtype: torch.dtype, batch_tokens: int
+    params: GlueParams,
+    *,
+    model: Path,
+    out: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    workspace: Workspace = Workspace(),
 ) -> dict[str, Any]:
     """Fine-tune `model` on every task with every seed, and write the report to `out`; returns it.
 
@@ -53,7 +60,7 @@ def judge(
     settings = params.model_dump(exclude={"data", "revision"})
     identities = {name: _identity(found) for name, found in data.items()}
     identity = digest({"settings": settings, "data": identities, "model": model_digest(model), "dtype": str(dtype)})
-    with WorkFolder(out, name=f"glue-{out.stem}", identity=identity) as work:
+    with WorkFolder(out, name=f"glue-{out.stem}", identity=identity, workspace=workspace) as work:
         fits = {(fit["task"], fit["seed"]): fit for fit in work.entries()}
         wanted = [(name, seed) for name in params.tasks for seed in params.seeds]
         with Progress(len(wanted), unit="fits", label="glue", done=len(fits)) as progress:

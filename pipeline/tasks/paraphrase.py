@@ -34,7 +34,7 @@ from pipeline.tasks.paraphrase_data import DetectionSet, Texts
 from pipeline.tasks.tfidf import word_detector
 from storage.errors import DataError
 from storage.format.manifest import digest
-from storage.work import WorkFolder
+from storage.work import WorkFolder, Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,7 @@ def judge(
     device: torch.device,
     dtype: torch.dtype,
     batch_tokens: int,
+    workspace: Workspace = Workspace(),
 ) -> dict[str, Any]:
     """Fine-tune and test `model`, and write the report to `out`; a killed run continues after its last whole fit.
 
@@ -98,7 +99,7 @@ def judge(
         return fit
 
     fits = {WORDS: word_detector} | {seed: fine_tune(seed) for seed in params.seeds}
-    with WorkFolder(out, name=f"paraphrase-{name}", identity=identity) as work:
+    with WorkFolder(out, name=f"paraphrase-{name}", identity=identity, workspace=workspace) as work:
         said = _all_fits(sets, pairs, fits, work)
         words, trials = (
             [

@@ -12,7 +12,7 @@ split by document, so that a detector never meets in test what it saw, in either
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from pipeline.text.vocabulary import START
 from storage.errors import DataError, VocabularyError
 from storage.format.manifest import Manifest, identity_of
 from storage.tables import DocumentStore, write_tables
-from storage.work import PUBLISHED, WorkFolder
+from storage.work import PUBLISHED, WorkFolder, Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,15 @@ CHUNK_PARAGRAPHS = 256
 """Paragraphs between two lines of the journal: a killed run loses so many at most."""
 
 
-def rewrite(params: RewriteParams, documents: Path, *, out: Path, device: torch.device, batch_tokens: int) -> Manifest:
+def rewrite(
+    params: RewriteParams,
+    documents: Path,
+    *,
+    out: Path,
+    device: torch.device,
+    batch_tokens: int,
+    workspace: Workspace = Workspace(),
+) -> Manifest:
     """Write the set of one rewriter to `out`: a table `paragraphs` with SCHEMA's columns.
 
     The model computes in float32 whatever `runtime` says, so that the set does not depend on the machine but for
@@ -67,7 +75,7 @@ def rewrite(params: RewriteParams, documents: Path, *, out: Path, device: torch.
     inputs = params.model_dump(mode="json") | {"model": weights, "tokenizer": tokenizer.identity}
     parents = {"documents": store.identity}
     identity = identity_of(kind=KIND, revision=REVISION, inputs=inputs, parents=parents)
-    with WorkFolder(out, name=f"rewrite-{out.name}", identity=identity) as work:
+    with WorkFolder(out, name=f"rewrite-{out.name}", identity=identity, workspace=workspace) as work:
         texts = _rewritten(params, paragraphs, folder=folder, tokenizer=tokenizer, work=work, device=device,
             batch_tokens=batch_tokens)  # fmt: skip
         kept = [number for number in range(len(paragraphs)) if texts[params.shares[0]][number] is not None]
@@ -83,7 +91,7 @@ def rewrite(params: RewriteParams, documents: Path, *, out: Path, device: torch.
             "dropped": dict(sorted(dropped.items())),
         }
         manifest = write_tables(out, {TABLE: table}, kind=KIND, revision=REVISION, schemas={TABLE: SCHEMA},
-            inputs=inputs, facts=facts, parents=parents, work_root=work.path)  # fmt: skip
+            inputs=inputs, facts=facts, parents=parents, workspace=replace(workspace, root=work.path))  # fmt: skip
         (work.path / PUBLISHED).touch()
     return manifest
 

@@ -17,6 +17,7 @@ from storage.format.arrays import sentinel
 from storage.format.manifest import Manifest, SplitPlan
 from storage.records.base import id_dtype
 from storage.records.hidden_states import HiddenStates
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def keep_exact(
     device: torch.device,
     dtype: torch.dtype,
     batch_tokens: int,
+    workspace: Workspace = Workspace(),
 ) -> Manifest:
     """Write the hidden states of the model in `model` at held-out predictions to `out`.
 
@@ -71,6 +73,7 @@ def keep_exact(
             splits={SPLIT: SplitPlan(rows=rows, shard_rows=max(1, rows))},
             inputs={**params.model_dump(), "model": model_digest(model)},
             parents={"masks": inputs.masks.identity},
+            workspace=workspace,
         )
         with writer:
             for shard in writer.missing():

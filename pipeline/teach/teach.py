@@ -22,6 +22,7 @@ from storage.format.manifest import Manifest
 from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.share.card import card_of
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def teach(
     batch_tokens: int,
     threads: int = 0,
     executor: Executor | None = None,
+    workspace: Workspace = Workspace(),
 ) -> Manifest:
     """Write the store of one teacher's beliefs to `out`; `hands` do the work, by default this process alone.
 
@@ -61,7 +63,7 @@ def teach(
     teacher_inputs = TeacherInputs.open(folder, None, **stores, batch_tokens=batch_tokens)
     vocabulary = len(teacher_inputs.tokenizer.pieces)
     inputs = {**params.model_dump(exclude={"model"}), "model": model_digest(folder)}
-    kept = extended(out, inputs)
+    kept = extended(out, inputs, workspace.root)
     writer = StoreWriter(
         out,
         SparseLogits,
@@ -75,6 +77,7 @@ def teach(
         splits=teacher_inputs.masks.manifest.splits,
         inputs={**inputs, **({} if kept is None else {EXTENDS: kept.identity})},
         parents={"masks": teacher_inputs.masks.identity},
+        workspace=workspace,
     )
     job = TeachJob(
         params=params,

@@ -40,6 +40,7 @@ from storage.errors import DataError
 from storage.format.manifest import Manifest, file_sha256
 from storage.records.base import SPLITS
 from storage.tables import DOCUMENT_SCHEMA, DocumentStore, write_documents
+from storage.work import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ ALL = "all"
 """The only split of an ingested text."""
 
 
-def ingest(name: str, params: InputParams, out: Path) -> Manifest:
+def ingest(name: str, params: InputParams, out: Path, *, workspace: Workspace = Workspace()) -> Manifest:
     """Write the table of one input's documents to `out`; ids are "<name>:<id in the input>".
 
     Empty documents are dropped and counted. Raises DataError when the input is not there, when more than
@@ -93,6 +94,7 @@ def ingest(name: str, params: InputParams, out: Path) -> Manifest:
             },
         },
         facts={"counts": dict(counts), "licence": params.licence, "first_bad": bad[0].where if bad else None},
+        workspace=workspace,
     )
 
 
@@ -138,7 +140,14 @@ def split_of(doc_id: str, *, calibration: float, heldout: float) -> str:
     return "heldout" if place < calibration + heldout else "train"
 
 
-def assemble(text_folder: Path, inputs: Mapping[str, InputParams], params: CorpusParams, out: Path) -> Manifest:
+def assemble(
+    text_folder: Path,
+    inputs: Mapping[str, InputParams],
+    params: CorpusParams,
+    out: Path,
+    *,
+    workspace: Workspace = Workspace(),
+) -> Manifest:
     """Join the texts of all inputs, keep the share, drop duplicates, split, and write the corpus to `out`.
 
     Raises DataError when `text_folder` holds a text that `inputs` does not name or a split would be empty, and
@@ -179,6 +188,7 @@ def assemble(text_folder: Path, inputs: Mapping[str, InputParams], params: Corpu
             "ingested": {name: store.manifest.facts["counts"] for name, store in stores.items()},
             "licences": {name: entry.licence for name, entry in sorted(inputs.items())},
         },
+        workspace=workspace,
     )
 
 

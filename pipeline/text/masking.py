@@ -29,6 +29,7 @@ from storage.reader import Store
 from storage.records.base import SPLITS
 from storage.records.sequences import Masks, Sequences
 from storage.tables import DocumentStore
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 JUDGING_SEED = 0
@@ -125,7 +126,9 @@ def choose_blanks(
     )
 
 
-def mask(params: MaskParams, documents: Path, *, sequences: Path, out: Path) -> Manifest:
+def mask(
+    params: MaskParams, documents: Path, *, sequences: Path, out: Path, workspace: Workspace = Workspace()
+) -> Manifest:
     """Write the store of masks of all splits to `out`.
 
     Raises StaleParent when `sequences` were not made from `documents`, DataError when a split has no word to blank,
@@ -144,6 +147,7 @@ def mask(params: MaskParams, documents: Path, *, sequences: Path, out: Path) -> 
         splits={split: SplitPlan(rows=len(masks[split]), shard_rows=params.shard_rows) for split in SPLITS},
         inputs=params.model_dump(),
         parents={"sequences": store.identity},
+        workspace=workspace,
     )
     with writer:
         for shard in writer.missing():

@@ -21,6 +21,7 @@ from storage.format.manifest import Manifest, SplitPlan
 from storage.records.base import SPLITS
 from storage.records.sequences import Sequences
 from storage.tables import DocumentStore
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _batches(texts: pa.ChunkedArray) -> list[tuple[int, int]]:
     return list(pairwise([0, *borders.tolist(), len(end_D)])) if len(end_D) else []
 
 
-def tokenize(params: TokenizeParams, documents: Path, *, out: Path) -> Manifest:
+def tokenize(params: TokenizeParams, documents: Path, *, out: Path, workspace: Workspace = Workspace()) -> Manifest:
     """Write the store of sequences of all splits to `out`.
 
     Raises DataError when a split has no window, WorkBusy when another process writes `out`, and what `load_tokenizer`
@@ -121,6 +122,7 @@ def tokenize(params: TokenizeParams, documents: Path, *, out: Path) -> Manifest:
         splits={name: SplitPlan(rows=split.rows, shard_rows=SHARD_SEQUENCES) for name, split in splits.items()},
         inputs={"sequence_tokens": params.sequence_tokens, "tokenizer": tokenizer.identity},
         parents={"documents": store.identity},
+        workspace=workspace,
     )
     with writer:
         for shard in writer.missing():

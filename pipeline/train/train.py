@@ -21,7 +21,7 @@ from storage.format.manifest import digest, file_sha256
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
-from storage.work import WorkFolder
+from storage.work import WorkFolder, Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ def train(
     dtype: torch.dtype,
     batch_tokens: int,
     checkpoint_seconds: float,
+    workspace: Workspace = Workspace(),
 ) -> dict[str, Any]:
     """Train one student and publish it as a Hugging Face folder at `out`; returns its training record.
 
@@ -66,7 +67,7 @@ def train(
         "student": student.model_dump(exclude={"start", "targets"}), "training": params.model_dump(),
         "start": weights, "parents": parents,
     })  # fmt: skip
-    with WorkFolder(out, name=f"models-{out.name}", identity=identity) as work, one_model():
+    with WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work, one_model():
         model = start_student(
             Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
         )

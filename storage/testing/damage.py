@@ -28,6 +28,7 @@ from storage.records.targets import FusedTargets
 from storage.share.audit import audit
 from storage.tables import DOCUMENTS, DocumentStore, write_documents
 from storage.testing import samples
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 PLAN = {"train": SplitPlan(rows=22, shard_rows=8), "heldout": SplitPlan(rows=8, shard_rows=8)}
@@ -59,7 +60,7 @@ def write(kind: str, out: Path, work: Path, *, seed: int, name: str = "a") -> No
     inputs = {"seed": seed, "name": name}
     if kind == DOCUMENTS:
         tables = {split: samples.documents(plan.rows, source=f"{name}{seed}") for split, plan in PLAN.items()}
-        write_documents(out, tables, inputs=inputs, facts={"documents": 30}, work_root=work)
+        write_documents(out, tables, inputs=inputs, facts={"documents": 30}, workspace=Workspace(work))
         return
     record = RECORDS[kind]
     needs = {"constants": {"order_V": samples.ORDER}} if "order_V" in record.needs else {}
@@ -70,7 +71,7 @@ def write(kind: str, out: Path, work: Path, *, seed: int, name: str = "a") -> No
         splits=PLAN,
         inputs=inputs,
         parents=samples.PARENTS,
-        work_root=work,
+        workspace=Workspace(work),
         **needs,
     )
     with writer:

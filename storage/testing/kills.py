@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from storage.work import WorkFolder
+from storage.work import WorkFolder, Workspace
 
 Write = Callable[[Path, Path], None]
 """Writes a store to its first argument, working in its second."""
@@ -27,7 +27,7 @@ def processes() -> ForkServerContext:
 
 def hold(work_root: Path, name: str, ready: Any, leave: Any) -> None:
     """Hold the lock of a work folder until told to leave."""
-    with WorkFolder(work_root / "out", name=name, identity="f" * 64, root=work_root):
+    with WorkFolder(work_root / "out", name=name, identity="f" * 64, workspace=Workspace(work_root)):
         ready.set()
         leave.wait(60)
 

@@ -21,6 +21,7 @@ from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.tables import DOCUMENT_SCHEMA, write_documents, write_tables
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 SPLITS = {
@@ -165,7 +166,7 @@ TABLES = {split: documents(rows) for split, rows in DOCUMENT_ROWS.items()}
 
 
 def write_sample_documents(out: Path, work_root: Path) -> None:
-    write_documents(out, TABLES, inputs={"share": 0.5}, facts={"vocabulary": 3}, work_root=work_root)
+    write_documents(out, TABLES, inputs={"share": 0.5}, facts={"vocabulary": 3}, workspace=Workspace(work_root))
 
 
 LEXICON_SCHEMAS = {
@@ -191,7 +192,7 @@ LEXICON_TABLES = {
 def write_sample_lexicon(out: Path, work_root: Path, *, parents: dict[str, str] | None = None) -> None:
     write_tables(
         out, LEXICON_TABLES, kind="lexicon", revision=1, schemas=LEXICON_SCHEMAS, inputs={"share": 0.5},
-        facts={"vocabulary": 3}, parents=parents, work_root=work_root,
+        facts={"vocabulary": 3}, parents=parents, workspace=Workspace(work_root),
     )  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def logits_writer(out: Path, work_root: Path, **changes: Any) -> StoreWriter:
         "inputs": INPUTS,
         "parents": PARENTS,
         "constants": {"order_V": ORDER},
-        "work_root": work_root,
+        "workspace": Workspace(work_root),
         **changes,
     }
     return StoreWriter(out, SparseLogits, **arguments)

@@ -22,6 +22,7 @@ from storage.records.base import SPLITS
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
+from storage.work import Workspace
 from storage.writer import StoreWriter
 from tests.helpers.distributions import Dense, TailOf, believe, fused_targets, sparse_logits, tail_prior
 from tests.helpers.stores import TinyStores
@@ -54,7 +55,7 @@ def write_targets(
         inputs=inputs or {},
         parents=parents or {},
         constants={"order_V": np.argsort(-np.exp(bias_TV).sum(axis=0), kind="stable").astype(np.uint32)},
-        work_root=out.parent.parent / ".work",
+        workspace=Workspace(out.parent.parent / ".work"),
     )
     constants = {"tail_bias_TV": bias_TV.astype(np.float32)}
     if basis_TDV is not None:
@@ -173,7 +174,7 @@ def _write_teacher(
         inputs={"hand-made": name, "keep": form, "sketch": sketch},
         parents={"masks": masks.identity},
         constants={"order_V": constants.pop("order_V")},
-        work_root=out.parent.parent / ".work",
+        workspace=Workspace(out.parent.parent / ".work"),
     )
     with writer:
         for shard in writer.missing():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.work import WorkFolder
+from storage.work import WorkFolder, Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,7 +88,7 @@ def test_prune_lists_and_removes_only_when_told(project: Path) -> None:
     (project / "reports" / "teachers" / "bert.json").touch()
 
     def work(name: str) -> WorkFolder:
-        return WorkFolder(project / "out" / name, name=name, identity="a" * 64, root=project / ".work")
+        return WorkFolder(project / "out" / name, name=name, identity="a" * 64, workspace=Workspace(project / ".work"))
 
     with work("logits-mpnet-prose"):
         pass  # unfinished

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +13,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.core.import_closure import write_digests
+from pipeline.core.import_closure import command_digest, module_digests, write_digests
 from stages import code
+from storage.work import WorkFolder, Workspace
 from tests.stages.pipeline_page import ROOT, command, stages
 
 
@@ -104,6 +108,76 @@ def test_an_edit_of_a_nested_module_reaches_exactly_what_imports_it(project: Pat
     write_digests(project, project / "out")
     changed = {path.stem for path in (project / "out").iterdir() if path.read_bytes() != before[path.stem]}
     assert changed == {"a", "y"}
+
+
+@pytest.mark.parametrize(
+    ("edited", "made_again"),
+    [("pipeline__deep__er", ["a", "y"]), ("pipeline__deep__other", []), ("pipeline__deep____init__", ["a", "y", "z"])],
+)
+def test_an_edit_of_a_nested_module_makes_finished_work_of_what_imports_it_again(
+    project: Path, tmp_path: Path, edited: str, made_again: list[str]
+) -> None:
+    write(
+        project,
+        stages__a="from pipeline.deep.er import x\n",
+        stages__z="import pipeline.deep\n",
+        stages__y="from pipeline.deep import er\n",
+        pipeline__deep____init__="",
+        pipeline__deep__er="",
+        pipeline__deep__other="",
+    )
+
+    def folder(name: str) -> WorkFolder:
+        workspace = Workspace(tmp_path / f"work-{name}", code=command_digest(name, root=project))
+        return WorkFolder(tmp_path / "out" / name, name=name, identity="a" * 64, workspace=workspace)
+
+    for name in "ayz":
+        with folder(name) as work:
+            work.append({"shard": 1})
+            work.publish()
+    write(project, **{edited: "x = 2\n"})
+    found = []
+    for name in "ayz":
+        with folder(name) as work:
+            found += [name] * (not work.entries())
+    assert found == made_again
+
+
+def test_the_digest_of_a_command_is_that_of_its_list(project: Path) -> None:
+    write_digests(project, project / "out")
+    for name in "az":
+        expected = hashlib.sha256((project / "out" / f"{name}.txt").read_bytes()).hexdigest()
+        assert command_digest(name, root=project) == expected
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"storage__c": "x = 1\n"},
+        {"pipeline__b": "import pipeline.new\n", "pipeline__new": ""},
+    ],
+    ids=["another text", "a new module"],
+)
+def test_a_process_that_began_before_an_edit_has_other_code(project: Path, edit: dict[str, str]) -> None:
+    before = module_digests(project)
+    same = command_digest("z", root=project)
+    write(project, storage__unused="x = 1\n")
+    assert command_digest("z", root=project, digests=before) == command_digest("z", root=project) == same
+    write(project, **edit)
+    assert command_digest("z", root=project, digests=before) != command_digest("z", root=project)
+
+
+def test_every_command_passes_its_workspace() -> None:
+    """A library function has a default, with which no code is compared."""
+    seen = set()
+    for path in (ROOT / "stages").glob("*.py"):
+        module = importlib.import_module(f"stages.{path.stem}")
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            function = getattr(module, call.func.id, None) if isinstance(call.func, ast.Name) else None
+            if inspect.isfunction(function) and "workspace" in inspect.signature(function).parameters:
+                seen.add(path.stem)
+                assert "workspace" in {keyword.arg for keyword in call.keywords}, path
+    assert {"mask", "teach", "train"} <= seen
 
 
 def test_a_command_that_is_gone_leaves_no_list(project: Path) -> None:

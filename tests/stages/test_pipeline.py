@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+from storage.work import Workspace
 from tests.helpers import stores as fakes
 from tests.helpers.stores import folder_bytes
 
@@ -300,7 +301,7 @@ def test_a_second_run_at_once_stops_and_names_the_first(project: Path) -> None:
     from storage.work import WorkFolder
 
     out = project / "again" / "busy"
-    with WorkFolder(out, name="models-busy", identity="0" * 64, root=project / ".work"):
+    with WorkFolder(out, name="models-busy", identity="0" * 64, workspace=Workspace(project / ".work")):
         _, *command = COMMANDS["train"]
         done = call(project, sys.executable, "-m", *command, str(out), check=False)
     assert done.returncode == 2

@@ -21,6 +21,7 @@ from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.testing import samples
 from storage.testing.contract import StoreContract
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 
@@ -128,7 +129,7 @@ def test_stale_parent_names_both(tmp_path: Path) -> None:
 def masks_writer(out: Path, folder: Path, *, seed: int) -> StoreWriter:
     specs, splits = Masks.specs(vocabulary=samples.VOCABULARY), samples.SPLITS
     inputs, root = {"seed": seed}, folder / "masks-work"
-    return StoreWriter(out, Masks, specs=specs, splits=splits, inputs=inputs, parents={}, work_root=root)
+    return StoreWriter(out, Masks, specs=specs, splits=splits, inputs=inputs, parents={}, workspace=Workspace(root))
 
 
 def finish(writer: StoreWriter) -> None:

@@ -25,6 +25,7 @@ from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.tables import DOCUMENTS, DocumentStore
 from storage.testing import samples
+from storage.work import Workspace
 from storage.writer import StoreWriter
 from tests.helpers.reference import restore_fused, restore_teacher
 from tests.storage import second_reader as second
@@ -53,7 +54,7 @@ def write(out: Path, make: Any, specs: Any, *, facts: dict[str, Any], constants:
         inputs={"text": 'ä\u2028\x01"\\\n', "share": 1e-05, "large": 1e16, "one": 1.0, "true": True, "none": None},
         parents=samples.PARENTS,
         constants={name: array for name, array in constants.items() if name in record.needs},
-        work_root=out.with_name(f"{out.name}-work"),
+        workspace=Workspace(out.with_name(f"{out.name}-work")),
     )
     with writer:
         for shard in writer.missing():
@@ -335,7 +336,7 @@ def example_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         inputs={},
         parents=samples.PARENTS,
         constants={"order_V": constants["order_V"]},
-        work_root=folder / "work",
+        workspace=Workspace(folder / "work"),
     )
     with writer:
         writer.write(next(writer.missing()), record)

@@ -24,6 +24,7 @@ from storage.tables import (
 )
 from storage.testing import samples
 from storage.testing.contract import StoreContract
+from storage.work import Workspace
 
 
 class TestDocumentStore(StoreContract):
@@ -166,7 +167,7 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: lis
     folder = tmp_path_factory.mktemp("documents")
     columns = [[row[i] for row in rows] for i in range(3)]
     table = pa.table(columns, schema=DOCUMENT_SCHEMA)
-    write_documents(folder / "out", {"train": table}, inputs={}, facts={}, work_root=folder / "work")
+    write_documents(folder / "out", {"train": table}, inputs={}, facts={}, workspace=Workspace(folder / "work"))
     assert DocumentStore(folder / "out").read("train").to_pydict() == table.to_pydict()
     with ipc.open_file(folder / "out" / "train.arrow") as raw:
         assert raw.read_all().to_pydict() == table.to_pydict()
@@ -189,12 +190,12 @@ def test_tables_without_their_schema_are_a_bug(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="x: string"):
         write_tables(
             tmp_path / "out", tables, kind="a", revision=1, schemas=schemas, inputs={}, facts={},
-            work_root=tmp_path / "work",
+            workspace=Workspace(tmp_path / "work"),
         )  # fmt: skip
 
 
 def test_other_columns_are_a_bug(tmp_path: Path) -> None:
     table = pa.table({"doc_id": ["1"], "text": ["x"]})
     with pytest.raises(AssertionError, match="doc_id"):
-        write_documents(tmp_path / "out", {"train": table}, inputs={}, facts={}, work_root=tmp_path / "work")
+        write_documents(tmp_path / "out", {"train": table}, inputs={}, facts={}, workspace=Workspace(tmp_path / "work"))
     assert not (tmp_path / "out").exists()

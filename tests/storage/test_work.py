@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from storage import work as work_module
 from storage.errors import WorkBusy
 from storage.testing.kills import hold, processes
-from storage.work import WorkFolder
+from storage.work import WorkFolder, Workspace
 
 FIRST, SECOND = "a" * 64, "b" * 64
 
 
-def folder(tmp_path: Path, *, identity: str = FIRST, name: str = "models-x") -> WorkFolder:
-    return WorkFolder(tmp_path / "out" / "x", name=name, identity=identity, root=tmp_path / "work")
+def folder(tmp_path: Path, *, identity: str = FIRST, name: str = "models-x", code: str = "one") -> WorkFolder:
+    workspace = Workspace(tmp_path / "work", code=code)
+    return WorkFolder(tmp_path / "out" / "x", name=name, identity=identity, workspace=workspace)
 
 
 def write(work: WorkFolder, text: str = "made") -> None:
@@ -172,46 +172,42 @@ class TestSweep:
 
 
 class TestOtherCode:
-    def test_what_other_code_finished_is_made_again(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with folder(tmp_path) as work:
+    def finished(self, tmp_path: Path, *, code: str) -> None:
+        with folder(tmp_path, code=code) as work:
             work.append({"shard": 1})
             write(work)
             work.publish()
-        with folder(tmp_path) as work:
+
+    def test_what_other_code_finished_is_made_again(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.finished(tmp_path, code="one")
+        with folder(tmp_path, code="one") as work:
             assert work.entries() == [{"shard": 1}], "same code: nothing is done again"
-        monkeypatch.setattr(work_module, "code_digest", lambda: "another")
         caplog.set_level(logging.INFO)
-        with folder(tmp_path) as work:
+        with folder(tmp_path, code="another") as work:
             assert work.entries() == []
             assert list(work.content.iterdir()) == []
         assert "finished by another version of the code" in caplog.text
         assert (work.out / "inner" / "file").read_text(encoding="utf-8") == "made", "the output waits for the new one"
 
     def test_what_other_code_began_is_continued_with_a_warning(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with folder(tmp_path) as work:
+        with folder(tmp_path, code="one") as work:
             work.append({"shard": 1})
-        monkeypatch.setattr(work_module, "code_digest", lambda: "another")
-        with folder(tmp_path) as work:
+        with folder(tmp_path, code="another") as work:
             assert work.entries() == [{"shard": 1}]
         assert f"{work.path}: begun by another version of the code; remove the folder to begin anew" in caplog.text
 
-    def test_an_edit_of_a_module_is_other_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        project = tmp_path / "project"
-        for package in work_module.CODE:
-            source = Path(work_module.__file__).parents[1] / package
-            shutil.copytree(source, project / package, ignore=shutil.ignore_patterns("__pycache__"))
-        monkeypatch.setattr(work_module, "__file__", str(project / "storage" / "work.py"))
-        before = work_module.code_digest()
-        (project / "pipeline" / "__pycache__").mkdir()
-        (project / "pipeline" / "__pycache__" / "seeds.cpython-311.pyc").write_bytes(b"")
-        assert work_module.code_digest() == before
-        with (project / "pipeline" / "seeds.py").open("a", encoding="utf-8") as stream:
-            stream.write("# changed\n")
-        assert work_module.code_digest() != before
+    @pytest.mark.parametrize(("first", "second"), [("", "one"), ("one", "")])
+    def test_unknown_code_is_not_compared(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str, second: str
+    ) -> None:
+        self.finished(tmp_path, code=first)
+        with folder(tmp_path, code=second) as work:
+            assert work.entries() == [{"shard": 1}]
+        assert not caplog.records
+        with folder(tmp_path, code="another") as work:
+            assert work.entries() == [], "and what was known stays known"
 
 
 def test_content_is_emptied_without_touching_what_others_hold(tmp_path: Path) -> None:

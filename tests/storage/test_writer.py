@@ -21,6 +21,7 @@ from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.testing import samples
 from storage.testing.samples import Plain, fill, logits_writer, seal
+from storage.work import Workspace
 from storage.writer import Shard, StoreWriter
 
 DTYPES = st.sampled_from(["uint8", "uint16", "uint32", "int16", "int32", "float16", "float32"])
@@ -54,7 +55,7 @@ def test_any_numbers_come_back_bit_for_bit(
         for name, plan in splits.items()
     }
     writer = StoreWriter(
-        folder / "out", Plain, specs=specs, splits=splits, inputs={}, parents={}, work_root=folder / "work"
+        folder / "out", Plain, specs=specs, splits=splits, inputs={}, parents={}, workspace=Workspace(folder / "work")
     )
     with writer:
         for shard in writer.missing():

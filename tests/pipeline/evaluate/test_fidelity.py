@@ -26,6 +26,7 @@ from storage.format.manifest import SplitPlan
 from storage.reader import Store
 from storage.records.hidden_states import HiddenStates
 from storage.records.logits import SparseLogits
+from storage.work import Workspace
 from storage.writer import StoreWriter
 from tests.helpers.distributions import TailOf, cooled, softmax, sparse_logits
 from tests.helpers.reference import restore_teacher
@@ -55,7 +56,7 @@ class Teacher:
         writer = StoreWriter(
             out, HiddenStates, specs=HiddenStates.specs(width=WIDTH, vocabulary=VOCABULARY),
             splits={"heldout": SplitPlan(rows=KEPT, shard_rows=KEPT)}, inputs={"positions": KEPT, "model": model},
-            parents={"masks": masks}, work_root=out.parent / ".work",
+            parents={"masks": masks}, workspace=Workspace(out.parent / ".work"),
         )  # fmt: skip
         with writer:
             for shard in writer.missing():
@@ -85,7 +86,7 @@ class Teacher:
             ),
             splits={"heldout": SplitPlan(rows=ROWS, shard_rows=64)},
             inputs={"model": MODEL, "tail": {"sketch": sketch, "step": 0.3}}, parents={"masks": MASKS},
-            constants={"order_V": constants.pop("order_V")}, work_root=out.parent / ".work",
+            constants={"order_V": constants.pop("order_V")}, workspace=Workspace(out.parent / ".work"),
         )  # fmt: skip
         with writer:
             for shard in writer.missing():

@@ -64,7 +64,7 @@ def several() -> Iterator[DaskExecutor]:
 
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         get_mp_context().set_forkserver_preload(["distributed", "transformers.models.bert.modeling_bert", __name__])
-        with dask_executor(settings(scheduler="processes", workers=2), gpu=True) as made:
+        with dask_executor(settings(scheduler="processes", workers=2), gpu=True, command="teach") as made:
             yield made
 
 
@@ -262,7 +262,7 @@ def accept(writer, attempt):
 
 if __name__ == "__main__":
     real, dask.accept = dask.accept, accept
-    with dask.dask_executor(tests.settings(scheduler="processes", workers=1), gpu=False) as several:
+    with dask.dask_executor(tests.settings(scheduler="processes", workers=1), gpu=False, command="fuse") as several:
         tests.fuse(
             tests.decode(tests.FUSION, tests.FusionParams, where="mixed"), sequences=Path(sys.argv[1]) / "sequences",
             masks=Path(sys.argv[1]) / "masks", logits=Path(sys.argv[1]) / "logits", out=Path("mixed"),
@@ -321,14 +321,14 @@ def test_a_worker_loads_each_teacher_once_and_the_driver_none(
 
     monkeypatch.setattr(models, "load_checked", load)
     with cluster(resources={"gpu": 1}) as address:
-        with dask_executor(settings(scheduler=address), gpu=True) as several:
+        with dask_executor(settings(scheduler=address), gpu=True, command="teach") as several:
             taught(several)
             taught(several, "second", other)
         assert [folder for folder, _ in loaded] == [tiny_teacher, other]
         assert all(name != threading.main_thread().name for _, name in loaded)
         with models.one_model():
             pass  # the stage's end left no model on the worker
-        with dask_executor(settings(scheduler=address), gpu=True) as several:
+        with dask_executor(settings(scheduler=address), gpu=True, command="teach") as several:
             (workplace / ".work").rename(workplace / "first")
             taught(several, "third/fox")
     assert len(loaded) == 3
@@ -338,7 +338,7 @@ def test_a_worker_loads_each_teacher_once_and_the_driver_none(
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "CONNECT_SECONDS", 0.3)
     with pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 within .*`dask scheduler`"):
-        with dask_executor(settings(scheduler="tcp://127.0.0.1:9"), gpu=False):
+        with dask_executor(settings(scheduler="tcp://127.0.0.1:9"), gpu=False, command="fuse"):
             pass
 
 
@@ -346,11 +346,11 @@ def test_workers_are_needed_and_for_teachers_ones_with_an_accelerator() -> None:
     start = r'dask worker tcp://127.0.0.1:\d+ --resources "gpu=1" --nthreads 1$'
     with cluster() as address:
         with pytest.raises(ClusterError, match=rf"has no worker with resource gpu\. .* {start}"):
-            with dask_executor(settings(scheduler=address), gpu=True):
+            with dask_executor(settings(scheduler=address), gpu=True, command="teach"):
                 pass
     with cluster(n_workers=0) as address:
         with pytest.raises(ClusterError, match=r"has no workers\. .*: dask worker tcp://127.0.0.1:\d+ --nthreads 1$"):
-            with dask_executor(settings(scheduler=address), gpu=False):
+            with dask_executor(settings(scheduler=address), gpu=False, command="fuse"):
                 pass
 
 
@@ -365,14 +365,15 @@ def test_workers_are_needed_and_for_teachers_ones_with_an_accelerator() -> None:
 def test_a_worker_that_would_make_another_store_is_named(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], message: str
 ) -> None:
-    real = workers.environment()
+    real = workers.environment("fuse")
 
-    def environment() -> dict[str, str]:
+    def environment(command: str) -> dict[str, str]:
+        assert command == "fuse"
         return real if threading.current_thread() is threading.main_thread() else real | changed
 
     monkeypatch.setattr(workers, "environment", environment)
     with cluster() as address, pytest.raises(ClusterError, match=rf"^worker tcp://[\d.:]+: {message}"):
-        with dask_executor(settings(scheduler=address), gpu=False):
+        with dask_executor(settings(scheduler=address), gpu=False, command="fuse"):
             pass
 
 
@@ -382,7 +383,7 @@ def test_a_worker_without_the_package_is_named(monkeypatch: pytest.MonkeyPatch) 
         cluster() as address,
         pytest.raises(ClusterError, match=r"^worker tcp://.*: cannot use this project's package"),
     ):
-        with dask_executor(settings(scheduler=address), gpu=False):
+        with dask_executor(settings(scheduler=address), gpu=False, command="fuse"):
             pass
 
 
@@ -396,14 +397,14 @@ def test_workers_choose_one_number_format(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(workers, "chosen", choose)
     with cluster(n_workers=2, resources={"gpu": 1}) as address:
         with pytest.raises(ClusterError, match=r"chooses dtype float\d\d, others float\d\d: .* Set runtime.dtype"):
-            with dask_executor(settings(scheduler=address, dtype="auto"), gpu=True):
+            with dask_executor(settings(scheduler=address, dtype="auto"), gpu=True, command="teach"):
                 pass
     assert chosen == ["auto", "auto"]
 
 
 def test_a_scheduler_that_goes_away_is_one_line(fused: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_module, "LOOK_SECONDS", 0.2)
-    with cluster() as address, dask_executor(settings(scheduler=address), gpu=False) as several:
+    with cluster() as address, dask_executor(settings(scheduler=address), gpu=False, command="fuse") as several:
         monkeypatch.setattr(several, "_client", Lost(several._client))
         with pytest.raises(ClusterError, match=rf"^{address}: the Dask scheduler is gone\. What was finished is kept"):
             fused(several)
@@ -429,7 +430,10 @@ class Lost:
 def test_refusals_of_a_job_reach_the_driver(taught: Run, tiny_mlm: Path) -> None:
     from storage.errors import TeacherRefused
 
-    with cluster(resources={"gpu": 1}) as address, dask_executor(settings(scheduler=address), gpu=True) as several:
+    with (
+        cluster(resources={"gpu": 1}) as address,
+        dask_executor(settings(scheduler=address), gpu=True, command="teach") as several,
+    ):
         with pytest.raises(TeacherRefused, match=r"random: on \d+ calibration predictions"):
             taught(several, model=tiny_mlm)
 
@@ -458,10 +462,10 @@ def test_threads_need_no_distributed(workplace: Path) -> None:
     code = (
         "import sys; from pipeline.core.params import RuntimeParams; from pipeline.executor.dask import open_executor\n"
         f"settings = RuntimeParams.model_validate({settings().model_dump()!r})\n"
-        "with open_executor(settings, threads=1, gpu=True):\n"
+        "with open_executor(settings, threads=1, gpu=True, command='teach'):\n"
         "    assert not {'dask', 'distributed', 'torch'} & set(sys.modules)"
     )
-    assert isinstance(open_executor(settings(), threads=3, gpu=False).__enter__()[0], LocalExecutor)
+    assert isinstance(open_executor(settings(), threads=3, gpu=False, command="fuse").__enter__()[0], LocalExecutor)
     path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path}, timeout=60)
 

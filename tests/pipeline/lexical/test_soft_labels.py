@@ -23,6 +23,7 @@ from pipeline.senses.lexicon import Lexicon
 from pipeline.text.ragged import Ragged
 from storage.errors import DataError, StaleParent, StoreMissing
 from storage.tables import write_tables
+from storage.work import Workspace
 from tests.helpers.inventories import ENTRIES, marked, span, tiny_lexicon
 from tests.helpers.lexical import CPU, TEXT, Workplace, add_senses, make_workplace
 
@@ -47,7 +48,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     write_tables(
         work.senses / "turned", tables_of(turned(), lexicon, heldout=0.0, prefix="", counts=Counter()), kind=INSTANCES,
         revision=REVISION, schemas=SCHEMAS, inputs={}, facts={}, parents={"lexicon": lexicon.identity},
-        work_root=work.senses / ".work",
+        workspace=Workspace(work.senses / ".work"),
     )  # fmt: skip
     add_senses(work, "plain", gold={"made.d001.s001.t001": "pond.only"})
     return work

@@ -22,6 +22,7 @@ from pipeline.tasks.rewrite import (
 )
 from storage.errors import DataError, StoreMissing, WrongKind
 from storage.tables import write_tables
+from storage.work import Workspace
 from tests.helpers import stores as fakes
 
 HEADER = "label\tsentence1\tsentence2"
@@ -62,7 +63,7 @@ def write_set(folder: Path, *, documents: int = 4, shares: tuple[float, ...] = (
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     write_tables(folder, {TABLE: table}, kind=KIND, revision=REVISION, schemas={TABLE: SCHEMA},
                  inputs={"name": folder.name}, facts={"dropped": {"too few words": 3}},
-                 work_root=folder.parent / ".work")  # fmt: skip
+                 workspace=Workspace(folder.parent / ".work"))  # fmt: skip
     return folder
 
 

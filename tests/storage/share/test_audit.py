@@ -28,6 +28,7 @@ from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.share.audit import audit
 from storage.testing import damage, samples
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 V = samples.VOCABULARY
@@ -488,7 +489,7 @@ def test_a_store_of_a_kind_without_checks_is_still_read(tmp_path: Path) -> None:
         "splits": splits,
         "inputs": {},
         "parents": {},
-        "work_root": tmp_path / "w",
+        "workspace": Workspace(tmp_path / "w"),
     }
     with StoreWriter(tmp_path / "store", samples.Plain, **arguments) as writer:
         for shard in writer.missing():

@@ -22,6 +22,7 @@ from storage.share.archive import pack, unpack
 from storage.share.audit import audit
 from storage.share.card import RECORDS, card_of
 from storage.testing import damage, samples
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 PROVENANCE = {
@@ -43,7 +44,7 @@ def write(record: type[Record], out: Path, work: Path, *, seal: bool = True, **f
         inputs={"seed": 1},
         parents=samples.PARENTS,
         constants={"order_V": samples.ORDER},
-        work_root=work,
+        workspace=Workspace(work),
     )
     with writer:
         for shard in writer.missing():

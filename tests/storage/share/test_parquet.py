@@ -32,6 +32,7 @@ from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.share.parquet import to_parquet
 from storage.testing import samples
+from storage.work import Workspace
 from storage.writer import StoreWriter
 
 SPLITS = {"train": SplitPlan(rows=23, shard_rows=8), "heldout": SplitPlan(rows=0, shard_rows=8)}
@@ -68,7 +69,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         whole = rows()
         writer = StoreWriter(
             root / name, record, specs=specs(), splits=SPLITS, inputs={"name": name}, parents={},
-            constants={"order_V": samples.ORDER} if "order_V" in constants else {}, work_root=root / ".work",
+            constants={"order_V": samples.ORDER} if "order_V" in constants else {}, workspace=Workspace(root / ".work"),
         )  # fmt: skip
         with writer:
             for shard in list(writer.missing()):
@@ -254,7 +255,13 @@ def test_what_is_no_store_or_of_another_kind(tmp_path: Path):
     specs = {"narrow_P": ArraySpec(dtype="uint16"), "wide_PK": ArraySpec(dtype="float32", row_shape=(2,))}
     splits = {"train": SplitPlan(rows=4, shard_rows=4)}
     with StoreWriter(
-        tmp_path / "plain", samples.Plain, specs=specs, splits=splits, inputs={}, parents={}, work_root=tmp_path / ".w"
+        tmp_path / "plain",
+        samples.Plain,
+        specs=specs,
+        splits=splits,
+        inputs={},
+        parents={},
+        workspace=Workspace(tmp_path / ".w"),
     ) as writer:
         writer.write(next(iter(writer.missing())), record)
         writer.seal(facts={}, constants={})
@@ -268,7 +275,7 @@ def test_pieces_that_are_no_text(tmp_path: Path, text: bytes):
     splits = {"train": SplitPlan(rows=4, shard_rows=4)}
     with StoreWriter(
         tmp_path / "sequences", Sequences, specs=sequence_specs(), splits=splits, inputs={}, parents={},
-        work_root=tmp_path / ".work",
+        workspace=Workspace(tmp_path / ".work"),
     ) as writer:  # fmt: skip
         writer.write(next(iter(writer.missing())), samples.sequences(4))
         writer.seal(facts={}, constants={"pieces_utf8": np.frombuffer(text, np.uint8)})
