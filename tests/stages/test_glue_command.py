@@ -25,7 +25,7 @@ runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 512, checkpoint
 
 
 @pytest.fixture
-def environment(workplace: Path) -> Path:
+def project(workplace: Path) -> Path:
     (workplace / "params.yaml").write_text(PARAMS, encoding="utf-8")
     write_task(workplace / "data" / "glue", "CoLA", learnable("CoLA", 24))
     return workplace
@@ -36,26 +36,28 @@ def call(model: Path) -> Result:
     return CliRunner().invoke(glue.main, arguments, catch_exceptions=False)
 
 
-def test_the_command_leaves_the_report_and_a_record_of_its_cost(here: Path, tiny_mlm: Path) -> None:
+def test_the_command_leaves_the_report_and_a_record_of_its_cost(project: Path, tiny_mlm: Path) -> None:
     result = call(tiny_mlm)
     assert result.exit_code == 0, result.output
-    report = json.loads((here / "reports" / "glue" / "student.json").read_text(encoding="utf-8"))
+    report = json.loads((project / "reports" / "glue" / "student.json").read_text(encoding="utf-8"))
     assert report["metrics"]["average"]["value"] == report["tasks"]["CoLA"]["median"]
-    record = json.loads((here / "reports" / "runs" / "glue-student.json").read_text(encoding="utf-8"))
+    record = json.loads((project / "reports" / "runs" / "glue-student.json").read_text(encoding="utf-8"))
     assert record.items() >= {"device": "cpu", "dtype": "float32", "fits": 1}.items()
-    assert record["report"] == file_sha256(here / "reports" / "glue" / "student.json"), "told apart by the report stage"
-    assert sorted(path.name for path in (here / ".work").iterdir()) == ["glue-student.lock"]
+    assert record["report"] == file_sha256(project / "reports" / "glue" / "student.json"), (
+        "told apart by the report stage"
+    )
+    assert sorted(path.name for path in (project / ".work").iterdir()) == ["glue-student.lock"]
 
 
 @pytest.mark.parametrize(("break_it", "message"), [
-    (lambda here: (here / "data/glue/CoLA/train.tsv").unlink(), "data/glue/CoLA/train.tsv: not found"),
+    (lambda project: (project / "data/glue/CoLA/train.tsv").unlink(), "data/glue/CoLA/train.tsv: not found"),
     (
-        lambda here: (here / "params.yaml").write_text(PARAMS.replace("max_tokens: 32", "max_tokens: 320")),
+        lambda project: (project / "params.yaml").write_text(PARAMS.replace("max_tokens: 32", "max_tokens: 320")),
         "finetune.max_tokens: ",
     ),
 ])  # fmt: skip
-def test_a_refusal_is_one_line(here: Path, tiny_mlm: Path, break_it: object, message: str) -> None:
-    break_it(here)  # type: ignore[operator]
+def test_a_refusal_is_one_line(project: Path, tiny_mlm: Path, break_it: object, message: str) -> None:
+    break_it(project)  # type: ignore[operator]
     result = call(tiny_mlm)
     assert result.exit_code == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]

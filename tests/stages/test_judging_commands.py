@@ -49,7 +49,7 @@ def workshop(tiny_stores: TinyStores, tiny_mlm: Path, tmp_path_factory: pytest.T
 
 
 @pytest.fixture
-def environment(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(workshop)
     return workshop
 
@@ -72,10 +72,10 @@ def judge_everything() -> None:
         assert call(evaluate.main, name, *STORES, "--model", f"models/{name}", "--out", out).exit_code == 0
 
 
-def test_judging_and_reporting_leave_everything_that_is_promised(here: Path) -> None:
+def test_judging_and_reporting_leave_everything_that_is_promised(project: Path) -> None:
     judge_everything()
     assert call(report.main, "--reports", "reports", "--out", "reports").exit_code == 0
-    summary = json.loads((here / "reports" / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((project / "reports" / "summary.json").read_text(encoding="utf-8"))
     for name in ("alpha", "beta"):
         wanted = {"nll", "accuracy", "parameters", "positions", "bytes_per_position", "coverage"}
         assert wanted <= set(summary["teachers"][name])
@@ -85,14 +85,14 @@ def test_judging_and_reporting_leave_everything_that_is_promised(here: Path) -> 
     assert student["over_labels"]["nll"] == 0  # the same weights
     assert {"python", "torch", "device", "dtype", "seconds"} <= set(summary["run"])
     assert "evaluate-fusion-confident" in summary["stages"]
-    assert (here / "reports" / "report.md").read_text(encoding="utf-8").startswith("# Results")
-    assert sorted(path.name for path in (here / "reports" / "plots").glob("*.png")) == [
+    assert (project / "reports" / "report.md").read_text(encoding="utf-8").startswith("# Results")
+    assert sorted(path.name for path in (project / "reports" / "plots").glob("*.png")) == [
         "convergence.png", "size.png", "weights.png",
     ]  # fmt: skip
-    assert not list(here.rglob("*.new"))
+    assert not list(project.rglob("*.new"))
 
 
-def test_show_prints_the_words_and_the_answers(here: Path) -> None:
+def test_show_prints_the_words_and_the_answers(project: Path) -> None:
     result = call(show.main, "--students", "fused")
     assert result.exit_code == 0
     first = result.stdout.splitlines()[0]
@@ -111,7 +111,7 @@ def test_show_prints_the_words_and_the_answers(here: Path) -> None:
     (["--document", "animals:t00"], "no document 'animals:t00' (did you mean 'animals:t00"),
     (["--students", "fusd"], "students: no key 'fusd' (did you mean 'fused'?)"),
 ])  # fmt: skip
-def test_show_refuses_what_it_does_not_know_in_one_line(here: Path, arguments: list[str], message: str) -> None:
+def test_show_refuses_what_it_does_not_know_in_one_line(project: Path, arguments: list[str], message: str) -> None:
     result = call(show.main, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -119,10 +119,10 @@ def test_show_refuses_what_it_does_not_know_in_one_line(here: Path, arguments: l
     assert result.stdout == ""
 
 
-def test_a_mistyped_setting_is_refused_before_any_work(here: Path) -> None:
-    (here / "wrong.yaml").write_text(PARAMS.replace("bootstrap", "bootstraps"), encoding="utf-8")
+def test_a_mistyped_setting_is_refused_before_any_work(project: Path) -> None:
+    (project / "wrong.yaml").write_text(PARAMS.replace("bootstrap", "bootstraps"), encoding="utf-8")
     out = ["--logits", "data/logits/alpha", "--out", "reports/none.json", "--params", "wrong.yaml"]
     result = call(evaluate_teacher.main, "alpha", *STORES, *out)
     assert result.exit_code == 2
     assert "wrong.yaml: evaluate: unknown key 'bootstraps' (did you mean 'bootstrap'?)" in result.stderr
-    assert not (here / "reports" / "none.json").exists()
+    assert not (project / "reports" / "none.json").exists()

@@ -28,7 +28,7 @@ runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 512, checkpoint
 
 
 @pytest.fixture
-def environment(workplace: Path, tiny_mlm: Path) -> Path:
+def project(workplace: Path, tiny_mlm: Path) -> Path:
     fakes.tiny_documents(workplace, calibration=0.2, heldout=0.6)
     (workplace / "params.yaml").write_text(PARAMS.replace("MODEL", str(tiny_mlm)), encoding="utf-8")
     return workplace
@@ -41,23 +41,23 @@ def call(command: click.Command, *arguments: str) -> Result:
     return result
 
 
-def test_a_set_is_made_and_a_model_is_judged_on_it(here: Path, tiny_mlm: Path) -> None:
+def test_a_set_is_made_and_a_model_is_judged_on_it(project: Path, tiny_mlm: Path) -> None:
     made = call(rewrite.main, "tiny", "--documents", "data/documents", "--out", "data/paraphrase/tiny")
     assert made.exit_code == 0
-    pairs = here / "pairs.tsv"
+    pairs = project / "pairs.tsv"
     rows = [f"{n % 2}\tthe dog {n} sleeps\tthe dog {n} eats" for n in range(40)]
     pairs.write_text("\n".join(["label\tsentence1\tsentence2", *rows, ""]), encoding="utf-8")
     out = "reports/paraphrase/m.json"
     data = ["--rewritten", "data/paraphrase", "--pairs", "pairs.tsv"]
     assert call(paraphrase.main, "m", "--model", str(tiny_mlm), *data, "--out", out).exit_code == 0
-    report = json.loads((here / out).read_text(encoding="utf-8"))
+    report = json.loads((project / out).read_text(encoding="utf-8"))
     assert report["suite"] == "paraphrase"
     assert [cell["test"] for cell in report["cells"]] == ["rewritten/tiny-0.5", "pairs/pairs"]
     assert {"low", "high", "value", "n"} == set(report["metrics"][report["headline"]])
-    runs = here / "reports" / "runs"
+    runs = project / "reports" / "runs"
     records = [json.loads((runs / f"{name}.json").read_text("utf-8")) for name in ("rewrite-tiny", "paraphrase-m")]
     assert all("seconds" in record for record in records)
-    assert records[1]["report"] == file_sha256(here / out), "told apart by the report stage"
+    assert records[1]["report"] == file_sha256(project / out), "told apart by the report stage"
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -65,14 +65,14 @@ def test_a_set_is_made_and_a_model_is_judged_on_it(here: Path, tiny_mlm: Path) -
     (["--pairs", "none.tsv"], "none.tsv: not found; expected pairs data"),
     (["--published", "data"], "data: no folder with og and mg in it"),
 ])  # fmt: skip
-def test_missing_data_is_refused_in_one_line(here: Path, tiny_mlm: Path, arguments: list[str], message: str) -> None:
+def test_missing_data_is_refused_in_one_line(project: Path, tiny_mlm: Path, arguments: list[str], message: str) -> None:
     result = call(paraphrase.main, "m", "--model", str(tiny_mlm), *arguments, "--out", "reports/paraphrase/m.json")
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_a_rewriter_that_is_not_named_is_refused(here: Path) -> None:
+def test_a_rewriter_that_is_not_named_is_refused(project: Path) -> None:
     result = call(rewrite.main, "tini", "--documents", "data/documents", "--out", "data/paraphrase/tini")
     assert result.exit_code == 2
     assert "rewriters: no key 'tini' (did you mean 'tiny'?)" in result.stderr
