@@ -30,6 +30,7 @@ from storage.records.hidden_states import HiddenStates
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.testing import samples
+from storage.work import Workspace
 from storage.writer import StoreWriter
 from tests.helpers.inventories import tiny_lexicon
 from tests.helpers.stores import tiny_masks, write_tiny_wordpiece_tokenizer
@@ -95,7 +96,7 @@ def every_kind(folder: Path) -> Hashes:
         constants = {"order_V": samples.ORDER} if record is FusedTargets else {}
         with StoreWriter(
             folder / record.kind, record, specs=specs, splits=splits, inputs=samples.INPUTS, parents=samples.PARENTS,
-            constants=constants, work_root=work,
+            constants=constants, workspace=Workspace(work),
         ) as writer:  # fmt: skip
             for shard in writer.missing():
                 writer.write(shard, samples.rows_of(rows, shard.start, shard.stop))

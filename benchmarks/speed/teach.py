@@ -64,6 +64,7 @@ def small_stores(folder: Path, kind: Literal["cpu", "cuda"]) -> Stores:
     from pipeline.text.tokenize import tokenize
     from storage.records.base import SPLITS
     from storage.tables import DocumentStore, write_documents
+    from storage.work import Workspace
 
     corpus = DocumentStore(require("data/documents", run="make repro"))
     tokenizer = require("data/sources/minilm-l6-mlm", run="make repro")
@@ -71,7 +72,7 @@ def small_stores(folder: Path, kind: Literal["cpu", "cuda"]) -> Stores:
     size = {"train": TRAIN_DOCUMENTS[kind], "calibration": CALIBRATION_DOCUMENTS, "heldout": 1}
     with contextlib.chdir(folder):
         write_documents(
-            stores.documents, {name: corpus.read(name).slice(0, size[name]) for name in SPLITS}, inputs=size, facts={}
+            stores.documents, {name: corpus.read(name).slice(0, size[name]) for name in SPLITS}, inputs=size, facts={}, workspace=Workspace()
         )
         settings = TokenizeParams(tokenizer=str(tokenizer), sequence_tokens=FIXED_TOKENS)
         tokenize(settings, stores.documents, out=stores.sequences)

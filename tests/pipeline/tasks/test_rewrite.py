@@ -300,7 +300,8 @@ def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) 
 
 def write_heldout(folder: Path, rows: list[dict[str, str]]) -> None:
     from storage.tables import write_documents
+    from storage.work import Workspace
 
     table = pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
     tables = {split: table.slice(0, len(table) if split == "heldout" else 0) for split in ("train", "heldout")}
-    write_documents(folder, tables, inputs={"texts": json.dumps(rows)}, facts={})
+    write_documents(folder, tables, inputs={"texts": json.dumps(rows)}, facts={}, workspace=Workspace())
