@@ -72,7 +72,11 @@ def small_stores(folder: Path, kind: Literal["cpu", "cuda"]) -> Stores:
     size = {"train": TRAIN_DOCUMENTS[kind], "calibration": CALIBRATION_DOCUMENTS, "heldout": 1}
     with contextlib.chdir(folder):
         write_documents(
-            stores.documents, {name: corpus.read(name).slice(0, size[name]) for name in SPLITS}, inputs=size, facts={}, workspace=Workspace()
+            stores.documents,
+            {name: corpus.read(name).slice(0, size[name]) for name in SPLITS},
+            inputs=size,
+            facts={},
+            workspace=Workspace(),
         )
         settings = TokenizeParams(tokenizer=str(tokenizer), sequence_tokens=FIXED_TOKENS)
         tokenize(settings, stores.documents, out=stores.sequences)

@@ -55,7 +55,7 @@ class Learner:
         """Train for `count` steps, from where it stands."""
         done = len(self.trainer.state["losses"])
         for number in range(done, done + count):
-            self.trainer.step(number, self._step(number), self.window)
+            self.trainer.learn(number, self._step(number), self.window)
 
     def _step(self, number: int) -> Step:
         from pipeline.train.data import Step

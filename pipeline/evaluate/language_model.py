@@ -14,7 +14,7 @@ from pipeline.evaluate.heldout import Heldout
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.predictions import Judged, judge_student
 from pipeline.evaluate.suites import Metric, suite_report
-from pipeline.models.identity import weights_identity
+from pipeline.models.identity import weights_digest
 from pipeline.text.tokenizer import load_tokenizer
 from storage.errors import VocabularyError
 
@@ -59,7 +59,7 @@ def judge_language_model(
         change = paired_differences(both, resamples=params.bootstrap, seed=params.seed)["after", "before"]
         metrics |= _metrics(started, n=len(heldout.blanks), suffix="_before")
         metrics |= _metrics(change, n=len(heldout.blanks), suffix="_change")
-        details["before"] = {"folder": str(before), "weights": weights_identity(before)}
+        details["before"] = {"folder": str(before), "weights": weights_digest(before)}
     return suite_report("language_model", model, metrics, headline="nll", **details)
 
 

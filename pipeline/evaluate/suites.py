@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.models.identity import weights_identity
+from pipeline.models.identity import weights_digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ def suite_report(
     assert headline in metrics, headline
     return {
         "suite": suite,
-        "model": {"folder": str(folder), "weights": weights_identity(folder)},
+        "model": {"folder": str(folder), "weights": weights_digest(folder)},
         "headline": headline,
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
         **details,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.lexical.batches import BatchBuilder
 from pipeline.lexical.classifier import SenseModel, candidate_scores, log_softmax_ragged
 from pipeline.lexical.trainer import LexicalData, known_glosses, micro_batches
+from pipeline.models.precision import autocast
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
 from storage.errors import SourceError, StaleParent
@@ -30,7 +31,7 @@ def score_all(
     *,
     pad: int,
     device: torch.device,
-    autocast: torch.dtype,
+    dtype: torch.dtype,
     batch_tokens: int,
 ) -> NDArray[np.float32]:
     """Log-probabilities of every candidate of the view, along its candidates.
@@ -41,9 +42,8 @@ def score_all(
     found = np.zeros(len(view.candidates.flat), np.float32)
     order = np.lexsort((view.window_I, -view.windows.lengths()[view.window_I])).astype(np.int64)
     data = LexicalData(batch_builder=batch_builder, instance_I=order, belief=None, gold_weight=1, belief_weight=0)
-    casting = torch.autocast(device.type, dtype=autocast) if autocast != torch.float32 else nullcontext()
     model.eval()
-    with torch.inference_mode(), casting:
+    with torch.inference_mode(), autocast(device, dtype):
         glosses = known_glosses(model, batch_builder, pad=pad, batch_tokens=batch_tokens)
         for piece in micro_batches(data, order, batch_tokens=batch_tokens):
             batch = batch_builder.batch(piece)
@@ -89,7 +89,7 @@ class SenseReader:
             batch_builder,
             pad=self.tokenizer.special["pad"],
             device=self.device,
-            autocast=self.dtype,
+            dtype=self.dtype,
             batch_tokens=self.batch_tokens,
         )
         return batch_builder.view, logp_C

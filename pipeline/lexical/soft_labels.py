@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.lexical.params import BelieverParams
 from pipeline.lexical.reader import sense_reader
-from pipeline.models.identity import weights_identity
+from pipeline.models.identity import weights_digest
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
 from storage.errors import StaleParent, StoreMissing
@@ -71,7 +71,7 @@ def write_beliefs(
         kind=BELIEFS,
         revision=REVISION,
         schemas=dict.fromkeys(tables, SCHEMA),
-        inputs={"model": weights_identity(Path(params.model))},
+        inputs={"model": weights_digest(Path(params.model))},
         parents={"lexicon": inventory.identity, **{f"senses/{name}": found.identity for name, found in opened.items()}},
         facts={"model": params.model, "words": {name: len(table) for name, table in tables.items()}},
         workspace=workspace,

@@ -22,11 +22,13 @@ from pipeline.lexical.params import (
     RehearsalParams,
 )
 from pipeline.lexical.rehearsal import Rehearsal
+from pipeline.models.identity import weight_hashes
+from pipeline.models.publish import publishing, save_model, write_record
 from pipeline.senses.instances import Instances
 from pipeline.senses.leakage import shows_heldout
 from pipeline.senses.lexicon import Lexicon
 from storage.errors import DataError, ParamsError, VocabularyError
-from storage.format.manifest import digest, file_sha256
+from storage.format.manifest import digest
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from storage.tables import DocumentStore
@@ -113,11 +115,11 @@ def train_lexical(
     import torch
 
     from pipeline.lexical.classifier import SenseHead, SenseModel
-    from pipeline.lexical.trainer import LexicalTrainer
+    from pipeline.lexical.trainer import LexicalTrainer, steps_of
     from pipeline.models.masked_lm import MaskedLM, one_model
     from pipeline.models.optimizer import choose_attention
     from pipeline.text.tokenizer import load_tokenizer
-    from pipeline.train.initialize import save_student, start_student
+    from pipeline.train.initialize import start_student
 
     start = Path(params.start)
     tokenizer = load_tokenizer(start)
@@ -131,7 +133,7 @@ def train_lexical(
     }
     identity = digest({
         "lexical": params.model_dump(exclude={"start", "beliefs", "targets"}), "parents": parents,
-        "start": {path.name: file_sha256(path) for path in sorted(start.glob("*.safetensors"))},
+        "start": weight_hashes(start),
         "beliefs": _belief_identities(params), "targets": _targets_identity(params, masks),
     })  # fmt: skip
     with WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work, one_model():
@@ -149,30 +151,43 @@ def train_lexical(
         lm = MaskedLM(lm_model, device)
         require_room(params.reading, data.batch_builder.reading, positions=lm.positions, start=start)
         model = SenseModel(lm_model, head).to(device)
-        trainer = LexicalTrainer(
-            model, data, params.training, pad=tokenizer.special["pad"], device=device, autocast=dtype,
-            batch_tokens=batch_tokens,
-        )  # fmt: skip
+        rehearsal = None
         if params.language_model is not None:
-            trainer.rehearsal = open_rehearsal(
-                params.language_model, lm, targets=None if params.own_targets else params.targets, sequences=sequences,
-                masks=masks, pieces=len(tokenizer.pieces), autocast=dtype, batch_tokens=batch_tokens,
-                steps=trainer.steps, seed=params.training.seed, where=out.name,
-            )  # fmt: skip
+            rehearsal = open_rehearsal(
+                params.language_model,
+                lm,
+                targets=None if params.own_targets else params.targets,
+                sequences=sequences,
+                masks=masks,
+                pieces=len(tokenizer.pieces),
+                autocast=dtype,
+                batch_tokens=batch_tokens,
+                steps=steps_of(data, params.training),
+                seed=params.training.seed,
+                where=out.name,
+            )
+        trainer = LexicalTrainer(
+            model,
+            data,
+            params.training,
+            rehearsal=rehearsal,
+            pad=tokenizer.special["pad"],
+            device=device,
+            autocast=dtype,
+            batch_tokens=batch_tokens,
+        )
         trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
         record = {
             "identity": identity, "parents": parents, "parameters": parameters, "steps": trainer.steps,
             "words": len(data.instance_I), "left_out": left_out, "losses": trainer.plain()["losses"],
             "start": params.start, "objective": params.objective,
         }  # fmt: skip
-        work.empty_content()
-        save_student(lm_model.cpu(), start, work.content)
         kept = sum(parameter.numel() for parameter in lm_model.parameters())
         assert kept == parameters, "lexical training must not add parameters to the model"
-        save_senses(head, params.reading, params.objective, lexicon, work.content / SENSES_FOLDER)
-        (work.content / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (work.content / "README.md").write_text(model_card(out.name, params, record), encoding="utf-8")
-        work.publish()
+        with publishing(work) as folder:
+            save_model(lm_model.cpu(), folder, tokenizer=start)
+            save_senses(head, params.reading, params.objective, lexicon, folder / SENSES_FOLDER)
+            write_record(folder, record, card=model_card(out.name, params, record))
     return record
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +16,13 @@ from pipeline.lexical.batches import BatchBuilder
 from pipeline.lexical.classifier import SenseModel, candidate_scores, mean_pooled, sense_loss
 from pipeline.lexical.context import LexicalView
 from pipeline.lexical.params import LexicalTrainingParams
-from pipeline.models.optimizer import adamw
+from pipeline.models.optimizer import adamw, linear_schedule, update
+from pipeline.models.precision import autocast
 from pipeline.text.ragged import Int
+from pipeline.train.loop import run_steps
 
 if TYPE_CHECKING:
     from pipeline.lexical.rehearsal import Rehearsal
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +36,6 @@ class LexicalData:
     """Along the view's candidates; NaN where no teacher was asked."""
     gold_weight: float
     belief_weight: float
-
-
-def learning_rate(step: int, steps: int, params: LexicalTrainingParams) -> float:
-    """Linear warm-up, then linear decay to 0 after the last step; `step` counts from 0."""
-    warmup = max(1, round(params.warmup * steps))
-    if step < warmup:
-        return params.learning_rate * (step + 1) / warmup
-    return params.learning_rate * (steps - step) / max(1, steps - warmup)
 
 
 def plan_steps(view: LexicalView, instance_I: Int, *, step_words: int, seed: int) -> Iterator[tuple[int, Int]]:
@@ -100,7 +88,7 @@ def micro_batches(data: LexicalData, instance_I: Int, *, batch_tokens: int) -> l
 
 
 class LexicalTrainer:
-    """The loop and its resumable state."""
+    """A sense model, what it learns from, and the resumable state of its training."""
 
     def __init__(
         self,
@@ -108,60 +96,44 @@ class LexicalTrainer:
         data: LexicalData,
         params: LexicalTrainingParams,
         *,
+        rehearsal: Rehearsal | None,
         pad: int,
         device: torch.device,
         autocast: torch.dtype,
         batch_tokens: int,
     ) -> None:
-        self.model, self.data, self.params = model, data, params
-        self.rehearsal: Rehearsal | None = None
+        self.model, self.data, self.params, self.rehearsal = model, data, params, rehearsal
         self.pad, self.device, self.autocast, self.batch_tokens = pad, device, autocast, batch_tokens
         self.optimizer = adamw(model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay)
         self.steps = steps_of(data, params)
         self.state: dict[str, Any] = {"losses": []}
+        self._kept: tuple[int, NDArray[np.bool_]] | None = None
 
     def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
         """Train to the last step, from the newest checkpoint if there is one."""
-        from pipeline.core.progress import Progress
-        from pipeline.models import checkpoints as files
-
-        done = 0
-        if found := files.restore(checkpoints, model=self.model, optimizer=self.optimizer):
-            done, self.state = found
-            log.info("continuing from step %d of %d", done, self.steps)
-        saved = time.monotonic()
-        kept: tuple[int, NDArray[np.bool_]] | None = None
         view = self.data.batch_builder.view
         plan = plan_steps(view, self.data.instance_I, step_words=self.params.step_words, seed=self.params.seed)
         self.model.train()
-        with Progress(self.steps, unit="steps", label="lexical", done=done) as progress:
-            for number, (epoch, instance_I) in zip(range(self.steps), plan, strict=False):
-                if number < done:
-                    continue
-                if kept is None or kept[0] != epoch:
-                    most, seed = self.params.most_candidates, self.params.seed
-                    kept = epoch, kept_candidates(view, most=most, seed=seed, epoch=epoch)
-                self._step(number, instance_I, kept[1])
-                if time.monotonic() - saved >= checkpoint_seconds:
-                    files.save(
-                        checkpoints, step=number + 1, model=self.model, optimizer=self.optimizer, state=self.plain()
-                    )
-                    saved = time.monotonic()
-                progress.advance(1)
+        run_steps(self, plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="lexical")
 
-    def plain(self) -> dict[str, Any]:
-        """The state as JSON data: losses leave the device only here."""
-        self.state["losses"] = [[round(float(value), 5) for value in entry] for entry in self.state["losses"]]
-        return self.state
+    def begin(self) -> None:
+        """Nothing is evaluated before the first step."""
 
-    def _step(self, number: int, instance_I: Int, kept: NDArray[np.bool_]) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(number, self.steps, self.params)
+    def step(self, number: int, planned: tuple[int, Int]) -> None:
+        """One optimiser step, the `number`-th from 0, on some instances of an epoch."""
+        epoch, instance_I = planned
+        if self._kept is None or self._kept[0] != epoch:
+            most, seed = self.params.most_candidates, self.params.seed
+            self._kept = epoch, kept_candidates(self.data.batch_builder.view, most=most, seed=seed, epoch=epoch)
+        self.learn(number, instance_I, self._kept[1])
+
+    def learn(self, number: int, instance_I: Int, kept: NDArray[np.bool_]) -> None:
+        """One optimiser step with the candidates that `kept` allows, and an entry of its losses in the state."""
         data, view = self.data, self.data.batch_builder.view
         total = torch.zeros(2, device=self.device)
         for piece in micro_batches(data, instance_I, batch_tokens=self.batch_tokens):
             batch = data.batch_builder.batch(piece, kept=kept)
-            with self.autocasting():
+            with autocast(self.device, self.autocast):
                 score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device)
             belief_C = None if data.belief is None else renormalised(data.belief[batch.candidate_C], batch.start_I1)
             gold, taught = sense_loss(score_C, batch.start_I1, view.gold[batch.candidate_C], belief_C)
@@ -170,20 +142,18 @@ class LexicalTrainer:
             total += torch.stack([gold.detach(), taught.detach()]) / len(instance_I)
         if self.rehearsal is not None:
             self.rehearsal.backward(number)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        rate = linear_schedule(number, self.steps, warmup=self.params.warmup, peak=self.params.learning_rate)
+        update(self.optimizer, self.model.parameters(), learning_rate=rate, gradient_clip=self.params.gradient_clip)
         self.state["losses"].append(total)
 
-    def autocasting(self) -> Any:
-        """Matrix products in the chosen dtype."""
-        if self.autocast == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
+    def plain(self) -> dict[str, Any]:
+        """The state as JSON data: losses leave the device only here."""
+        self.state["losses"] = [[round(float(value), 5) for value in entry] for entry in self.state["losses"]]
+        return self.state
 
 
 def renormalised(belief_C: NDArray[np.float32], start_I1: Int) -> NDArray[np.float32]:
-    """RestoredRows over the candidates that take part, to sum to 1 again; NaN rows stay NaN."""
+    """Probabilities of the candidates that take part [C], scaled to sum to 1 for each instance; NaN rows stay NaN."""
     total_I = np.add.reduceat(belief_C, start_I1[:-1])
     whole: NDArray[np.float32] = belief_C / np.repeat(np.maximum(total_I, 1e-9), np.diff(start_I1))
     return whole.astype(np.float32)

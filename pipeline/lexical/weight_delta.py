@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lexical.params import HEAD_FILE, LEXICON_FOLDER, READING_FILE, SENSES_FOLDER, PublishedParams
+from pipeline.models.files import CARD_FILES, CONFIG_FILE, TOKENIZER_FILES, WEIGHT_FILES, copy_files, files_like
+from pipeline.models.publish import publishing
 from pipeline.senses.lexicon import Lexicon
-from pipeline.sources.adapters import CARD_FILES, TOKENIZER_FILES, WEIGHT_FILES, files_like
 from storage.errors import SourceError
 from storage.work import WorkFolder, Workspace
 
@@ -102,8 +103,7 @@ def pack(student: Path, *, start: Path, out: Path) -> dict[str, Any]:
         for name in (HEAD_FILE, READING_FILE):
             shutil.copyfile(student / SENSES_FOLDER / name, out / name)
         facts["keys_sha256"] = keys_sha256(Lexicon.open(student / SENSES_FOLDER / LEXICON_FOLDER))
-    for path in files_like(student, CARD_FILES):
-        shutil.copyfile(path, out / path.name)
+    copy_files(student, out, CARD_FILES)
     (out / FACTS_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for path in out.iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner can read
@@ -132,18 +132,17 @@ def unpack(params: PublishedParams, *, lexicon: Path, out: Path, workspace: Work
         after[name] = old.float() + change
     identity = _identity(start, changes)
     with WorkFolder(out, name=f"published-{out.name}", identity=identity, workspace=workspace) as work:
-        work.empty_content()
-        save_file(after, work.content / "model.safetensors", metadata={"format": "pt"})
-        (work.content / "model.safetensors").chmod(0o644)
-        for path in (start / "config.json", *files_like(start, TOKENIZER_FILES), *files_like(changes, CARD_FILES)):
-            shutil.copyfile(path, work.content / path.name)
-        if "keys_sha256" in facts:
-            _require_senses(Lexicon.open(lexicon), facts["keys_sha256"], lexicon, changes)
-            senses = work.content / SENSES_FOLDER
-            shutil.copytree(lexicon, senses / LEXICON_FOLDER)
-            for name in (HEAD_FILE, READING_FILE):
-                shutil.copyfile(changes / name, senses / name)
-        work.publish()
+        with publishing(work) as folder:
+            save_file(after, folder / "model.safetensors", metadata={"format": "pt"})
+            (folder / "model.safetensors").chmod(0o644)
+            copy_files(start, folder, (CONFIG_FILE, *TOKENIZER_FILES))
+            copy_files(changes, folder, CARD_FILES)
+            if "keys_sha256" in facts:
+                _require_senses(Lexicon.open(lexicon), facts["keys_sha256"], lexicon, changes)
+                senses = folder / SENSES_FOLDER
+                shutil.copytree(lexicon, senses / LEXICON_FOLDER)
+                for name in (HEAD_FILE, READING_FILE):
+                    shutil.copyfile(changes / name, senses / name)
 
 
 def keys_sha256(lexicon: Lexicon) -> str:

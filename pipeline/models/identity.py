@@ -7,13 +7,17 @@ from pathlib import Path
 from storage.format.manifest import digest, file_sha256
 
 
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each weight file of a model folder, by file name."""
+    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over names and bytes of the weight files: which weights were evaluated, whatever the folder is called."""
+    return digest(weight_hashes(folder))
+
+
 def model_digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of what decides a model's answers: weights, configuration, tokenizer."""
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    names += [name for name in ("config.json", "tokenizer.json") if (folder / name).is_file()]
-    return digest({name: file_sha256(folder / name) for name in names})
-
-
-def weights_identity(folder: Path) -> str:
-    """SHA-256 over the weight files of a model folder: what was judged, whatever the folder is called."""
-    return digest({path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))})
+    """SHA-256 over names and bytes of what decides a model's outputs: weights, configuration, tokenizer."""
+    others = [name for name in ("config.json", "tokenizer.json") if (folder / name).is_file()]
+    return digest(weight_hashes(folder) | {name: file_sha256(folder / name) for name in others})

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from storage.errors import SecondModelError, SourceError, TeacherRefused
 
@@ -57,7 +57,7 @@ class MaskedLM:
         return logits
 
     def release(self) -> None:
-        """Let go of the model; nothing can be asked afterwards."""
+        """Drop the model; no logits can be computed afterwards."""
         del self.model, self._head
 
     def tensors(self, *arrays: Any) -> list[Tensor]:
@@ -78,6 +78,24 @@ def one_model() -> Iterator[None]:
         _ONE_MODEL.release()
 
 
+class Releasable(Protocol):
+    """What holds a model and can drop it."""
+
+    def release(self) -> None:
+        """Drop the model."""
+
+
+@contextmanager
+def released(holder: Releasable, model: weakref.ref[nn.Module], *, folder: Path) -> Iterator[None]:
+    """Release `holder` after the block; a model that something still refers to then is a bug, which is raised."""
+    try:
+        yield
+    finally:
+        holder.release()
+        gc.collect()
+    assert model() is None, f"{folder}: something keeps the model in memory after its block"
+
+
 @contextmanager
 def masked_lm(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Iterator[MaskedLM]:
     """Load the masked language model in `folder` for inference; it is gone from memory after the block.
@@ -86,16 +104,9 @@ def masked_lm(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Iter
     TeacherRefused when head weights are missing or the architecture has no masked-LM head.
     """
     with one_model():
-        model = load_checked(folder).to(device=device, dtype=dtype).eval()
-        lm = MaskedLM(model, device)
-        still_there = weakref.ref(model)
-        del model
-        try:
+        lm = MaskedLM(load_checked(folder).to(device=device, dtype=dtype).eval(), device)
+        with released(lm, weakref.ref(lm.model), folder=folder):
             yield lm
-        finally:
-            lm.release()
-            gc.collect()
-        assert still_there() is None, f"{folder}: something keeps the model in memory after its block"
 
 
 def load_checked(folder: Path) -> Any:

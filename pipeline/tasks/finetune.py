@@ -6,11 +6,10 @@ examples of like length, so that little is padded.
 
 from __future__ import annotations
 
-import gc
 import inspect
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress
 from pipeline.core.seeds import generator
-from pipeline.models.masked_lm import MaskedLM, load_checked, one_model
-from pipeline.models.optimizer import adamw, choose_attention
+from pipeline.models.masked_lm import MaskedLM, load_checked, one_model, released
+from pipeline.models.optimizer import adamw, choose_attention, linear_schedule, update
+from pipeline.models.precision import autocast
 from pipeline.tasks.params import FinetuneParams
 from pipeline.text.inputs import token_batches
 from pipeline.text.ragged import WINDOW_BATCHES, Encoded, encode
@@ -80,12 +80,6 @@ class Examples:
             second=None if self.second is None else [self.second[row] for row in rows],
             label_N=self.label_N[rows],
         )
-
-
-def rate_factor(step: int, *, steps: int, warmup: float) -> float:
-    """Factor on the learning rate: linear warm-up over a share of the steps, then linear decay; counts from 0."""
-    rising = round(warmup * steps)
-    return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)
 
 
 class Classifier:
@@ -152,9 +146,9 @@ class Classifier:
                 total = torch.zeros((), device=self.device)
                 chance = generator(self.seed, "finetune", "epoch", epoch)
                 for rows in epoch_batches(length_N, params.batch, chance=chance):
-                    for group in optimizer.param_groups:
-                        group["lr"] = params.learning_rate * rate_factor(step, steps=steps, warmup=params.warmup)
-                    total += self._step(encoded, rows, label_N, optimizer, chance)
+                    total += self._gradients(encoded, rows, label_N, chance)
+                    rate = linear_schedule(step, steps, warmup=params.warmup, peak=params.learning_rate)
+                    update(optimizer, self._parameters(), learning_rate=rate, gradient_clip=GRADIENT_CLIP)
                     step += 1
                     progress.advance(1)
                 self.losses.append(float(total) / len(train))
@@ -165,21 +159,16 @@ class Classifier:
                     )
 
     def release(self) -> None:
-        """Let go of the model; nothing can be asked afterwards."""
+        """Drop the model; `scores` cannot be called afterwards."""
         del self.encoder, self.head
 
     def _encode(self, examples: Examples) -> Encoded:
         return encode(examples.first, examples.second, tokenizer=self.tokenizer, max_tokens=self.params.max_tokens)
 
-    def _step(
-        self,
-        encoded: Encoded,
-        rows: NDArray[np.int64],
-        label_N: Tensor,
-        optimizer: torch.optim.Optimizer,
-        chance: np.random.Generator,
+    def _gradients(
+        self, encoded: Encoded, rows: NDArray[np.int64], label_N: Tensor, chance: np.random.Generator
     ) -> Tensor:
-        """One update; returns the summed loss of its examples, on the device."""
+        """Gradients of a step's mean loss; returns the summed loss of its examples, on the device."""
         import torch
 
         total = torch.zeros((), device=self.device)
@@ -193,27 +182,19 @@ class Classifier:
             # A sum divided by the count of the whole step: cutting a step otherwise changes no example's weight.
             (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        torch.nn.utils.clip_grad_norm_([*self.encoder.parameters(), *self.head.parameters()], GRADIENT_CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         return total
 
     def _outputs(
         self, encoded: Encoded, rows_B: NDArray[np.int64], *, chance: np.random.Generator | None = None
     ) -> Tensor:
         """[B, classes] in float32; with dropout drawn from `chance` in training."""
-        import torch
-
         ids_BL, attention_BL, types_BL = (
             self._tensor(array) for array in encoded.padded(rows_B, pad_id=self.tokenizer.special["pad"])
         )
         inputs = {"input_ids": ids_BL, "attention_mask": attention_BL}
         if self._two_types:
             inputs["token_type_ids"] = types_BL
-        autocast: Any = nullcontext()
-        if self.dtype != torch.float32:
-            autocast = torch.autocast(self.device.type, dtype=self.dtype)
-        with autocast:
+        with autocast(self.device, self.dtype):
             hidden_BLH = self.encoder(**inputs).last_hidden_state
         pooled_BH = hidden_BLH[:, 0].float()
         if self.params.pooling == "mean":
@@ -232,9 +213,12 @@ class Classifier:
         self._shift, self._scale = float(label_N.mean()), float(label_N.std()) or 1.0
         return self._tensor(((label_N - self._shift) / self._scale).astype(np.float32))
 
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.encoder.parameters(), *self.head.parameters()]
+
     def _optimizer(self) -> torch.optim.Optimizer:
         return adamw(
-            [*self.encoder.parameters(), *self.head.parameters()],
+            self._parameters(),
             learning_rate=self.params.learning_rate,
             weight_decay=self.params.weight_decay,
             betas=(0.9, 0.999),
@@ -282,15 +266,16 @@ def finetuned(
             raise ParamsError(f"finetune.max_tokens: {folder} takes {longest} tokens at most, got {params.max_tokens}")
         choose_attention(model, device=device, autocast=dtype, tokens=params.max_tokens)
         classifier = Classifier(
-            model.base_model, tokenizer, classes=classes, params=params, seed=seed, device=device, dtype=dtype,
+            model.base_model,
+            tokenizer,
+            classes=classes,
+            params=params,
+            seed=seed,
+            device=device,
+            dtype=dtype,
             batch_tokens=batch_tokens,
-        )  # fmt: skip
-        still_there = weakref.ref(model.base_model)
+        )
         del model
-        try:
+        with released(classifier, weakref.ref(classifier.encoder), folder=folder):
             classifier.learn(train)
             yield classifier
-        finally:
-            classifier.release()
-            gc.collect()
-        assert still_there() is None, f"{folder}: something keeps the model in memory after its block"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress
 from pipeline.core.seeds import generator, unit_hash
-from pipeline.models.identity import weights_identity
+from pipeline.models.identity import weights_digest
 from pipeline.models.masked_lm import MaskedLM, masked_lm
 from pipeline.tasks.paragraphs import Draft, Paragraph, cut_paragraphs, replaceable, word_spans
 from pipeline.tasks.params import RewriteParams
@@ -71,7 +71,7 @@ def rewrite(
     folder = Path(params.model)
     tokenizer, store = load_tokenizer(folder), DocumentStore(documents)
     paragraphs, dropped = choose_paragraphs(store.read(params.split), params)
-    weights = weights_identity(folder)
+    weights = weights_digest(folder)
     inputs = params.model_dump(mode="json") | {"model": weights, "tokenizer": tokenizer.identity}
     parents = {"documents": store.identity}
     identity = identity_of(kind=KIND, revision=REVISION, inputs=inputs, parents=parents)

@@ -6,7 +6,6 @@ row by row; a piece it does not know begins as the mean embedding.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from pipeline.models.masked_lm import load_checked
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.text.vocabulary import bridge
 from storage.errors import ParamsError
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt")
 
 
 def start_student(
@@ -42,14 +39,6 @@ def start_student(
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model
-
-
-def save_student(model: Any, tokenizer_folder: Path, out: Path) -> None:
-    """Write a plain Hugging Face folder: configuration, safetensors, tokenizer."""
-    model.save_pretrained(out)
-    for name in TOKENIZER_FILES:
-        if (tokenizer_folder / name).is_file():
-            shutil.copyfile(tokenizer_folder / name, out / name)
 
 
 def _fresh(folder: Path, overrides: dict[str, Any], *, seed: int) -> Any:

@@ -5,12 +5,12 @@ Distillation does nothing else; lexical training does it beside its own loss, to
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.models.precision import autocast
 from pipeline.text.inputs import model_inputs, token_batches
 from pipeline.train.data import ShardWindow, Step, TrainingData
 from pipeline.train.params import LossParams
@@ -80,11 +80,7 @@ class LanguageTask:
 
     def autocasting(self) -> Any:
         """Matrix products in the chosen dtype."""
-        import torch
-
-        if self.autocast == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.lm.device.type, dtype=self.autocast)
+        return autocast(self.lm.device, self.autocast)
 
     def _micro_batches(self, step: Step, window: ShardWindow) -> list[MicroBatch]:
         batches = []

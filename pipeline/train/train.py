@@ -7,17 +7,18 @@ that divides them is over the whole step.
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.models.identity import weight_hashes
+from pipeline.models.publish import publishing, save_model, write_record
 from pipeline.text.inputs import reference_view
 from pipeline.train.data import TrainingData
 from pipeline.train.params import LossParams, StudentParams, TrainingParams
 from pipeline.train.trainer import PASSES_SILENT, Trainer
 from storage.errors import StaleParent, VocabularyError
-from storage.format.manifest import digest, file_sha256
+from storage.format.manifest import digest
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
@@ -51,7 +52,7 @@ def train(
     """
     from pipeline.models.masked_lm import MaskedLM, one_model
     from pipeline.text.tokenizer import load_tokenizer
-    from pipeline.train.initialize import save_student, start_student
+    from pipeline.train.initialize import start_student
 
     stores = Store(sequences, Sequences), Store(masks, Masks)
     stores[1].require_parent("sequences", stores[0])
@@ -62,11 +63,14 @@ def train(
     parents = {"sequences": stores[0].identity, "masks": stores[1].identity}
     if targets is not None:
         parents["targets"] = targets.identity
-    weights = {path.name: file_sha256(path) for path in sorted(Path(student.start).glob("*.safetensors"))}
-    identity = digest({
-        "student": student.model_dump(exclude={"start", "targets"}), "training": params.model_dump(),
-        "start": weights, "parents": parents,
-    })  # fmt: skip
+    identity = digest(
+        {
+            "student": student.model_dump(exclude={"start", "targets"}),
+            "training": params.model_dump(),
+            "start": weight_hashes(Path(student.start)),
+            "parents": parents,
+        }
+    )
     with WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work, one_model():
         model = start_student(
             Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
@@ -105,11 +109,9 @@ def train(
             "start": student.start,
             "targets": student.targets,
         }
-        work.empty_content()
-        save_student(model.cpu(), tokenizer, work.content)
-        (work.content / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (work.content / "README.md").write_text(model_card(out.name, student, params, record), encoding="utf-8")
-        work.publish()
+        with publishing(work) as folder:
+            save_model(model.cpu(), folder, tokenizer=tokenizer)
+            write_record(folder, record, card=model_card(out.name, student, params, record))
     return record
 
 

@@ -22,7 +22,6 @@ from pipeline.lexical.trainer import (
     LexicalTrainer,
     kept_candidates,
     known_glosses,
-    learning_rate,
     micro_batches,
     plan_steps,
     renormalised,
@@ -188,12 +187,6 @@ def test_micro_batches_cut_a_step_in_order(view: LexicalView, reading: str, batc
         assert read <= batch_tokens + largest
 
 
-def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [learning_rate(step, 20, PARAMS) for step in range(21)]
-    assert rates[:3] == pytest.approx([0.5e-3, 1e-3, 1e-3]) and rates[20] == 0.0
-    assert np.diff(rates[2:]) == pytest.approx([-1e-3 / 18] * 18)
-
-
 def test_steps_are_a_matter_of_words(batch_builder: BatchBuilder) -> None:
     data = data_of(batch_builder)
     assert len(data.instance_I) == 6
@@ -220,8 +213,8 @@ def test_beliefs_sum_to_one_again(rows: list[tuple[bool, list[int]]]) -> None:
 def trainer_of(student: Path, data: LexicalData, *, batch_tokens: int, params: Any = PARAMS) -> LexicalTrainer:
     model = sense_model(student, data.batch_builder.reading)
     return LexicalTrainer(
-        model, data, params, pad=data.batch_builder.tokenizer.special["pad"], device=CPU, autocast=torch.float32,
-        batch_tokens=batch_tokens,
+        model, data, params, rehearsal=None, pad=data.batch_builder.tokenizer.special["pad"], device=CPU,
+        autocast=torch.float32, batch_tokens=batch_tokens,
     )  # fmt: skip
 
 
@@ -233,7 +226,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(student: Path, batch_builder: B
     for batch_tokens in (1, 150, 10**6):
         trainer = trainer_of(student, data, batch_tokens=batch_tokens)
         trainer.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
-        trainer._step(0, data.instance_I, kept)
+        trainer.learn(0, data.instance_I, kept)
         gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
         pieces = len(micro_batches(data, data.instance_I, batch_tokens=batch_tokens))
         found.append((pieces, trainer.plain()["losses"][0], gradients))
@@ -252,14 +245,14 @@ def test_the_loss_of_a_step_is_a_mean_over_its_words(student: Path, batch_builde
     trainer = trainer_of(student, data, batch_tokens=10**6)
     every = np.ones(len(batch_builder.view.gold), bool)
     scored = score_all(
-        trainer.model, batch_builder, pad=trainer.pad, device=CPU, autocast=torch.float32, batch_tokens=10**6
+        trainer.model, batch_builder, pad=trainer.pad, device=CPU, dtype=torch.float32, batch_tokens=10**6
     )
     bounds = batch_builder.view.candidates.start_R1
     expected = [
         -np.log(np.exp(scored[a:b][batch_builder.view.gold[a:b]]).sum())
         for a, b in ((bounds[i], bounds[i + 1]) for i in data.instance_I)
     ]
-    trainer._step(0, data.instance_I, every)
+    trainer.learn(0, data.instance_I, every)
     assert trainer.plain()["losses"] == [[pytest.approx(np.mean(expected), abs=1e-4), 0.0]]
 
 
@@ -281,14 +274,14 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     whole = trainer_of(student, data, batch_tokens=256)
     whole.run(tmp_path / "whole", checkpoint_seconds=1e9)
     with monkeypatch.context() as patch:
-        step = LexicalTrainer._step
+        step = LexicalTrainer.learn
 
         def killed(self: LexicalTrainer, number: int, *rest: Any) -> None:
             if number == 5:
                 raise KeyboardInterrupt
             step(self, number, *rest)
 
-        patch.setattr(LexicalTrainer, "_step", killed)
+        patch.setattr(LexicalTrainer, "learn", killed)
         with pytest.raises(KeyboardInterrupt):
             trainer_of(student, data, batch_tokens=256).run(tmp_path / "killed", checkpoint_seconds=0)
     again = trainer_of(student, data, batch_tokens=256)
@@ -315,7 +308,7 @@ def test_scores_of_a_view_are_log_probabilities_of_each_word(student: Path, batc
         expected += torch.log_softmax(score_C, 0).tolist()
     model.train()
     for batch_tokens in (1, 100, 10**6):
-        found = score_all(model, batch_builder, pad=pad, device=CPU, autocast=torch.float32, batch_tokens=batch_tokens)
+        found = score_all(model, batch_builder, pad=pad, device=CPU, dtype=torch.float32, batch_tokens=batch_tokens)
         assert found.dtype == np.float32
         assert found.tolist() == pytest.approx(expected, abs=2e-5)
     assert not model.training

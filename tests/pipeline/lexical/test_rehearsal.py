@@ -94,14 +94,15 @@ def test_a_step_s_gradients_are_those_of_both_losses(work: Workplace) -> None:
 
     def stepped(weight: float | None) -> dict[str, torch.Tensor]:
         model = sense_model(work.start, "bi")
+        rehearsal = None
+        if weight is not None:
+            rehearsal = rehearsal_of(work, model.lm, params_of(weight=weight, labels=0.5, step_tokens=10**6))
         trainer = LexicalTrainer(
-            model, data, entry.training, pad=tokenizer.special["pad"], device=CPU, autocast=torch.float32,
-            batch_tokens=4000,
+            model, data, entry.training, rehearsal=rehearsal, pad=tokenizer.special["pad"], device=CPU,
+            autocast=torch.float32, batch_tokens=4000,
         )  # fmt: skip
         trainer.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
-        if weight is not None:
-            trainer.rehearsal = rehearsal_of(work, model.lm, params_of(weight=weight, labels=0.5, step_tokens=10**6))
-        trainer._step(0, data.instance_I, kept)
+        trainer.learn(0, data.instance_I, kept)
         return gradients(model)
 
     alone, both = stepped(None), stepped(3.0)

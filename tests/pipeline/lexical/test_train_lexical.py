@@ -147,7 +147,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     work: Workplace, trained: Trained, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, folder, record = trained
-    step, begun = LexicalTrainer._step, []
+    step, begun = LexicalTrainer.learn, []
 
     def counted(self: LexicalTrainer, number: int, *rest: Any) -> None:
         if number == 5 and 5 not in begun:
@@ -156,7 +156,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
         begun.append(number)
         step(self, number, *rest)
 
-    monkeypatch.setattr(LexicalTrainer, "_step", counted)
+    monkeypatch.setattr(LexicalTrainer, "learn", counted)
     with pytest.raises(KeyboardInterrupt):
         work.train(params, OUT, checkpoint_seconds=0)
     assert not OUT.exists()

@@ -1,4 +1,4 @@
-"""The optimiser against AdamW written out, and which way of attention is chosen."""
+"""The optimiser against AdamW written out, the learning rate by step, and which way of attention is chosen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.models.masked_lm import load_checked
-from pipeline.models.optimizer import EAGER_TOKENS, adamw, choose_attention
+from pipeline.models.optimizer import EAGER_TOKENS, adamw, choose_attention, linear_schedule, update
 
 CPU = torch.device("cpu")
 
@@ -35,6 +35,28 @@ def test_steps_are_those_of_adamw_and_only_matrices_decay() -> None:
         optimizer.step()
     for name, parameter in parameters.items():
         np.testing.assert_allclose(parameter.detach().numpy(), start[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_0_after_the_last_step() -> None:
+    rates = [linear_schedule(step, 100, warmup=0.1, peak=1e-3) for step in range(101)]
+    assert rates[:10] == pytest.approx(np.arange(1, 11) * 1e-4)
+    assert rates[10] == pytest.approx(1e-3)
+    assert np.diff(rates[10:]) == pytest.approx([-1e-3 / 90] * 90)
+    assert rates[100] == 0.0 < rates[99]
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.9), (4, 0.1), (20, 0.0)])
+def test_a_warm_up_shorter_than_a_step_begins_at_the_peak(steps: int, warmup: float) -> None:
+    assert linear_schedule(0, steps, warmup=warmup, peak=0.5) == 0.5
+
+
+def test_an_update_clips_the_norm_of_all_gradients_together_and_frees_them() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
+    optimizer = torch.optim.SGD(parameters, lr=9.0)
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    update(optimizer, parameters, learning_rate=0.5, gradient_clip=1.0)
+    np.testing.assert_allclose(torch.cat([p.detach() for p in parameters]).numpy(), [-0.3, 0.0, -0.4], rtol=1e-5)
+    assert all(parameter.grad is None for parameter in parameters)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from pipeline.tasks.finetune import (
     Classifier,
     Examples,
     finetuned,
-    rate_factor,
 )
 from pipeline.tasks.params import FinetuneParams
 from pipeline.text.tokenizer import load_tokenizer
@@ -188,14 +187,6 @@ def test_the_encoders_own_dropout_stays_off(tiny_tokenizer: Path, tmp_path: Path
         with fit(folder, sentences(), epochs=1) as classifier:
             found.append(classifier.scores(sentences()))
     assert np.array_equal(found[0], found[1])
-
-
-def test_the_learning_rate_rises_and_then_falls_to_almost_nothing() -> None:
-    factors = [rate_factor(step, steps=100, warmup=0.1) for step in range(100)]
-    assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
-    assert factors[10] == 1 and factors[99] == pytest.approx(1 / 90)
-    assert np.diff(factors[10:]) == pytest.approx(-1 / 90)
-    assert rate_factor(0, steps=1, warmup=0.0) == 1
 
 
 def test_only_one_model_is_in_memory_and_none_after_the_block(tiny_mlm: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForMaskedLM
 
-from pipeline.models.identity import weights_identity
+from pipeline.models.identity import weights_digest
 from pipeline.models.masked_lm import masked_lm
 from pipeline.tasks import rewrite as rewriting
 from pipeline.tasks.paragraphs import Paragraph, replaceable, word_spans
@@ -123,7 +123,7 @@ def test_the_words_of_a_smaller_share_are_among_those_of_a_larger(made: Path) ->
 
 def test_the_facts_name_the_model_and_what_was_dropped(made: Path, tiny_mlm: Path) -> None:
     facts = read(made)[1]
-    assert facts["model"] == {"folder": str(tiny_mlm), "weights": weights_identity(tiny_mlm)}
+    assert facts["model"] == {"folder": str(tiny_mlm), "weights": weights_digest(tiny_mlm)}
     assert facts["seed"] == 0
     assert facts["shares"] == [0.2, 0.5]
     assert facts["dropped"]["longer than the model reads"] == 0

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
+from pipeline.models.publish import save_model
 from pipeline.text.tokenizer import load_tokenizer
-from pipeline.train.initialize import save_student, start_student
+from pipeline.train.initialize import start_student
 from storage.errors import ParamsError
 
 
@@ -75,7 +76,7 @@ def test_another_vocabulary_keeps_what_shared_pieces_know(tiny_teacher: Path, ti
 
 def test_a_saved_student_fills_masks_in_transformers(tiny_mlm: Path, tiny_tokenizer: Path, tmp_path: Path) -> None:
     model = start_student(tiny_mlm, tokenizer=load_tokenizer(tiny_tokenizer), layers=None, config=None, seed=0)
-    save_student(model, tiny_tokenizer, tmp_path)
+    save_model(model, tmp_path, tokenizer=tiny_tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
     assert tokenizer.vocab_size == loaded.config.vocab_size

@@ -1,4 +1,4 @@
-"""Schedules of training, and the losses of its first step against dense float64 targets."""
+"""The targets' weight by step, and the losses of its first step against dense float64 targets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models import optimizer as optimization
 from pipeline.train.params import LossParams, StudentParams, TrainingParams
 from pipeline.train.train import train
-from pipeline.train.trainer import learning_rate
 from storage.errors import StaleParent, VocabularyError
 from storage.reader import Store
 from storage.records.base import SPLITS
@@ -33,15 +31,6 @@ PARAMS = TrainingParams(
     evaluations=4,
     seed=7,
 )
-
-
-def test_the_learning_rate_warms_up_then_falls_to_nothing() -> None:
-    rates = [learning_rate(step, PARAMS) for step in range(PARAMS.steps)]
-    assert rates[0] == pytest.approx(1e-4)
-    assert rates[9] == pytest.approx(1e-3)
-    assert rates[54] == pytest.approx(1e-3 * 46 / 90)
-    assert rates[-1] == pytest.approx(1e-3 / 90)
-    assert max(rates) <= PARAMS.learning_rate
 
 
 def test_the_teachers_lead_at_first_and_the_true_tokens_decide_in_the_end() -> None:
@@ -148,7 +137,7 @@ def test_attention_is_chosen_for_the_device_and_the_number_format(
     def choose(model: Any, *, device: torch.device, autocast: torch.dtype, tokens: int) -> None:
         chosen.append((device.type, autocast, tokens))
 
-    monkeypatch.setattr(optimization, "choose_attention", choose)
+    monkeypatch.setattr("pipeline.train.trainer.choose_attention", choose)
     run(tiny_stores, tiny_mlm, tiny_tokenizer, workplace / "student", targets=0.0)
     longest = int(Store(tiny_stores.sequences, Sequences).read("train").length_N.max())
     assert chosen == [("cpu", torch.float32, longest)]

@@ -1,0 +1,75 @@
+"""The loop around training steps: continue from the newest checkpoint, step, save by the clock, report progress."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from pipeline.core.progress import Progress
+from pipeline.models import checkpoints as files
+
+log = logging.getLogger(__name__)
+
+Planned = TypeVar("Planned")
+Planned_contra = TypeVar("Planned_contra", contravariant=True)
+
+
+class Trainable(Protocol[Planned_contra]):
+    """What `run_steps` trains."""
+
+    steps: int
+    state: dict[str, Any]
+    """What training keeps beside weights and moments; a checkpoint's state is put here before the first step."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """Whose weights are trained and saved."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of these weights."""
+
+    def begin(self) -> None:
+        """Called before step 0, and not when a checkpoint is continued."""
+
+    def step(self, number: int, planned: Planned_contra) -> None:
+        """Take the `number`-th step, from 0, as planned."""
+
+    def plain(self) -> dict[str, Any]:
+        """The state as JSON data."""
+
+
+def run_steps(
+    trainer: Trainable[Planned], plan: Iterator[Planned], checkpoints: Path, *, checkpoint_seconds: float, label: str
+) -> None:
+    """Train to the last step, from the newest checkpoint in the folder `checkpoints` if there is one.
+
+    plan yields what each step sees, from step 0; those of finished steps are skipped, so that a continued run sees what
+    an uninterrupted one would have seen.
+    """
+    done = 0
+    if found := files.restore(checkpoints, model=trainer.model, optimizer=trainer.optimizer):
+        done, trainer.state = found
+        log.info("continuing from step %d of %d", done, trainer.steps)
+    else:
+        trainer.begin()
+    saved = time.monotonic()
+    with Progress(trainer.steps, unit="steps", label=label, done=done) as progress:
+        for number, planned in islice(enumerate(plan), done, trainer.steps):
+            trainer.step(number, planned)
+            if time.monotonic() - saved >= checkpoint_seconds:
+                files.save(
+                    checkpoints,
+                    step=number + 1,
+                    model=trainer.model,
+                    optimizer=trainer.optimizer,
+                    state=trainer.plain(),
+                )
+                saved = time.monotonic()
+            progress.advance(1)
