@@ -1,4 +1,4 @@
-"""Judgements against dense distributions: exact ones for the loss, restored ones for what a list implies."""
+"""ScoredSets against dense distributions: exact ones for the loss, restored ones for what a list implies."""
 
 from __future__ import annotations
 
