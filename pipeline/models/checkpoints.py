@@ -18,13 +18,17 @@ STATE = "state.json"
 
 
 def save(folder: Path, *, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Write the checkpoint of `step` (steps done) into `folder`, replacing an earlier one; `state` is JSON."""
+    """Write the checkpoint of `step` (steps done) into `folder`, replacing an earlier one; `state` is JSON.
+
+    Parameters that are not trained are not in it: whoever restores has them from where they came.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "new"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    save_file({name: parameter.detach() for parameter, name in names.items()}, partial / "model.safetensors")
+    learned = {name: parameter.detach() for parameter, name in names.items() if parameter.requires_grad}
+    save_file(learned, partial / "model.safetensors")
     moments = {
         f"{names[parameter]}/{key}": value
         for parameter, entry in optimizer.state.items()
@@ -48,6 +52,8 @@ def restore(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Opti
     moments = load_file(newest / "optimizer.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             parameter.copy_(weights[name])
             keys = [key for key in moments if key.rpartition("/")[0] == name]
             optimizer.state[parameter] = {

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import nearest
 from pipeline.fuse.params import FusionParams
 from pipeline.lexical.params import LexicalParams, PublishedParams
@@ -25,6 +26,10 @@ LABELS = "data/masks"
 LEXICON = "data/lexicon"
 NO_BELIEFS = "data/senses"
 """RestoredRows of a lexical student that has no lexical teacher."""
+
+INGESTED = "data/text"
+TEXTS = ("data/documents", INGESTED)
+"""What an adapter may learn from beside files: the corpus, and all that was ingested."""
 
 Complaints = Iterator[str]
 """Each begins with a dotted path."""
@@ -60,6 +65,8 @@ def _distillation(settings: Settings) -> Complaints:
     for name, entry in settings.inputs.items():
         yield from _path(f"inputs.{name}.path", entry.path, settings)
     yield from _path("tokenize.tokenizer", settings.tokenize.tokenizer, settings)
+    for name, adapter in settings.adapters.items():
+        yield from _adapter(name, adapter, settings)
     for name, teacher in settings.teachers.items():
         yield from _path(f"teachers.{name}.model", teacher.model, settings)
     for name, fusion in settings.fusions.items():
@@ -103,8 +110,9 @@ def _parents(model: str, settings: Settings) -> Iterator[str]:
     folder, _, name = model.rpartition("/")
     if folder != "models":
         return
-    if name in settings.published:
-        yield settings.published[name].start
+    for starter in (settings.published.get(name), settings.adapters.get(name)):
+        if starter is not None:
+            yield starter.start
     for learner in (settings.students.get(name), settings.lexical.get(name)):
         if learner is not None:
             yield learner.start
@@ -124,7 +132,10 @@ def _path(where: str, path: str, settings: Settings) -> Complaints:
     """A file or folder that a stage makes, or that is there."""
     made: dict[str, tuple[str, Mapping[str, Any]]] = {
         "data/sources": ("sources", settings.sources),
-        "models": ("students, lexical or published", {**settings.students, **settings.lexical, **settings.published}),
+        "models": (
+            "adapters, students, lexical or published",
+            {**settings.adapters, **settings.students, **settings.lexical, **settings.published},
+        ),
     }
     for folder, (sections, names) in made.items():
         if path.startswith(f"{folder}/"):
@@ -154,6 +165,20 @@ def _fusion(where: str, fusion: FusionParams, settings: Settings) -> Complaints:
                 f"{where}: teachers.{name}.keep draws ids, which stand for the calibrated temperature alone; expected "
                 f"calibrated: true and temperature: 1.0, got {str(fusion.calibrated).lower()} and {fusion.temperature}"
             )
+
+
+def _adapter(name: str, adapter: AdapterParams, settings: Settings) -> Complaints:
+    where = f"adapters.{name}"
+    for section in ("students", "lexical", "published"):
+        if name in getattr(settings, section):
+            yield f"{where}: {section} has this name too, and both would make models/{name}"
+    yield from _path(f"{where}.start", adapter.start, settings)
+    if f"models/{name}" in ancestors(f"models/{name}", settings):
+        yield f"{where}.start: starts from itself"
+    if _plain(adapter.text) not in TEXTS and _plain(Path(adapter.text).parent.as_posix()) != INGESTED:
+        yield from _path(f"{where}.text", adapter.text, settings)
+    elif _plain(Path(adapter.text).parent.as_posix()) == INGESTED:
+        yield from _listed(f"{where}.text", [Path(adapter.text).name], "inputs", settings.inputs)
 
 
 def _student(where: str, student: StudentParams, settings: Settings) -> Complaints:

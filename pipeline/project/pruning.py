@@ -27,7 +27,7 @@ def orphans(settings: Settings, root: Path = Path()) -> list[Path]:
         "data/senses": settings.senses.keys(),
         "data/beliefs": settings.believers.keys(),
         "data/paraphrase": settings.rewriters.keys(),
-        "models": settings.students.keys() | settings.lexical.keys() | settings.published.keys(),
+        "models": set().union(settings.adapters, settings.students, settings.lexical, settings.published),
         "reports/teachers": settings.teachers.keys(),
         "reports/fidelity": settings.teachers.keys(),
         "reports/fusions": settings.fusions.keys(),
@@ -44,6 +44,7 @@ def _runs(settings: Settings) -> Iterator[str]:
     sections = {
         "sources": settings.sources,
         "ingest": settings.inputs,
+        "adapt": settings.adapters,
         "teach": settings.teachers,
         "exact": settings.teachers,
         "fidelity": settings.teachers,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import Section, decode, load, nearest
 from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.params import CostParams, EvaluateParams, JudgedParams
@@ -39,6 +40,7 @@ class Settings:
     corpus: CorpusParams
     tokenize: TokenizeParams
     mask: MaskParams
+    adapters: Mapping[str, AdapterParams]
     teachers: Mapping[str, TeacherParams]
     exact: ExactParams
     fusions: Mapping[str, FusionParams]
@@ -86,6 +88,7 @@ def read_settings(path: Path) -> Settings:
         corpus=one("corpus", CorpusParams),
         tokenize=one("tokenize", TokenizeParams),
         mask=one("mask", MaskParams),
+        adapters=named("adapters", AdapterParams, least=0),
         teachers=named("teachers", TeacherParams),
         exact=one("exact", ExactParams),
         fusions=named("fusions", FusionParams),

@@ -28,7 +28,8 @@ from storage.errors import SourceError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "mlm_head.safetensors")
 HEADS = ("cls", "lm_head")
-"""Where a masked-LM head lies in a model: BERT and descendants, MPNet and RoBERTa."""
+"""Modules that are a whole masked-LM head: of BERT and descendants, of MPNet and RoBERTa. A head's names are relative
+to such a module, and to the model where there is none (DistilBERT, ModernBERT)."""
 REASON_CHARACTERS = 300
 
 
@@ -80,10 +81,10 @@ def merge(body: Path, adapter: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with one_model(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about heads and names of bodies; what matters is refused below
-        model, missing = _load_body(body)
+        model, missing = load_body(body)
         _fill_head(model, adapter, missing)
         model = _merged(model, adapter)
-        _require_tie(model, adapter)
+        require_tied(model, adapter)
         model.save_pretrained(out)
         for path in files_like(out, WEIGHT_FILES):
             path.chmod(0o644)  # safetensors writes files that only their owner can read
@@ -92,7 +93,7 @@ def merge(body: Path, adapter: Path, out: Path) -> None:
     _switch_off_cutting(out)
 
 
-def _load_body(body: Path) -> tuple[Any, list[str]]:
+def load_body(body: Path) -> tuple[Any, list[str]]:
     """The body as a masked LM on the CPU, and the names of its weights that were not in the file."""
     import torch
     from transformers import AutoModelForMaskedLM
@@ -118,25 +119,21 @@ def _fill_head(model: Any, adapter: Path, missing: Sequence[str]) -> None:
     """Load the head; refuse it when it does not fit or leaves one of the `missing` weights as it was initialised."""
     from safetensors.torch import load_file
 
-    place = next((name for name in HEADS if hasattr(model, name)), None)
-    if place is None:
-        raise SourceError(
-            f"{adapter}: {type(model).__name__} has no head named {' or '.join(HEADS)}, as BERT and MPNet do"
-        )
-    weights = load_file(adapter / "mlm_head.safetensors")
+    place = next((f"{name}." for name in HEADS if hasattr(model, name)), "")
+    weights = {f"{place}{name}": tensor for name, tensor in load_file(adapter / "mlm_head.safetensors").items()}
     try:
-        outcome = getattr(model, place).load_state_dict(weights, strict=False)
+        outcome = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:REASON_CHARACTERS]
         raise SourceError(f"{adapter}: mlm_head.safetensors does not fit {type(model).__name__}: {reason}") from error
     if outcome.unexpected_keys:
         raise SourceError(
             f"{adapter}: mlm_head.safetensors has weights that {type(model).__name__} does not know: "
-            f"{', '.join(outcome.unexpected_keys[:5])}"
+            f"{', '.join(name.removeprefix(place) for name in outcome.unexpected_keys[:5])}"
         )
     # Tied weights have several names and one tensor, and the file names it once.
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    filled = {id(tensors[f"{place}.{name}"]) for name in weights}
+    filled = {id(tensors[name]) for name in weights}
     unfilled = [name for name in missing if id(tensors.get(name)) not in filled]
     if unfilled:
         raise SourceError(
@@ -167,12 +164,12 @@ def _merged(model: Any, adapter: Path) -> Any:
     return adapted.merge_and_unload()
 
 
-def _require_tie(model: Any, adapter: Path) -> None:
-    """Refuse a model whose output matrix is not its input embedding: the heads were trained tied to it."""
+def require_tied(model: Any, folder: Path) -> None:
+    """Refuse a model whose output matrix is not its input embedding: heads are trained tied to it."""
     decoder = model.get_output_embeddings()
     if decoder is None or decoder.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr():
         raise SourceError(
-            f"{adapter}: the head's output matrix must be tied to the input embeddings, which {type(model).__name__} "
+            f"{folder}: the head's output matrix must be tied to the input embeddings, which {type(model).__name__} "
             "with this configuration does not do (tie_word_embeddings)"
         )
 

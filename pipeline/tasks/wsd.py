@@ -19,9 +19,11 @@ from pipeline.tasks.params import WsdParams
 from pipeline.tasks.wsd_scorer import InstanceInfo, WsdScores, describe, score
 from storage.errors import DataError
 
+Keys = Mapping[str, tuple[str, ...]]
+
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredSet:
+class Judgement:
     """Scores of one set, the answers behind them, and what was odd in its files."""
 
     scores: WsdScores
@@ -29,7 +31,7 @@ class ScoredSet:
     counts: dict[str, int]
 
 
-def score_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Path) -> ScoredSet:
+def judge_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Path) -> Judgement:
     """Judge a student on a set in the layout of Raganato et al. 2017.
 
     Raises DataError for files that are not in the layout or do not belong together.
@@ -47,14 +49,14 @@ def score_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Pat
     instances, counts = Instances.of((marked_sentence(sentence, {}) for sentence in sentences), reader.lexicon)
     answers = reader.answer(instances)
     scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
-    return ScoredSet(
+    return Judgement(
         scores=scores,
         answers=answers,
         counts={**_plain(found), **{name: count for name, count in counts.items() if count}},
     )
 
 
-def score_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, Instances]) -> ScoredSet:
+def judge_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, Instances]) -> Judgement:
     """Judge a student on the held-out words of stores of instances; each store is a set."""
     keys: dict[str, tuple[str, ...]] = {}
     info: dict[str, InstanceInfo] = {}
@@ -76,13 +78,13 @@ def score_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, I
     if not keys:
         raise DataError(f"senses {', '.join(opened)}: no word is held out. Raise senses.NAME.heldout")
     scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
-    return ScoredSet(scores=scores, answers=answers, counts={"words": len(keys)})
+    return Judgement(scores=scores, answers=answers, counts={"words": len(keys)})
 
 
-def wsd_report(folder: Path, scored: ScoredSet, **details: Any) -> dict[str, Any]:
+def wsd_report(folder: Path, judgement: Judgement, **details: Any) -> dict[str, Any]:
     """The suite's report, F1 in per cent of 1."""
-    metrics = scored.scores.metrics()
-    return suite_report("wsd", folder, metrics, headline="all", counts=scored.counts, **details)
+    metrics = judgement.scores.metrics()
+    return suite_report("wsd", folder, metrics, headline="all", counts=judgement.counts, **details)
 
 
 def _plain(counts: Any) -> dict[str, int]:

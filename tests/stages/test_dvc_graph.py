@@ -34,6 +34,7 @@ inputs:
 corpus: {share: 1.0, calibration: 0.1, heldout: 0.1}
 tokenize: {tokenizer: data/sources/mini, sequence_tokens: 128}
 mask: {rate: 0.15, copies: 1, seed: 0, shard_rows: 8192}
+adapters: {}
 teachers:
   ann: &teacher   # an anchor
     model: data/sources/mini
@@ -365,6 +366,20 @@ def test_a_lexical_student_that_learns_from_another(project: Project) -> None:
     assert project.ran() == {"check", "beliefs@big", "lexical@small", "report"}
     project.params(lambda params: params["lexical"]["lex"]["training"].update(seed=1))
     assert project.ran() >= {"lexical@lex", "beliefs@big", "lexical@small", "report"}
+
+
+def test_a_teacher_that_is_made_here(project: Project) -> None:
+    def add(params: dict[str, Any]) -> None:
+        training = {**params["training"], "steps": 2}
+        params["adapters"]["own"] = {"start": "data/sources/mini", "text": "data/documents", "training": training}
+        params["teachers"]["bob"]["model"] = "models/own"
+
+    project.params(add)
+    of_bob = {f"{stage}@bob" for stage in ("teach", "exact", "fidelity", "evaluate-teacher")}
+    of_both = FUSIONS | {"evaluate-fusion@both", "train@fused", "report"} | OF_FUSED
+    assert project.ran() == {"check", "adapt@own"} | of_bob | of_both
+    project.params(lambda params: params["adapters"]["own"]["training"].update(seed=1))
+    assert "adapt@own" in project.ran("repro", "teach@bob")
 
 
 def test_lexicon_and_rewriters(project: Project) -> None:

@@ -51,6 +51,21 @@ mask.rate
 mask.copies
 mask.seed
 mask.shard_rows
+adapters.*.start
+adapters.*.text
+adapters.*.include
+adapters.*.heldout
+adapters.*.rank
+adapters.*.rate
+adapters.*.sequence_tokens
+adapters.*.training.steps
+adapters.*.training.step_tokens
+adapters.*.training.learning_rate
+adapters.*.training.warmup
+adapters.*.training.weight_decay
+adapters.*.training.gradient_clip
+adapters.*.training.evaluations
+adapters.*.training.seed
 teachers.*.model
 teachers.*.keep.<topk>.form
 teachers.*.keep.<topk>.k
@@ -92,7 +107,6 @@ students.*.loss.targets
 students.*.loss.labels
 students.*.loss.tail
 students.*.loss.anneal
-students.*.seed
 lexicon.kind
 lexicon.path
 senses.*.kind
@@ -140,7 +154,6 @@ rewriters.*.seed
 evaluate.against
 evaluate.bootstrap
 evaluate.seed
-evaluate.domains
 wsd.bootstrap
 wsd.seed
 paraphrase.seeds

@@ -61,8 +61,8 @@ def small(**more: Any) -> Change:
         (lambda p: p["lexical"].update(fused=p["lexical"]["lexical"] | {"start": "models/labels-only"}),
             "lexical.fused: students has this name too, and both would make models/fused"),
         (lambda p: p["lexical"]["lexical"].update(start="models/lexicl"),
-            ("lexical.lexical.start: 'models/lexicl' needs an entry 'lexicl' in students, lexical or published (did "
-            "you mean 'lexical'?)")),
+            ("lexical.lexical.start: 'models/lexicl' needs an entry 'lexicl' in adapters, students, lexical or "
+            "published (did you mean 'lexical'?)")),
         (lambda p: p["lexical"]["lexical"].update(start="models/lexical", targets="models/lexical"),
             "lexical.lexical: learns or starts from itself"),
         (lambda p: p["lexical"]["lexical"].update(targets="data/targets/best"),
@@ -114,7 +114,8 @@ def test_senses_and_lexical_students(tmp_path: Path, change: Change, message: st
             ("judged.costs.fused.model: a name is one model in all suites; judged.paraphrase.fused has 'models/fused', "
             "got 'models/only-sci'")),
         (lambda p: p["judged"]["costs"].update(other={"model": "models/none"}),
-            "judged.costs.other.model: 'models/none' needs an entry 'none' in students, lexical or published"),
+            ("judged.costs.other.model: 'models/none' needs an entry 'none' in adapters, students, lexical or "
+            "published")),
         (lambda p: p["judged"]["costs"].update(other={"model": "some/folder"}),
             ("judged.costs.other.model: 'some/folder' does not exist. Expected data/sources/<an entry of sources>, or "
             "a path that is there")),
@@ -171,6 +172,50 @@ def test_glue_on_the_hub_needs_no_folder(tmp_path: Path) -> None:
         params["judged"]["glue"]["fused"] = {"model": "models/fused"}
 
     assert read_consistent(changed(tmp_path, hub)).judged.glue["fused"].model == "models/fused"
+
+
+def add_adapter(**more: Any) -> Change:
+    """A teacher made here, `own`."""
+    training = {**DEFAULTS["training"], "steps": 10}
+    entry = {"start": "data/sources/mpnet-sci", "text": "data/text", "training": training} | more
+    return lambda params: params["adapters"].update(own=entry)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add_adapter(start="data/sources/mpnet-si"),
+            ("adapters.own.start: 'data/sources/mpnet-si' needs an entry 'mpnet-si' in sources (did you mean "
+            "'mpnet-sci'?)")),
+        (add_adapter(start="models/own"), "adapters.own.start: starts from itself"),
+        (add_adapter(text="data/text/wordnt"),
+            "adapters.own.text: no entry 'wordnt' in inputs (did you mean 'wordnet'?)"),
+        (add_adapter(text="texts/none"),
+            ("adapters.own.text: 'texts/none' does not exist. Expected data/sources/<an entry of sources>, or a path "
+            "that is there")),
+        (lambda p: p["adapters"].update(fused={**entry_of(add_adapter())}),
+            "adapters.fused: students has this name too, and both would make models/fused"),
+    ],
+)  # fmt: skip
+def test_adapters(tmp_path: Path, change: Change, message: str) -> None:
+    refused(tmp_path, change, message)
+
+
+def entry_of(change: Change) -> dict[str, Any]:
+    """The entry that `add_adapter` adds."""
+    params: dict[str, Any] = {"adapters": {}}
+    change(params)
+    return dict(params["adapters"]["own"])
+
+
+@pytest.mark.parametrize("text", ["data/text", "data/text/wordnet", "data/documents", "pipeline"])
+def test_a_teacher_made_here_descends_from_its_start(tmp_path: Path, text: str) -> None:
+    def change(params: dict[str, Any]) -> None:
+        add_adapter(text=text)(params)
+        params["teachers"]["mpnet-sci"]["model"] = "models/own"
+
+    settings = read_consistent(changed(tmp_path, change))
+    assert ancestors("models/only-sci", settings) == {BODY, "models/own", SCI}
 
 
 BODY, SCI, PROSE = (f"data/sources/{name}" for name in ("minilm-l6-mlm", "mpnet-sci", "mpnet-prose"))

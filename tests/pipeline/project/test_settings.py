@@ -144,7 +144,7 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
         (
             lambda p: p["students"]["fused"].update(start="models/fusd"),
             (
-                "students.fused.start: 'models/fusd' needs an entry 'fusd' in students, lexical or published "
+                "students.fused.start: 'models/fusd' needs an entry 'fusd' in adapters, students, lexical or published "
                 "(did you mean 'fused'?)"
             ),
         ),

@@ -1,0 +1,177 @@
+"""The text that an adapter learns from, and the part of it that judges: documents, then masked sequences.
+
+Documents outside the corpus never share an id or a text with it, so a teacher made here has not read what students are
+distilled on or judged by; only the corpus' own train split is read when it is asked for by name. Masks are those of the
+stage `mask`: whole words, always the mask token, disjoint copies of a sequence until no word is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.adapt.params import AdapterParams
+from pipeline.core.config import nearest
+from pipeline.core.seeds import unit_hash
+from pipeline.text.corpus import ALL
+from pipeline.text.masking import choose_blanks
+from pipeline.text.readers import (
+    JSON_LINES,
+    PARQUET,
+    PLAIN_TEXT,
+    Fields,
+    Found,
+    Rejected,
+    hash_name,
+    input_files,
+    read_json_lines,
+    read_parquet,
+    read_text_file,
+)
+from pipeline.text.tokenizer import FastTokenizer
+from pipeline.text.windows import encode_windows
+from storage.errors import DataError
+from storage.records.base import SPLITS
+from storage.records.sequences import Masks, Sequences
+from storage.tables import DocumentStore
+
+HELDOUT_TOKENS = 16_384
+"""Tokens that judge, at most: some 2,400 masked positions, 12 s of two cores for 110 M parameters in float32."""
+
+BATCH_DOCUMENTS = 256
+"""Documents that are cut into windows at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One document."""
+
+    doc_id: str
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskedText:
+    """Sequences and their masks, in memory."""
+
+    sequences: Sequences
+    masks: Masks
+    documents: int
+
+
+def read_pages(params: AdapterParams, *, corpus: Path) -> tuple[list[Page], list[Page]]:
+    """The documents to learn from and those that judge, each in an order drawn from their ids.
+
+    corpus is the folder of the pipeline's documents. Raises DataError when a source that is named has no document, when
+    a record cannot be read, and when either part is empty.
+    """
+    path, store = Path(params.text), DocumentStore(corpus)
+    if path.resolve() == corpus.resolve():
+        parts = [_chosen(params, _stored(store, split)) for split in ("train", "heldout")]
+    else:
+        used = {split: store.read(split) for split in SPLITS}
+        ids = {doc_id for table in used.values() for doc_id in table.column("doc_id").to_pylist()}
+        texts = {text for table in used.values() for text in table.column("text").to_pylist()}
+        pages = [page for page in _outside(path) if page.doc_id not in ids and page.text not in texts]
+        pages = _chosen(params, pages)
+        judges = [unit_hash("adapt", page.doc_id.partition("#")[0]) < params.heldout for page in pages]
+        parts = [[page for page, judge in zip(pages, judges, strict=True) if judge == want] for want in (False, True)]
+    for part, what in zip(parts, ("to learn from", "to judge by"), strict=True):
+        if not part:
+            raise DataError(
+                f"{path}: no document {what} that the corpus does not use. Give more text, another one, or "
+                f"{corpus} for the corpus itself"
+            )
+    seed = params.training.seed
+    learned, judged = (sorted(part, key=lambda page: unit_hash("order", seed, page.doc_id)) for part in parts)
+    return learned, judged
+
+
+def _stored(store: DocumentStore, split: str) -> list[Page]:
+    columns = (store.read(split).column(name).to_pylist() for name in ("doc_id", "source", "text"))
+    return [Page(*row) for row in zip(*columns, strict=True)]
+
+
+def _outside(path: Path) -> Iterator[Page]:
+    """Documents of an ingested text, of a folder of such, or of files."""
+    stores = (
+        [path] if (path / "manifest.json").is_file() else sorted(file.parent for file in path.glob("*/manifest.json"))
+    )
+    for folder in stores:
+        yield from _stored(DocumentStore(folder), ALL)
+    if stores:
+        return
+    fields = Fields(text="text", name=None)
+    for file in input_files(path, (*PLAIN_TEXT, *JSON_LINES, *PARQUET)):
+        name = file.relative_to(path).as_posix() if file != path else file.name
+        found: Iterator[Found | Rejected]
+        if file.name.endswith(PLAIN_TEXT):
+            found = read_text_file(file, name, _silent)
+        else:
+            read = read_parquet if file.name.endswith(PARQUET) else read_json_lines
+            found = read(file, fields, _silent)
+        for item in found:
+            if isinstance(item, Rejected):
+                raise DataError(f"{item.where}: expected a record with the field 'text': {item.reason}")
+            if text := item.text.strip():
+                yield Page(item.name or hash_name(text), item.source or name.partition(".")[0], text)
+
+
+def _silent(_: int) -> None:
+    """Reading is a small part of the stage: no progress of its own."""
+
+
+def _chosen(params: AdapterParams, pages: list[Page]) -> list[Page]:
+    """Documents of the sources that are named."""
+    if not params.include:
+        return pages
+    known = Counter(page.source for page in pages)
+    for name in params.include:
+        if name not in known:
+            most = ", ".join(source for source, _ in known.most_common(8))
+            raise DataError(
+                f"{params.text}: include: no document of a source '{name}'{nearest(name, known)}. "
+                f"The largest are {most}"
+            )
+    return [page for page in pages if page.source in params.include]
+
+
+def masked_text(
+    pages: list[Page], tokenizer: FastTokenizer, params: AdapterParams, *, tokens: int, copies: bool
+) -> MaskedText:
+    """So many of `pages`, from the first on, that they have `tokens` tokens or there are no more, cut and masked.
+
+    copies: fewer tokens than asked for are masked anew, each word once at most, until there are enough.
+    Raises DataError when no window or nothing to mask is left.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    got, read = 0, 0
+    for start in range(0, len(pages), BATCH_DOCUMENTS):
+        batch = pages[start : start + BATCH_DOCUMENTS]
+        sequences, _ = encode_windows([page.text for page in batch], tokenizer, sequence_tokens=params.sequence_tokens)
+        columns = sequences.arrays()
+        parts.append(columns | {"document_N": columns["document_N"] + np.uint32(start)})
+        got, read = got + int(sequences.length_N.sum()), start + len(batch)
+        if got >= tokens:
+            break
+    joined = Sequences(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    masks = None
+    if len(joined):
+        masks = choose_blanks(
+            joined,
+            [pages[document].doc_id for document in joined.document_N.tolist()],
+            rate=params.rate,
+            copies=max(1, min(math.floor(1 / params.rate), math.ceil(tokens / got))) if copies else 1,
+            seed=params.training.seed,
+            unknown=tokenizer.special["unk"],
+            blank_V=np.array([not piece.strip("▁ \t\r\n") for piece in tokenizer.pieces]),
+        )
+    if masks is None or not len(masks):
+        raise DataError(f"{params.text}: {read} documents have no word that can be masked. Give more text")
+    return MaskedText(sequences=joined, masks=masks, documents=read)
