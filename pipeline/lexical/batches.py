@@ -1,14 +1,14 @@
-"""Batches of words in context and glosses, as the two objectives read them."""
+"""Batches of words in context with the glosses of their candidate senses, as the two objectives read them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.lexical.context import LexicalView
+from pipeline.lexical.context import LexicalView, lexical_view, meaning_tokens
 from pipeline.lexical.params import Reading, ReadingParams
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
@@ -18,34 +18,53 @@ if TYPE_CHECKING:
     from pipeline.text.tokenizer import FastTokenizer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LexicalBatch:
-    """I instances with C candidates in all, as arrays; D distinct sequences on the gloss side (bi)."""
+MEAN_GLOSS_TOKENS = 24
+"""Tokens of a gloss, as `micro_batches` estimates the cost of a candidate."""
 
-    context: Ragged
-    """Sequences that hold the word: windows (bi) or one a candidate with its gloss (cross)."""
-    segment: Ragged | None
-    """Token types of `context` (cross)."""
-    gloss: Ragged | None
-    """Distinct glosses (bi)."""
-    text_D: Int
-    """Numbers of the distinct glosses (bi)."""
-    sequence_I: Int
-    """Context of each instance (bi)."""
-    first_I: Int
-    last_I: Int
-    gloss_C: Int
-    """Gloss of each candidate (bi), or its sequence (cross)."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossBatch:
+    """I instances with C candidates in all: context and gloss of a candidate in one sequence."""
+
+    sequences: Ragged
+    """Token ids of each candidate's sequence [C rows]."""
+    segments: Ragged
+    """Token types of `sequences`: 0 for the context, 1 for the gloss."""
     start_I1: Int
     """Candidates of instance i are start[i] to start[i + 1]."""
-    instance_I: Int
-    """Instances in the view."""
     candidate_C: Int
-    """Candidates in the view."""
+    """Each candidate's place in the view's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BiBatch:
+    """I instances with C candidates in all: W windows that hold the words, and D different glosses, each once."""
+
+    windows: Ragged
+    """Token ids of the windows [W rows]."""
+    window_I: Int
+    """Window of each instance, a row of `windows`."""
+    first_I: Int
+    """First column of the word in its window."""
+    last_I: Int
+    """One after the last."""
+    glosses: Ragged
+    """Token ids of the glosses [D rows]."""
+    text_D: Int
+    """Numbers of the gloss texts, rising."""
+    gloss_C: Int
+    """Gloss of each candidate, a row of `glosses`."""
+    start_I1: Int
+    """Candidates of instance i are start[i] to start[i + 1]."""
+    candidate_C: Int
+    """Each candidate's place in the view's."""
+
+
+LexicalBatch = CrossBatch | BiBatch
 
 
 class BatchBuilder:
-    """Makes batches of a view for one way of reading."""
+    """Makes batches of a view: `CrossBatch` for the reading "cross", `BiBatch` for "bi"."""
 
     def __init__(
         self,
@@ -71,71 +90,80 @@ class BatchBuilder:
             length = np.add.reduceat(keep_C.astype(np.int64), start[:-1])
             candidate_C = candidate_C[keep_C]
             start = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
-        # An example must not be found again in its own gloss.
+        # A gloss does not show its examples to a word that stands in an example of the inventory.
         text_C = view.candidates.flat[candidate_C] * 2 + np.repeat(view.bare_I[instance_I], length)
         if self.reading == "bi":
             return self._bi(instance_I, start, candidate_C, text_C)
         return self._cross(instance_I, start, candidate_C, text_C)
 
     def text_of_candidates(self) -> Int:
-        """Number of the gloss text of every candidate of the view."""
+        """Number of the gloss text of every candidate of the view: twice its meaning, plus 1 without examples."""
         bare_C = np.repeat(self.view.bare_I, self.view.candidates.lengths())
         return np.asarray(self.view.candidates.flat * 2 + bare_C)
 
-    def _bi(self, instance_I: Int, start: Int, candidate_C: Int, text_C: Int) -> LexicalBatch:
-        window_W, sequence_I = np.unique(self.view.window_I[instance_I], return_inverse=True)
+    def _bi(self, instance_I: Int, start_I1: Int, candidate_C: Int, text_C: Int) -> BiBatch:
+        view_window_W, window_I = np.unique(self.view.window_I[instance_I], return_inverse=True)
         text_D, gloss_C = np.unique(text_C, return_inverse=True)
-        return LexicalBatch(
-            context=self.view.windows.take(window_W),
-            segment=None,
-            gloss=self.texts(text_D),
-            text_D=text_D,
-            sequence_I=sequence_I.astype(np.int64),
+        return BiBatch(
+            windows=self.view.windows.take(view_window_W),
+            window_I=window_I.astype(np.int64),
             first_I=self.view.first_I[instance_I],
             last_I=self.view.last_I[instance_I],
+            glosses=self.texts(text_D),
+            text_D=text_D,
             gloss_C=gloss_C.astype(np.int64),
-            start_I1=start,
-            instance_I=instance_I,
+            start_I1=start_I1,
             candidate_C=candidate_C,
         )
 
     def texts(self, text_D: Int) -> Ragged:
-        """Gloss texts: even numbers whole, odd ones without examples."""
+        """Token ids of gloss texts by number: even numbers with examples, odd ones without."""
         rows = [(self.bare if text % 2 else self.full)[text // 2] for text in text_D.tolist()]
         return Ragged.of(rows, np.int32)
 
-    def _cross(self, instance_I: Int, start: Int, candidate_C: Int, text_C: Int) -> LexicalBatch:
+    def _cross(self, instance_I: Int, start_I1: Int, candidate_C: Int, text_C: Int) -> CrossBatch:
         prefix = len(self.tokenizer.prefix)
         sequences, segments = [], []
         for number, instance in enumerate(instance_I.tolist()):
             window = self.view.windows[int(self.view.window_I[instance])]
             first, last = int(self.view.first_I[instance]), int(self.view.last_I[instance])
             context = np.concatenate([window[:first], self._quote, window[first:last], self._quote, window[last:]])
-            for text in text_C[start[number] : start[number + 1]].tolist():
+            for text in text_C[start_I1[number] : start_I1[number + 1]].tolist():
                 gloss = (self.bare if text % 2 else self.full)[text // 2][prefix:]
                 sequences.append(np.concatenate([context, gloss]))
                 segments.append(np.repeat([0, 1], [len(context), len(gloss)]))
-        return LexicalBatch(
-            context=Ragged.of(sequences, np.int32),
-            segment=Ragged.of(segments, np.int32),
-            gloss=None,
-            text_D=np.zeros(0, np.int64),
-            sequence_I=np.arange(len(instance_I)),
-            first_I=self.view.first_I[instance_I],
-            last_I=self.view.last_I[instance_I],
-            gloss_C=np.arange(len(candidate_C)),
-            start_I1=start,
-            instance_I=instance_I,
+        return CrossBatch(
+            sequences=Ragged.of(sequences, np.int32),
+            segments=Ragged.of(segments, np.int32),
+            start_I1=start_I1,
             candidate_C=candidate_C,
         )
 
 
-def open_batch_builder(
-    reading: ReadingParams, objective: str, instances: Instances, lexicon: Lexicon, tokenizer: Any, *, split: str | None
-) -> Any:
-    """Windows and gloss texts of instances, ready to be made into batches."""
-    from pipeline.lexical.context import lexical_view, meaning_tokens
+def micro_batches(builder: BatchBuilder, instance_I: Int, *, batch_tokens: int) -> list[Int]:
+    """Cut a step's instances, in order, into runs that cost about `batch_tokens` tokens each."""
+    view = builder.view
+    length_I = view.windows.lengths()[view.window_I[instance_I]]
+    count_I = view.candidates.lengths()[instance_I]
+    if builder.reading == "cross":
+        cost_I = count_I * (length_I + MEAN_GLOSS_TOKENS)
+    else:
+        new_window = np.diff(view.window_I[instance_I], prepend=-1) != 0
+        cost_I = count_I * MEAN_GLOSS_TOKENS + np.where(new_window, length_I, 0)
+    ends = (np.cumsum(cost_I) - 1) // batch_tokens
+    return np.split(instance_I, np.flatnonzero(np.diff(ends)) + 1)
 
+
+def open_batch_builder(
+    reading: ReadingParams,
+    objective: str,
+    instances: Instances,
+    lexicon: Lexicon,
+    tokenizer: FastTokenizer,
+    *,
+    split: str | None,
+) -> BatchBuilder:
+    """Cut the instances of a split (None: all) into windows and tokenise the glosses of their candidates."""
     view = lexical_view(instances, lexicon, tokenizer, split=split, context_tokens=reading.context_tokens)
     texts = {
         shown: meaning_tokens(

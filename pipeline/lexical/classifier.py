@@ -1,9 +1,10 @@
 """Gloss classification: which of a word's candidate senses its context shows.
 
-Two ways to read. `cross` (LMGC, Wahle et al. 2021, arXiv 2106.07967): context with the word between quotation marks and
-one gloss in one sequence, once for every candidate. `bi`: context and gloss read once each and compared; a sentence is
-read once for all its words, a gloss once for all that may mean it. In both, scores of one word's candidates go
-through one softmax. The weights beside the encoder are a head that no published language model carries.
+Two ways to read. `cross` (LMGC, Wahle et al. 2021, arXiv 2106.07967) encodes a sequence for every candidate: context,
+with the word between quotation marks, and one gloss. `bi` encodes contexts and glosses apart and compares their
+vectors: a window is encoded once for all its words, a gloss once for all words that may have that sense. In both, one
+softmax goes over the scores of a word's candidates. The weights beside the encoder are a head that no published
+language model has.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.lexical.batches import LexicalBatch
+from pipeline.lexical.batches import CrossBatch, LexicalBatch
 from pipeline.lexical.params import Reading
 from pipeline.text.ragged import Int, Ragged
 
 GROUPS = 4
-"""Groups of like length that glosses of a batch are encoded in."""
+"""Groups of similar length that the glosses of a batch are encoded in; each is padded to its own longest."""
 
 
 class SenseHead(nn.Module):
@@ -55,7 +56,7 @@ class SenseHead(nn.Module):
 
 
 class SenseModel(nn.Module):
-    """An encoder with its masked-LM head, and the sense head beside it: one module, so that one optimiser sees all."""
+    """An encoder with its masked-LM head, and the sense head beside it: one module for one optimiser."""
 
     def __init__(self, lm: Any, head: SenseHead) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ def span_means(hidden_BLH: Tensor, row_I: Tensor, first_I: Tensor, last_I: Tenso
 
 
 def encode_pooled(model: SenseModel, sequences: Ragged, *, pad: int) -> Tensor:
-    """Mean-pooled sequences [R, H], encoded in a few groups of like length: gloss texts differ much."""
+    """Mean-pooled sequences [R, H], encoded in a few groups of similar length: the lengths of glosses vary widely."""
     order = np.argsort(sequences.lengths(), kind="stable").astype(np.int64)
     groups = [part for part in np.array_split(order, GROUPS) if len(part)]
     pooled = torch.cat([mean_pooled(*model.encode(sequences.take(part), pad=pad)) for part in groups])
@@ -105,19 +106,22 @@ def candidate_scores(
     device: torch.device,
     glosses: tuple[Int, Tensor] | None = None,
 ) -> Tensor:
-    """Scores [C] of all candidates of the batch, float32; `glosses` are numbers and vectors that are known already."""
-    if batch.gloss is None:
-        hidden, attention = model.encode(batch.context, pad=pad, segment=batch.segment)
+    """Scores [C] of all candidates of the batch, float32.
+
+    glosses are numbers of gloss texts, rising, and their vectors [D, H], where a bi-encoder has encoded them before.
+    """
+    if isinstance(batch, CrossBatch):
+        hidden, attention = model.encode(batch.sequences, pad=pad, segment=batch.segments)
         return model.head.sequences(mean_pooled(hidden, attention))
-    hidden, _ = model.encode(batch.context, pad=pad)
+    hidden, _ = model.encode(batch.windows, pad=pad)
     row_I, first_I, last_I, gloss_C = (
         torch.from_numpy(part).to(device, non_blocking=True)
-        for part in (batch.sequence_I, batch.first_I, batch.last_I, batch.gloss_C)
+        for part in (batch.window_I, batch.first_I, batch.last_I, batch.gloss_C)
     )
     counts = torch.from_numpy(np.diff(batch.start_I1)).to(device, non_blocking=True)
     instance_C = torch.repeat_interleave(counts, output_size=len(batch.gloss_C))
     if glosses is None:
-        gloss = encode_pooled(model, batch.gloss, pad=pad)
+        gloss = encode_pooled(model, batch.glosses, pad=pad)
     else:
         place = np.searchsorted(glosses[0], batch.text_D)
         gloss = glosses[1][torch.from_numpy(place).to(device, non_blocking=True)]

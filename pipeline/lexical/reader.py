@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.lexical.batches import BatchBuilder
-from pipeline.lexical.classifier import SenseModel, candidate_scores, log_softmax_ragged
-from pipeline.lexical.trainer import LexicalData, known_glosses, micro_batches
+from pipeline.lexical.batches import BatchBuilder, micro_batches, open_batch_builder
+from pipeline.lexical.classifier import SenseModel, candidate_scores, log_softmax_ragged, mean_pooled
 from pipeline.models.precision import autocast
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
+from pipeline.text.ragged import Int
 from storage.errors import SourceError, StaleParent
 
 if TYPE_CHECKING:
@@ -36,21 +36,36 @@ def score_all(
 ) -> NDArray[np.float32]:
     """Log-probabilities of every candidate of the view, along its candidates.
 
-    A bi-encoder reads each gloss of the view once, whatever the number of words that may mean it.
+    A bi-encoder encodes each gloss of the view once, however many words may have that sense.
     """
     view = batch_builder.view
     found = np.zeros(len(view.candidates.flat), np.float32)
     order = np.lexsort((view.window_I, -view.windows.lengths()[view.window_I])).astype(np.int64)
-    data = LexicalData(batch_builder=batch_builder, instance_I=order, belief=None, gold_weight=1, belief_weight=0)
     model.eval()
     with torch.inference_mode(), autocast(device, dtype):
         glosses = known_glosses(model, batch_builder, pad=pad, batch_tokens=batch_tokens)
-        for piece in micro_batches(data, order, batch_tokens=batch_tokens):
+        for piece in micro_batches(batch_builder, order, batch_tokens=batch_tokens):
             batch = batch_builder.batch(piece)
             score_C = candidate_scores(model, batch, pad=pad, device=device, glosses=glosses)
             logp_IK, exists_IK = log_softmax_ragged(score_C, batch.start_I1)
             found[batch.candidate_C] = logp_IK[exists_IK].cpu().numpy()
     return found
+
+
+def known_glosses(
+    model: SenseModel, batch_builder: BatchBuilder, *, pad: int, batch_tokens: int
+) -> tuple[Int, torch.Tensor] | None:
+    """Numbers, rising, and vectors [D, H] of all gloss texts of a view; None where no gloss is encoded alone."""
+    if batch_builder.reading == "cross":
+        return None
+    text_D = np.unique(batch_builder.text_of_candidates())
+    texts = batch_builder.texts(text_D)
+    order = np.argsort(texts.lengths(), kind="stable").astype(np.int64)
+    ends = (np.cumsum(texts.lengths()[order]) - 1) // batch_tokens
+    parts = np.split(order, np.flatnonzero(np.diff(ends)) + 1)
+    pooled = torch.cat([mean_pooled(*model.encode(texts.take(part), pad=pad)) for part in parts])
+    back = torch.from_numpy(np.argsort(order, kind="stable")).to(pooled.device)
+    return text_D, pooled[back]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +92,6 @@ class SenseReader:
 
     def read(self, instances: Instances, *, split: str | None = None) -> tuple[LexicalView, NDArray[np.float32]]:
         """Log-probability of every candidate of every word, along the candidates of the view that comes with it."""
-        from pipeline.lexical.batches import open_batch_builder
-
         batch_builder = open_batch_builder(
             self.reading, self.objective, instances, self.lexicon, self.tokenizer, split=split
         )

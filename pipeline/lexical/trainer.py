@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.seeds import generator
-from pipeline.lexical.batches import BatchBuilder
-from pipeline.lexical.classifier import SenseModel, candidate_scores, mean_pooled, sense_loss
+from pipeline.lexical.batches import BatchBuilder, micro_batches
+from pipeline.lexical.classifier import SenseModel, candidate_scores, sense_loss
 from pipeline.lexical.context import LexicalView
 from pipeline.lexical.params import LexicalTrainingParams
 from pipeline.models.optimizer import adamw, linear_schedule, update
@@ -72,21 +72,6 @@ def kept_candidates(view: LexicalView, *, most: int, seed: int, epoch: int) -> N
     return np.asarray(kept | view.gold)
 
 
-def micro_batches(data: LexicalData, instance_I: Int, *, batch_tokens: int) -> list[Int]:
-    """Cut a step's instances, in order, into runs that cost about `batch_tokens` tokens each."""
-    view = data.batch_builder.view
-    mean_gloss = 24
-    length_I = view.windows.lengths()[view.window_I[instance_I]]
-    count_I = view.candidates.lengths()[instance_I]
-    new_window = np.diff(view.window_I[instance_I], prepend=-1) != 0
-    if data.batch_builder.reading == "cross":
-        cost_I = count_I * (length_I + mean_gloss)
-    else:
-        cost_I = count_I * mean_gloss + np.where(new_window, length_I, 0)
-    ends = (np.cumsum(cost_I) - 1) // batch_tokens
-    return np.split(instance_I, np.flatnonzero(np.diff(ends)) + 1)
-
-
 class LexicalTrainer:
     """A sense model, what it learns from, and the resumable state of its training."""
 
@@ -131,7 +116,7 @@ class LexicalTrainer:
         """One optimiser step with the candidates that `kept` allows, and an entry of its losses in the state."""
         data, view = self.data, self.data.batch_builder.view
         total = torch.zeros(2, device=self.device)
-        for piece in micro_batches(data, instance_I, batch_tokens=self.batch_tokens):
+        for piece in micro_batches(data.batch_builder, instance_I, batch_tokens=self.batch_tokens):
             batch = data.batch_builder.batch(piece, kept=kept)
             with autocast(self.device, self.autocast):
                 score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device)
@@ -157,19 +142,3 @@ def renormalised(belief_C: NDArray[np.float32], start_I1: Int) -> NDArray[np.flo
     total_I = np.add.reduceat(belief_C, start_I1[:-1])
     whole: NDArray[np.float32] = belief_C / np.repeat(np.maximum(total_I, 1e-9), np.diff(start_I1))
     return whole.astype(np.float32)
-
-
-def known_glosses(
-    model: SenseModel, batch_builder: BatchBuilder, *, pad: int, batch_tokens: int
-) -> tuple[Int, torch.Tensor] | None:
-    """Numbers, rising, and vectors [D, H] of all gloss texts of a view; None where glosses are not read alone."""
-    if batch_builder.reading == "cross":
-        return None
-    text_D = np.unique(batch_builder.text_of_candidates())
-    texts = batch_builder.texts(text_D)
-    order = np.argsort(texts.lengths(), kind="stable").astype(np.int64)
-    ends = (np.cumsum(texts.lengths()[order]) - 1) // batch_tokens
-    parts = np.split(order, np.flatnonzero(np.diff(ends)) + 1)
-    pooled = torch.cat([mean_pooled(*model.encode(texts.take(part), pad=pad)) for part in parts])
-    back = torch.from_numpy(np.argsort(order, kind="stable")).to(pooled.device)
-    return text_D, pooled[back]

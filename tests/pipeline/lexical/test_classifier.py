@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lexical.batches import BatchBuilder
+from pipeline.lexical.batches import BatchBuilder, BiBatch, CrossBatch
 from pipeline.lexical.classifier import (
     SenseHead,
     SenseModel,
@@ -156,23 +156,24 @@ def test_candidates_that_are_left_out_change_no_other_score(case: Any) -> None:
 def test_a_sentence_and_a_gloss_are_read_once(lexicon: Lexicon, tokenizer: FastTokenizer) -> None:
     made = batch_builder(lexicon, tokenizer, "bi")
     batch = made.batch(np.array([1, 2, 3, 4, 0], np.int64))
-    assert len(batch.context) == 2, "four words of a sentence, and one of another"
-    assert batch.sequence_I.tolist() == [1, 1, 1, 1, 0]
-    assert batch.gloss is not None and len(batch.gloss) == len(batch.text_D) == 2 + 2 + 3 + 1
+    assert isinstance(batch, BiBatch)
+    assert len(batch.windows) == 2, "four words of a sentence, and one of another"
+    assert batch.window_I.tolist() == [1, 1, 1, 1, 0]
+    assert len(batch.glosses) == len(batch.text_D) == 2 + 2 + 3 + 1
     assert len(batch.gloss_C) == 2 + 2 + 3 + 1 + 2
 
 
 def test_quotation_marks_stand_around_the_word(lexicon: Lexicon, tokenizer: FastTokenizer) -> None:
     made = batch_builder(lexicon, tokenizer, "cross")
     batch = made.batch(np.array([0, 6], np.int64))
-    texts = [tokenizer.backend.decode(batch.context[row].tolist(), skip_special_tokens=False) for row in range(3)]
+    assert isinstance(batch, CrossBatch)
+    texts = [tokenizer.backend.decode(batch.sequences[row].tolist(), skip_special_tokens=False) for row in range(3)]
     assert texts[0].startswith('[CLS] the old " dog " waits')
     assert '" frozen pond "' in texts[2]
     assert [text.count('"') for text in texts] == [2, 2, 2]
     assert [text.count("[SEP]") for text in texts] == [2, 2, 2]
-    assert batch.segment is not None
     for row in range(3):
-        ids, types = batch.context[row].tolist(), batch.segment[row].tolist()
+        ids, types = batch.sequences[row].tolist(), batch.segments[row].tolist()
         second = ids.index(tokenizer.special["sep"]) + 1
         assert types == [0] * second + [1] * (len(ids) - second)
 
@@ -183,13 +184,13 @@ def test_an_example_does_not_meet_its_own_gloss(lexicon: Lexicon, tokenizer: Fas
     assert made.view.bare_I.tolist() == [row == 5 for row in range(9)]
     for instance in (3, 5):
         batch = made.batch(np.array([instance], np.int64))
-        assert batch.gloss is not None
-        texts = {tokenizer.backend.decode(batch.gloss[row].tolist()) for row in range(len(batch.gloss))}
+        assert isinstance(batch, BiBatch)
+        texts = {tokenizer.backend.decode(batch.glosses[row].tolist()) for row in range(len(batch.glosses))}
         assert any("goat" in text for text in texts) == (instance == 3)
         assert set((batch.text_D % 2).tolist()) == {int(instance == 5)}
-    assert (
-        made.text_of_candidates().tolist() == made.batch(np.arange(9)).text_D[made.batch(np.arange(9)).gloss_C].tolist()
-    )
+    whole = made.batch(np.arange(9))
+    assert isinstance(whole, BiBatch)
+    assert made.text_of_candidates().tolist() == whole.text_D[whole.gloss_C].tolist()
 
 
 def test_known_glosses_give_the_same_scores(lexicon: Lexicon, tokenizer: FastTokenizer, models: Any) -> None:

@@ -12,17 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lexical.batches import BatchBuilder
+from pipeline.lexical.batches import BatchBuilder, micro_batches
 from pipeline.lexical.classifier import candidate_scores
 from pipeline.lexical.context import LexicalView, lexical_view, meaning_tokens
 from pipeline.lexical.params import LexicalTrainingParams, Reading
-from pipeline.lexical.reader import score_all
+from pipeline.lexical.reader import known_glosses, score_all
 from pipeline.lexical.trainer import (
     LexicalData,
     LexicalTrainer,
     kept_candidates,
-    known_glosses,
-    micro_batches,
     plan_steps,
     renormalised,
     steps_of,
@@ -59,10 +57,10 @@ def tokenizer(student: Path) -> FastTokenizer:
 
 @pytest.fixture(scope="module", params=["bi", "cross"])
 def batch_builder(request: pytest.FixtureRequest, lexicon: Lexicon, tokenizer: FastTokenizer) -> BatchBuilder:
-    return make_composer(lexicon, tokenizer, request.param)
+    return make_builder(lexicon, tokenizer, request.param)
 
 
-def make_composer(lexicon: Lexicon, tokenizer: FastTokenizer, reading: Reading) -> BatchBuilder:
+def make_builder(lexicon: Lexicon, tokenizer: FastTokenizer, reading: Reading) -> BatchBuilder:
     view = lexical_view(Instances.of(STORY, lexicon)[0], lexicon, tokenizer, split=None, context_tokens=20)
     wanted = np.unique(view.candidates.flat)
     full, bare = (meaning_tokens(lexicon, tokenizer, wanted=wanted, most=18, examples=shown) for shown in (True, False))
@@ -170,11 +168,8 @@ class Reader:
 @settings(max_examples=100, deadline=None)
 @given(view=views(), reading=st.sampled_from(["bi", "cross"]), batch_tokens=st.integers(1, 600))
 def test_micro_batches_cut_a_step_in_order(view: LexicalView, reading: str, batch_tokens: int) -> None:
-    data: Any = LexicalData(
-        batch_builder=Reader(view, reading),  # type: ignore[arg-type]
-        instance_I=np.arange(len(view)), belief=None, gold_weight=1, belief_weight=0,
-    )  # fmt: skip
-    pieces = micro_batches(data, data.instance_I, batch_tokens=batch_tokens)
+    builder: Any = Reader(view, reading)
+    pieces = micro_batches(builder, np.arange(len(view)), batch_tokens=batch_tokens)
     assert np.concatenate(pieces).tolist() == list(range(len(view)))
     assert all(len(piece) for piece in pieces)
     length_I, count_I = view.windows.lengths()[view.window_I], view.candidates.lengths()
@@ -228,7 +223,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(student: Path, batch_builder: B
         trainer.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
         trainer.learn(0, data.instance_I, kept)
         gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
-        pieces = len(micro_batches(data, data.instance_I, batch_tokens=batch_tokens))
+        pieces = len(micro_batches(batch_builder, data.instance_I, batch_tokens=batch_tokens))
         found.append((pieces, trainer.plain()["losses"][0], gradients))
     assert found[0][0] == len(data.instance_I) > found[1][0] > found[2][0] == 1
     for _, losses, gradients in found[:2]:
@@ -315,7 +310,7 @@ def test_scores_of_a_view_are_log_probabilities_of_each_word(student: Path, batc
 
 
 def test_every_gloss_is_read_once(lexicon: Lexicon, tokenizer: FastTokenizer, student: Path) -> None:
-    made, model = make_composer(lexicon, tokenizer, "bi"), sense_model(student, "bi")
+    made, model = make_builder(lexicon, tokenizer, "bi"), sense_model(student, "bi")
     read: list[int] = []
     encode = model.encode
     model.encode = lambda rows, **more: (read.append(len(rows)), encode(rows, **more))[1]  # type: ignore[func-returns-value]
@@ -330,4 +325,4 @@ def test_every_gloss_is_read_once(lexicon: Lexicon, tokenizer: FastTokenizer, st
             for text, vector in zip(text_D.tolist(), vectors, strict=True):
                 alone, _ = encode(made.texts(np.array([text])), pad=tokenizer.special["pad"])
                 torch.testing.assert_close(vector, alone[0].mean(0), atol=1e-5, rtol=0)
-    assert known_glosses(model, make_composer(lexicon, tokenizer, "cross"), pad=0, batch_tokens=9) is None
+    assert known_glosses(model, make_builder(lexicon, tokenizer, "cross"), pad=0, batch_tokens=9) is None
