@@ -24,6 +24,7 @@ from pipeline.models.files import (
     files_like,
 )
 from pipeline.models.masked_lm import one_model
+from pipeline.models.weights import no_safetensors, weight_files
 from storage.errors import SourceError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "mlm_head.safetensors")
@@ -40,16 +41,11 @@ def require_model(folder: Path) -> None:
     if not (folder / CONFIG_FILE).is_file():
         raise SourceError(f"{folder}: no config.json: not a Hugging Face model folder")
     if files_like(folder, WEIGHT_FILES):
+        weight_files(folder)  # names the shards that are missing
         if not files_like(folder, VOCABULARY_FILES):
             raise SourceError(f"{folder}: no tokenizer: expected one of {', '.join(VOCABULARY_FILES)}")
         return
-    pickled = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")))
-    raise SourceError(
-        f"{folder}: no model.safetensors, and weights are read from safetensors only"
-        + (f": {pickled[0]} is a pickle, which can run code when read" if pickled else "")
-        + ". Convert such a model once, where you trust it, with AutoModelForMaskedLM.from_pretrained(...)"
-        ".save_pretrained('converted'), copy the tokenizer's files there, and give that folder as `local`"
-    )
+    raise SourceError(no_safetensors(folder))
 
 
 def require_adapter(folder: Path) -> None:

@@ -7,12 +7,15 @@ judging the sparse stores, for choosing a form, and for experiments that need ev
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.teach.params import ExactParams
+from storage.errors import TeacherRefused
 from storage.format.arrays import sentinel
 from storage.format.manifest import Manifest, SplitPlan
 from storage.records.base import id_dtype
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 SPLIT = "heldout"
 """The split whose predictions are kept."""
 
+STATE_TOLERANCE = 0.03
+"""Largest difference between a model's logits and those computed again from a state, as a share of the largest logit:
+the rounding of bfloat16, in which a teacher may run, is 0.01."""
+
 
 def keep_exact(
     params: ExactParams,
@@ -46,7 +53,8 @@ def keep_exact(
 ) -> Manifest:
     """Write the hidden states of the model in `model` at held-out predictions to `out`.
 
-    Raises StaleParent when the stores given do not belong together, WorkBusy when another process writes `out`.
+    Raises StaleParent when the stores given do not belong together, WorkBusy when another process writes `out`,
+    TeacherRefused when the model's logits are not one matrix times one vector a position.
     """
     import torch
 
@@ -61,11 +69,9 @@ def keep_exact(
         )
         part = inputs.split(SPLIT)
         rows, vocabulary = min(params.positions, len(part.masks)), len(inputs.tokenizer.pieces)
-        layer = lm.model.get_output_embeddings()
+        layer, bias = output_layer(lm)
         weight_VH = layer.weight[:vocabulary].float().cpu().numpy().astype(np.float16)
-        bias_V = np.zeros(vocabulary, np.float32)
-        if layer.bias is not None:
-            bias_V = layer.bias[:vocabulary].float().cpu().numpy()
+        bias_V = np.zeros(vocabulary, np.float32) if bias is None else bias[:vocabulary].float().cpu().numpy()
         writer = StoreWriter(
             out,
             HiddenStates,
@@ -88,18 +94,58 @@ def keep_exact(
             )
 
 
+def output_layer(lm: MaskedLM) -> tuple[Any, torch.Tensor | None]:
+    """The last layer of the head, whose weight is [V, H], and the bias [V] that is added after it, if there is one.
+
+    Raises TeacherRefused unless logits are its input times its weight plus that bias: a family whose head multiplies by
+    something else (MobileBERT, DeBERTa-v3's own head) has no such state.
+    """
+    import torch
+
+    layer, vocabulary = lm.model.get_output_embeddings(), lm.vocabulary
+    ids_BL = torch.arange(5, 13, device=lm.device)[None] % vocabulary
+    column_L = torch.arange(ids_BL.shape[1], device=lm.device)
+    biases: list[Any] = [layer.bias] if getattr(layer, "bias", None) is not None else []
+    biases += [
+        tensor
+        for name, tensor in lm.model.named_parameters()
+        if name.endswith("bias") and tensor.shape == (vocabulary,)
+    ]
+    weight = getattr(layer, "weight", None)
+    if weight is not None and len(weight) == vocabulary:
+        with _inputs_of(layer) as given:
+            logits = lm.logits(ids_BL, torch.ones_like(ids_BL), torch.zeros_like(column_L), column_L).float()
+        for bias in (*biases, None):
+            if not given or given[0].shape[-1] != weight.shape[1]:
+                break
+            again = given[0] @ weight.float().T + (0 if bias is None else bias.float())
+            if bool((again - logits).abs().max() <= STATE_TOLERANCE * logits.abs().max()):
+                return layer, bias
+    raise TeacherRefused(
+        f"{type(lm.model).__name__}: its logits are not one matrix times one state a position, so its full softmax "
+        "cannot be kept as states. Take it out of `exact`; the stage teach does not need them"
+    )
+
+
+@contextmanager
+def _inputs_of(layer: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect what `layer` is given, float32 [Q, H] a call."""
+    given: list[torch.Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].float().flatten(0, -2)))
+    try:
+        yield given
+    finally:
+        hook.remove()
+
+
 def _states(part: SplitInputs, lm: MaskedLM, layer: Any, *, rows: int, width: int) -> HiddenStates:
     """What `layer`, the output layer, is given at the first `rows` predictions."""
     ids = np.dtype(id_dtype(len(part.inputs.tokenizer.pieces)))
     record = HiddenStates(
         hidden_PH=np.full((rows, width), np.nan, np.float16), gold_id_P=np.full(rows, sentinel(ids), ids)
     )
-    given: list[Any] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].float().cpu().numpy()))
-    try:
+    with _inputs_of(layer) as given:
         for _, gold, row in part.answers(lm, 0, rows):
-            record.hidden_PH[row] = given.pop()
+            record.hidden_PH[row] = given.pop().cpu().numpy()
             record.gold_id_P[row] = gold.cpu().numpy()
-    finally:
-        hook.remove()
     return record

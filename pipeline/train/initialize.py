@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.models.masked_lm import load_checked
+from pipeline.models.masked_lm import load_checked, require_narrow_head
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.text.vocabulary import bridge
 from storage.errors import ParamsError
@@ -38,6 +38,7 @@ def start_student(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    require_narrow_head(model, folder)
     return model
 
 

@@ -12,22 +12,23 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
+from benchmarks.families.configs import FAMILIES
 from pipeline.models.identity import model_digest
 from pipeline.models.masked_lm import MaskedLM, masked_lm
 from pipeline.teach import hidden_states as exact
-from pipeline.teach.hidden_states import keep_exact
+from pipeline.teach.hidden_states import keep_exact, output_layer
 from pipeline.teach.inference import SplitInputs, TeacherInputs
 from pipeline.teach.params import ExactParams
-from storage.errors import StaleParent
+from storage.errors import StaleParent, TeacherRefused
 from storage.format.manifest import Manifest
 from storage.reader import Store
 from storage.records.hidden_states import HiddenStates
 from storage.records.sequences import Masks
 from tests.helpers import stores as fakes
 from tests.helpers.stores import TinyStores
-from tests.pipeline.models.test_masked_lm import CONFIGS
 
 CPU = torch.device("cpu")
+SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
 
 def run(stores: TinyStores, teacher: Path, out: Path, *, positions: int = 40, **changes: Any) -> Manifest:
@@ -135,31 +136,44 @@ class Questions:
             yield found, torch.from_numpy(rows + 7), rows
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_every_supported_output_layer_is_found(name: str) -> None:
+def written_model(name: str) -> Any:
+    """A model of the family with large random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForMaskedLM.from_config(CONFIGS[name]).eval()
-        layer = model.get_output_embeddings()
-        layer.weight.data.normal_()
-        if layer.bias is not None:
-            layer.bias.data.normal_()
+        model = AutoModelForMaskedLM.from_config(FAMILIES[name].config(vocabulary=60, special=SPECIAL)).eval()
+        for parameter in model.parameters():
+            parameter.data.normal_(0, 0.5)
+    return model
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "electra", "modernbert", "eurobert"])
+def test_every_supported_output_layer_is_found(name: str) -> None:
+    model = written_model(name)
     part = Questions(60)
     with torch.inference_mode():
-        record = exact._states(cast(SplitInputs, part), MaskedLM(model, CPU), layer, rows=4, width=16)
+        lm = MaskedLM(model, CPU)
+        layer, bias_V = output_layer(lm)
+        record = exact._states(cast(SplitInputs, part), lm, layer, rows=4, width=layer.weight.shape[1])
     assert record.gold_id_P.tolist() == [7, 8, 65535, 10]
     assert record.covered_P().tolist() == [True, True, False, True]
-    weight, bias = layer.weight.detach().double().numpy(), 0 if layer.bias is None else layer.bias.detach().numpy()
+    weight, bias = layer.weight.detach().double().numpy(), 0 if bias_V is None else bias_V.detach().numpy()
     for row, logits in part.logits.items():
         again = record.hidden_PH[row].astype(np.float64) @ weight.T + bias
         np.testing.assert_allclose(again, logits, atol=0.02)
     assert not layer._forward_pre_hooks, "the hook stays behind"
 
 
+@pytest.mark.parametrize("name", ["mobilebert", "deberta-v3"])
+def test_a_family_without_a_state_before_its_matrix_is_refused(name: str) -> None:
+    with pytest.raises(TeacherRefused, match="its logits are not one matrix times one state a position"):
+        with torch.inference_mode():
+            output_layer(MaskedLM(written_model(name), CPU))
+
+
 def test_the_hook_goes_when_a_batch_fails() -> None:
-    model = AutoModelForMaskedLM.from_config(CONFIGS["mpnet"]).eval()
+    model = written_model("mpnet")
     layer = model.get_output_embeddings()
     part = Questions(60)
     with pytest.raises(IndexError), torch.inference_mode():
-        exact._states(cast(SplitInputs, part), MaskedLM(model, CPU), layer, rows=2, width=16)
+        exact._states(cast(SplitInputs, part), MaskedLM(model, CPU), layer, rows=2, width=32)
     assert not layer._forward_pre_hooks
