@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # On a machine without a GPU, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves several GB.
 PIP_ARGS ?=
+# Material's notice of its successor would look like a warning of ours.
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: repro test check bench clean
+.PHONY: repro test check bench docs clean
 
 repro: $(VENV)/.installed
 	$(BIN)/python -m stages.check
@@ -22,14 +24,19 @@ check: $(VENV)/.installed
 	$(BIN)/python -m stages.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc stage list > /dev/null
 	$(BIN)/python -m tests.stable_ids
+	$(BIN)/mkdocs build --strict
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed
 
+# The site of README.md, docs/ and the docstrings, in site/; broken links fail. Nothing is fetched.
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .work
+	rm -rf $(VENV) .work site

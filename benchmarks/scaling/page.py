@@ -1,6 +1,6 @@
-"""What a large corpus costs, computed from what was measured; writes SCALING.md.
+"""What a large corpus costs, computed from what was measured; writes docs/scaling.md.
 
-    python -m benchmarks.scaling.page --bench reports/bench.json --growth reports/growth.json --out SCALING.md
+    python -m benchmarks.scaling.page --bench reports/bench.json --growth reports/growth.json --out docs/scaling.md
 
 Every constant says whether it was measured, and where, or assumed, and why. The section "Clusters" of the page is
 written by hand and kept.
@@ -216,7 +216,7 @@ def billions(tokens: float) -> str:
 
 
 def page(known: Mapping[str, Constant], growth: Mapping[str, Any], *, clusters: str, template: str) -> str:
-    """SCALING.md from the template beside this file, whose names in braces are filled in."""
+    """docs/scaling.md from the template beside this file, whose names in braces are filled in."""
     slowest = max(estimate(CORPORA[0], known), key=lambda stage: stage.hours)
     tight = max(HELD_WHOLE, key=lambda stage: known[f"{stage}_memory"].value)
     return template.format(
@@ -269,7 +269,7 @@ def kept_section(path: Path) -> str:
 @click.option("--growth", type=click.Path(exists=True, path_type=Path), default=Path("reports/growth.json"))
 @click.option("--summary", type=click.Path(exists=True, path_type=Path), default=Path("reports/summary.json"))
 @click.option("--store", type=click.Path(exists=True, path_type=Path), default=Path("reports/store.json"))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("SCALING.md"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/scaling.md"), show_default=True)
 def main(bench: Path, growth: Path, summary: Path, store: Path, out: Path) -> None:
     """Write the page."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in (bench, growth, summary, store)]

@@ -1,4 +1,4 @@
-"""The arithmetic of SCALING.md on constants that can be checked by eye, and fits of known growth.
+"""The arithmetic of docs/scaling.md on constants that can be checked by eye, and fits of known growth.
 
 The numbers of the published page are not checked: they are measurements.
 """
@@ -108,7 +108,7 @@ def test_every_constant_says_where_it_is_from(known: dict[str, Constant]) -> Non
 
 
 def test_the_page_is_filled_and_keeps_what_was_written_of_clusters(known: dict[str, Constant], tmp_path: Path) -> None:
-    out = tmp_path / "SCALING.md"
+    out = tmp_path / "scaling.md"
     assert kept_section(out) == "To be written."
     template = TEMPLATE.read_text(encoding="utf-8")
     text = page(known, growth(), clusters="Ask Dask.\n\nTwice.", template=template)

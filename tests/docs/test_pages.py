@@ -1,0 +1,112 @@
+"""The README and docs/: numbers are those of reports/, and the README names what there is.
+
+Not checked here: links between pages, which `make docs` refuses when they are broken.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from click import ClickException
+from click.testing import CliRunner
+
+from benchmarks.pages.__main__ import TABLES, filled, main, pages
+from benchmarks.pages.markdown import Reports, interval, number, signed, table
+from benchmarks.scaling import page as scaling
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_page_is_stale() -> None:
+    found = CliRunner().invoke(main, ["--root", str(ROOT), "--check"])
+    assert found.exit_code == 0, found.output
+
+
+def test_every_table_is_on_a_page() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in pages(ROOT))
+    assert {name for name in TABLES if f"<!-- filled: {name} -->" not in text} == set()
+
+
+def test_a_stale_page_is_named_and_filled(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "docs").mkdir()
+    row = {"fault": "bit flip", "tried": 3, "detected": 2, "harmless": 1, "undetected": 0, "lost": 0}
+    (tmp_path / "reports" / "faults.json").write_text(json.dumps([row]))
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- filled: faults -->\nold\n<!-- end -->\nafter\n")
+    checked = CliRunner().invoke(main, ["--root", str(tmp_path), "--check"])
+    assert checked.exit_code == 1 and checked.output == f"{page}: stale. Run: python -m benchmarks.pages\n"
+    assert "old" in page.read_text()
+    assert CliRunner().invoke(main, ["--root", str(tmp_path)]).exit_code == 0
+    assert page.read_text() == (
+        "before\n<!-- filled: faults -->\n"
+        "| fault | tried | detected | harmless | undetected | lost |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| bit flip | 3 | 2 | 1 | 0 | 0 |\n<!-- end -->\nafter\n"
+    )
+    assert CliRunner().invoke(main, ["--root", str(tmp_path), "--check"]).exit_code == 0
+
+
+def test_an_unknown_table_is_refused() -> None:
+    with pytest.raises(ClickException, match="no table 'nothing'"):
+        filled("<!-- filled: nothing -->\n<!-- end -->", Reports(ROOT / "reports"))
+
+
+def test_numbers_as_pages_show_them() -> None:
+    assert [number(value) for value in (None, float("inf"), -1.5, 12345.0)] == ["–", "infinite", "−1.500", "12,345.000"]
+    assert [signed(value, 2) for value in (0.125, -0.126)] == ["+0.12", "−0.13"]
+    assert interval({"nll": 2.0, "nll_low": -1.0, "nll_high": 3.0}, "nll", 1) == "2.0 [−1.0, 3.0]"
+    assert interval({"value": 0.5, "low": 0.4, "high": 0.6}, digits=0, scale=100) == "50 [40, 60]"
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_the_page_on_scaling_is_what_its_script_writes() -> None:
+    reports = Reports(ROOT / "reports")
+    measured = [reports.read(f"{name}.json") for name in ("bench", "growth", "summary", "store")]
+    path = ROOT / "docs" / "scaling.md"
+    template = (ROOT / "benchmarks" / "scaling" / "scaling.md.in").read_text(encoding="utf-8")
+    text = scaling.page(
+        scaling.constants(*measured), measured[1], clusters=scaling.kept_section(path), template=template
+    )
+    assert path.read_text(encoding="utf-8") == text, "stale. Run: python -m benchmarks.scaling.page"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("package", ["pipeline", "storage"])
+def test_the_readme_names_every_subpackage(package: str) -> None:
+    """And says of each what it is for; no name that is not there."""
+    tree = README.partition(f"\n{package}/ ")[2]
+    named = re.findall(
+        r"^  (\w+)/ +\S", re.split(r"^\w", tree.partition("\n")[2], maxsplit=1, flags=re.MULTILINE)[0], re.MULTILINE
+    )
+    assert sorted(named) == sorted(path.parent.name for path in (ROOT / package).glob("*/__init__.py"))
+
+
+def test_the_page_for_contributors_names_the_layers_in_order() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    layout = re.sub(r"\s+", " ", text)
+    for contract in contracts:
+        if contract["type"] == "layers":
+            layers = [layer.replace(" | ", "`, `") for layer in contract["layers"]]
+            assert " → ".join(f"`{layer}`" for layer in layers) in layout, contract["name"]
+
+
+def test_how_to_cite_is_understood() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert cited["preferred-citation"]["url"].endswith("2301.08130")
+    assert [entry["url"][-10:] for entry in cited["references"]] == ["2106.07967"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
