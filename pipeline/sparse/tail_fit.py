@@ -1,11 +1,11 @@
-"""Fit how a teacher's tails are encoded and restored, on rows of its calibration logits.
+"""Fit how a teacher's tails are encoded and restored, on rows of its logits.
 
 The basis holds the leading right singular vectors of the logits, centred by row and by column: rows weigh as their tail
 mass, columns as half the mean tail and half the uniform distribution, so that neither a frequent id nor the long
 remainder rules alone. A row's code is its projection, rounded to steps of `TailParams.step`. The bias at each
-temperature is then fitted by proportional fitting (Deming and Stephan 1940), so that over the calibration rows the mean
-restored tail is the mean true one: that keeps the mean gradient of a batch in place, which singular vectors alone do
-not (16 degrees off against 3, measured). With D = 0 the bias is the log of the mean tail.
+temperature is then fitted by proportional fitting (Deming and Stephan 1940), so that over the rows the mean restored
+tail is the mean true one: that keeps the mean gradient of a batch in place, which singular vectors alone do not (16
+degrees off against 3, measured). With D = 0 the bias is the log of the mean tail.
 
 The logits are read about a dozen times, in chunks, and never held in float32: 5 seconds for 4,096 rows of 30,527, two
 temperatures and D = 32 on two cores.
@@ -40,14 +40,14 @@ BIAS_ROUNDS = 4
 tail three times as far off on new rows (measured)."""
 
 PSEUDO_ROWS = 3.0
-"""Rows' worth of mass, spread evenly over all ids, added to both sides of the fit: an id that the calibration rows
-hardly give any mass to keeps its starting value. From 0.03 to 30 the KL of 4,096 rows changes by less than 0.001 nat;
+"""Rows' worth of mass, spread evenly over all ids, added to both sides of the fit: an id that the rows hardly give
+any mass to keeps its starting value. From 0.03 to 30 the KL of 4,096 rows changes by less than 0.001 nat;
 of one prior from 100 rows it is least at 3 (measured)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Rows:
-    """Calibration rows with what is known of their tails, read in chunks."""
+    """Rows with what is known of their tails, read in chunks."""
 
     batches: list[Tensor]
     ids_PQ: Tensor
@@ -74,7 +74,7 @@ def _chunks(batches: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
 
 
 def fit_tail(batches: Iterable[Tensor], *, keep: Keep, temperatures: Sequence[float], tail: TailParams) -> TailShape:
-    """Fit to rows of calibration logits, given as [Q, V] tensors of any float type on one device.
+    """Fit to rows of logits, given as [Q, V] tensors of any float type on one device.
 
     Forms that draw ids have no tail to describe: for them D is 0 whatever `tail` says.
     """
@@ -116,7 +116,7 @@ def fit_tail(batches: Iterable[Tensor], *, keep: Keep, temperatures: Sequence[fl
 
 
 def _read(batches: list[Tensor], keep: Keep, temperatures: Sequence[float]) -> _Rows:
-    """One pass over the calibration logits."""
+    """Read the logits once."""
     import torch
 
     vocabulary, device = batches[0].shape[1], batches[0].device

@@ -1,7 +1,7 @@
 """What the calibration split shows of a teacher, before it is asked anything else.
 
-The temperature at which its confidence means what it says (Guo et al. 2017, arXiv 1706.04599), whether it knows more
-than frequencies, and the shape of its tails.
+The temperature at which its confidence means what it says (Guo et al. 2017, arXiv 1706.04599), and whether it knows
+more than frequencies.
 
 The mean negative log-likelihood of the true tokens under softmax(logits / T) is convex in 1 / T, so a coarse grid and
 two parabolas in log T through the points around the minimum find it to a tenth of a per cent in 13 evaluations.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.masked_lm import MaskedLM
-    from pipeline.teach.inference import TeacherInputs
+    from pipeline.teach.inference import SplitInputs, TeacherInputs
 
 
 log = logging.getLogger(__name__)
@@ -66,12 +66,11 @@ def calibration_slices(rows: int) -> list[tuple[int, int]]:
     return [(start, start + size) for start in starts]
 
 
-def calibration_answers(lm: MaskedLM, inputs: TeacherInputs, *, name: str) -> list[tuple[Tensor, Tensor]]:
-    """Logits and true ids of up to `CALIBRATION_POSITIONS` predictions of the split, those that the model can answer.
+def spread_answers(lm: MaskedLM, part: SplitInputs, *, split: str, name: str) -> list[tuple[Tensor, Tensor]]:
+    """Logits and true ids of up to `CALIBRATION_POSITIONS` masked positions of a split that the model can answer.
 
-    Raises DataError when there are too few.
+    Evenly spread over the split. Raises DataError when there are too few.
     """
-    part = inputs.split("calibration")
     answers = [
         (logits.clone(), gold)
         for start, stop in calibration_slices(len(part.masks))
@@ -80,8 +79,9 @@ def calibration_answers(lm: MaskedLM, inputs: TeacherInputs, *, name: str) -> li
     positions = sum(len(gold) for _, gold in answers)
     if positions < CALIBRATION_MINIMUM:
         raise DataError(
-            f"{inputs.masks.path}: the calibration split has {positions} predictions that {name} can answer, expected "
-            f"at least {CALIBRATION_MINIMUM}. Raise corpus.calibration or corpus.share, or check the vocabulary"
+            f"{part.inputs.masks.path}: the {split} split has {positions} masked positions that {name} can answer, "
+            f"expected at least {CALIBRATION_MINIMUM}. Raise corpus.{'share' if split == 'train' else split}, or check "
+            "the vocabulary"
         )
     return answers
 

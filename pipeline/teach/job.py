@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 FITTED = "fitted"
-"""Name under which the driver remembers what the calibration split showed."""
+"""Name under which the driver remembers what was fitted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,21 +130,24 @@ class LoadedTeacher:
 
 
 def fit(job: TeachJob, teacher: LoadedTeacher) -> dict[str, NDArray[Any]]:
-    """What the calibration split shows: everything of the tails' shape, the calibration and the model's size.
+    """What is fitted before anything is stored: the calibration, the tails' shape, and the model's size.
 
-    Raises TeacherRefused when the model is no better than guessing by frequency.
+    The temperature needs true tokens, of the calibration split. The shape needs logits alone, and more rows bring it
+    closer: it is fitted to the train split. Raises TeacherRefused when the model is no better than guessing by
+    frequency, DataError when it can answer too few positions of either split.
     """
     import torch
 
     from pipeline.sparse.tail_fit import fit_tail
-    from pipeline.teach.calibration import calibrate, calibration_answers
+    from pipeline.teach.calibration import calibrate, spread_answers
 
     params, name = job.params, Path(job.params.model).name
     with torch.inference_mode():
-        answers = calibration_answers(teacher.lm, teacher.teacher_inputs, name=name)
+        answers = spread_answers(teacher.lm, teacher.part("calibration"), split="calibration", name=name)
         fitted = asdict(calibrate(answers, teacher.teacher_inputs, name=name))
+        del answers  # as large as the next ones
         shape = fit_tail(
-            [logits for logits, _ in answers],
+            [logits for logits, _ in spread_answers(teacher.lm, teacher.part("train"), split="train", name=name)],
             keep=params.keep,
             temperatures=[1.0, *(round(fitted["temperature"] * listed, 6) for listed in params.temperatures)],
             tail=params.tail,

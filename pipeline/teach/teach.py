@@ -1,9 +1,10 @@
 """Run one teacher over all blanks and keep what it believed.
 
-The teacher first sees the calibration split: there its temperature and the shape of its tails are fitted, and a model
-that knows no more than the frequencies of the true tokens is refused before it costs anything. Then each missing shard
-of the mask store's plan is answered and written. What was fitted is remembered beside the shards, so an interrupted run
-ends with the same bytes. `pipeline.teach.job` is what is done where the model is; this process need not have it.
+The teacher first sees the calibration split, where its temperature is fitted and a model that knows no more than the
+frequencies of the true tokens is refused before it costs anything, and a part of the train split, to whose logits the
+shape of its tails is fitted. Then each missing shard of the mask store's plan is answered and written. What was fitted
+is remembered beside the shards, so an interrupted run ends with the same bytes. `pipeline.teach.job` is what is done
+where the model is; this process need not have it.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ class SparseLogits(Record):
 
     kind: ClassVar[str] = "logits"
     stage: ClassVar[str] = "teach@{name}"
+    revision: ClassVar[int] = 2
+    """2: the shape of the tails is fitted to train positions; 1: to the calibration split."""
     needs: ClassVar[tuple[str, ...]] = ("order_V",)
 
     ids_PK: NDArray[Any]

@@ -109,7 +109,7 @@ class StoreContract:
         body = samples.manifest_of(out)
         other = identity_of(kind=body["kind"], revision=9, inputs=body["inputs"], parents=body["parents"])
         samples.edit_manifest(out, {"revision": 9, "identity": other}, resealed=True)
-        self.refused(out, SchemaMismatch, str(out), "expected method revision 1, got 9")
+        self.refused(out, SchemaMismatch, str(out), f"expected method revision {body['revision']}, got 9")
 
     def test_identity_is_the_hash_of_the_question(self, out: Path) -> None:
         samples.edit_manifest(out, {"inputs": {"another": "question"}}, resealed=True)

@@ -17,9 +17,9 @@ from pipeline.models.masked_lm import masked_lm
 from pipeline.teach import calibration
 from pipeline.teach.calibration import (
     calibrate,
-    calibration_answers,
     calibration_slices,
     fit_temperature,
+    spread_answers,
 )
 from pipeline.teach.inference import TeacherInputs
 from storage.errors import DataError, TeacherRefused
@@ -112,7 +112,7 @@ def teacher_inputs(
             tiny_teacher, lm, documents=tiny_stores.documents, sequences=tiny_stores.sequences,
             masks=tiny_stores.masks, batch_tokens=300,
         )  # fmt: skip
-        yield opened, calibration_answers(lm, opened, name="fox")
+        yield opened, spread_answers(lm, opened.split("calibration"), split="calibration", name="fox")
 
 
 def test_a_teacher_is_measured_on_what_it_can_answer(teacher_inputs):
@@ -152,9 +152,12 @@ def test_too_few_answers_are_refused(teacher_inputs, tiny_teacher: Path, monkeyp
     opened, answers = teacher_inputs
     positions = sum(len(gold) for _, gold in answers)
     monkeypatch.setattr(calibration, "CALIBRATION_MINIMUM", positions + 1)
-    monkeypatch.setattr(TeacherInputs, "split", lambda *_: Again(answers))
-    with pytest.raises(DataError, match=rf"has {positions} predictions that fox can answer, expected at least"):
-        calibration_answers(None, opened, name="fox")  # type: ignore[arg-type]
+    for split, remedy in (("calibration", "calibration"), ("train", "share")):
+        with pytest.raises(
+            DataError,
+            match=rf"the {split} split has {positions} masked positions that fox can answer.* corpus\.{remedy}, or",
+        ):
+            spread_answers(None, Again(opened, answers), split=split, name="fox")  # type: ignore[arg-type]
 
 
 class Again:
@@ -162,8 +165,8 @@ class Again:
 
     masks = range(1)
 
-    def __init__(self, answers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        self.known = answers
+    def __init__(self, inputs: TeacherInputs, answers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.inputs, self.known = inputs, answers
 
     def answers(self, *_: object) -> Iterator[tuple[torch.Tensor, torch.Tensor, None]]:
         return ((logits, gold, None) for logits, gold in self.known)

@@ -197,7 +197,7 @@ def test_without_a_sketch_the_prior_is_the_mean_distribution_outside_the_lists(
     plain: Store[SparseLogits], full: dict[str, np.ndarray]
 ) -> None:
     assert "sketch_PD" not in plain.manifest.arrays
-    log_p = full["calibration"][np.isfinite(full["calibration"][:, 0])]
+    log_p = full["train"][np.isfinite(full["train"][:, 0])]
     listed = np.argsort(-log_p, axis=1)[:, :KEEP]
     for j, temperature in enumerate(plain.facts["temperatures"]):
         p = softmax_at(log_p, temperature)
@@ -379,5 +379,5 @@ def test_masks_of_other_sequences_are_refused(
 def test_too_little_calibration_text_is_refused(tiny_tokenizer: Path, tiny_teacher: Path, workplace: Path) -> None:
     fakes.tiny_documents(workplace, calibration=0.02, heldout=0.3)
     stores = fakes.tiny_masks(workplace, tiny_tokenizer)
-    with pytest.raises(DataError, match=r"predictions that .* can answer, expected at least 50"):
+    with pytest.raises(DataError, match=r"masked positions that .* can answer, expected at least 50"):
         ask(stores, tiny_teacher, workplace / "fox")
