@@ -9,7 +9,7 @@ import click
 from pipeline.core import runtime
 from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
-from pipeline.tasks.glue import judge
+from pipeline.tasks.glue import evaluate_glue
 from pipeline.tasks.params import GlueParams
 from stages.command import RunRecord, params_option, stage, workspace
 from storage.format.manifest import file_sha256
@@ -29,7 +29,7 @@ def main(name: str, model: Path, out: Path, params: Path) -> None:
     speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"glue-{name}")
     device, dtype = runtime.apply(speed)
-    judge(
+    evaluate_glue(
         settings,
         model=model,
         out=out,

@@ -10,7 +10,7 @@ from pipeline.core import runtime
 from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
 from pipeline.tasks.params import ParaphraseParams
-from pipeline.tasks.paraphrase import judge
+from pipeline.tasks.paraphrase import evaluate_paraphrase
 from pipeline.tasks.paraphrase_data import read_sets
 from stages.command import RunRecord, params_option, stage, workspace
 from storage.errors import DataError
@@ -47,7 +47,7 @@ def main(
     if not sets:
         raise DataError("paraphrase: no data. Give --rewritten, --published or --pairs")
     device, dtype = runtime.apply(speed)
-    judge(
+    evaluate_paraphrase(
         settings, sets, name=name, model=model, out=out, device=device, dtype=dtype, batch_tokens=speed.batch_tokens,
         workspace=workspace(__file__),
     )  # fmt: skip

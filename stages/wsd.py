@@ -14,9 +14,9 @@ from pipeline.lexical.reader import sense_reader
 from pipeline.senses.instances import Instances
 from pipeline.tasks.params import WsdParams
 from pipeline.tasks.wsd import (
-    Judgement,
-    judge_files,
-    judge_heldout,
+    ScoredSet,
+    score_files,
+    score_heldout,
     wsd_report,
 )
 from pipeline.tasks.wsd_scorer import write_answers
@@ -54,11 +54,11 @@ def main(
     device, _ = runtime.apply(speed)
     with sense_reader(student, device=device, batch_tokens=speed.batch_tokens) as reader:
         if data is not None and gold is not None:
-            judged = judge_files(reader, settings, data=data, gold=gold)
+            judged = score_files(reader, settings, data=data, gold=gold)
         else:
             stores = [store for folder in senses for store in stores_in(folder)]
             opened = {store.name: Instances.open(store, lexicon=reader.lexicon) for store in stores}
-            judged = judge_heldout(reader, settings, opened)
+            judged = score_heldout(reader, settings, opened)
     click.echo(table(judged))
     if answers is not None:
         write_answers(answers, judged.answers)
@@ -74,7 +74,7 @@ def stores_in(folder: Path) -> list[Path]:
     return [found for found in sorted(folder.glob("*/")) if not found.name.startswith(".")] or [folder]
 
 
-def table(judged: Judgement) -> str:
+def table(judged: ScoredSet) -> str:
     """F1 of each group with its interval, beside the first sense, for a person to read."""
     lines = [f"{'':24} {'F1':>6} {'95 %':>14} {'first sense':>12} {'words':>7}"]
     for name, group in judged.scores.groups.items():

@@ -80,7 +80,7 @@ def adapt(
         gc.collect()
         merge(start, adapter, folder)
         with masked_lm(folder, device=device, dtype=dtype) as lm:
-            nll = heldout_nll(
+            nll_P = heldout_nll(
                 lm, heldout.sequences, heldout.masks, batch_tokens=batch_tokens, special=tokenizer.special
             )
         record = {
@@ -92,7 +92,7 @@ def adapt(
             "heldout_documents": heldout.documents,
             "predictions_judged": len(heldout.masks),
             "nll_before": state["curve"][0][1],
-            "nll_after": round(nll, 5),
+            "nll_after": round(float(nll_P.mean()), 5),
             "nll_of_frequencies": round(frequency_nll(text, heldout, vocabulary=len(tokenizer.pieces)), 5),
             **{name: state[name] for name in ("trained", "parameters", "tokens", "predictions", "curve", "losses")},
         }

@@ -43,7 +43,7 @@ from storage.tables import DocumentStore
 HELDOUT_TOKENS = 16_384
 """Tokens that judge, at most: some 2,400 masked positions, 12 s of two cores for 110 M parameters in float32."""
 
-BATCH_DOCUMENTS = 256
+BATCH_DOCUMENTS = 64
 """Documents that are cut into windows at once."""
 
 

@@ -158,7 +158,9 @@ def evaluate_student(
         )
         parameters = lm.parameters
     fused = judge_fusion(rows, heldout.blanks.label_P)
-    extra = {"kl": (judged.kl_P, np.isfinite(judged.kl_P))}
+    extra: Quantities = {"kl": (judged.kl_P, np.isfinite(judged.kl_P))}
+    if "curve_by_document" in training:  # of students that were trained before it was kept there is none
+        extra["area"] = (_area(training, heldout), judged.covered_P)
     report, sums = _measure(params, heldout, judged, against=fused, listed=UNRANKED, extra=extra)
     report |= {
         "parameters": parameters,
@@ -168,6 +170,19 @@ def evaluate_student(
         **{name: training[name] for name in ("curve", "steps", "tokens", "predictions")},
     }
     return Evaluation(report=report, sums=sums)
+
+
+def curve_area(step_M: NDArray[Any], nll_MD: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean over the steps of piecewise linear curves through M marks, by the trapezoidal rule; D curves, D means."""
+    width_W = np.diff(step_M).astype(np.float64)
+    return np.asarray(width_W @ (nll_MD[1:] + nll_MD[:-1]) / (2 * width_W.sum()))
+
+
+def _area(training: dict[str, Any], heldout: Heldout) -> NDArray[np.float64]:
+    """Area under a student's held-out curve: at every prediction its document's mean, so that sums are by document."""
+    step_M = np.array([step for step, _ in training["curve"]])
+    area_D = curve_area(step_M, np.array(training["curve_by_document"], np.float64))
+    return (area_D / np.bincount(heldout.document_P))[heldout.document_P]
 
 
 def _restored(nll_P: NDArray[np.float64] | None, judged: Judged) -> Quantities:
@@ -227,7 +242,9 @@ def _measure(
         "coverage": _mean(covered_P),
         "documents": len(heldout.row_D),
     }
-    return report, DocumentSums(masks=heldout.masks.identity, document_D=heldout.row_D, means=means)
+    return report, DocumentSums(
+        masks=heldout.masks.identity, document_D=heldout.row_D, source_D=heldout.source_D, means=means
+    )
 
 
 def _calibration(params: EvaluateParams, heldout: Heldout, judged: Judged) -> dict[str, float]:

@@ -36,19 +36,25 @@ class Heldout:
         return decode_pieces(self.sequences.constant("pieces_utf8"))
 
 
+def document_of_each(rows: Sequences, masks: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows [D] of the documents that have masked positions, rising, and which of them each position [P] is in."""
+    row_D, document_P = np.unique(rows.document_N[masks.sequence_P], return_inverse=True)
+    return row_D.astype(np.int64), document_P.astype(np.int64)
+
+
 def open_heldout(*, documents: Path, sequences: Path, masks: Path) -> Heldout:
     """Open the three stores of the held-out text; raises StaleParent when they do not belong together."""
     texts, cut, blank = DocumentStore(documents), Store(sequences, Sequences), Store(masks, Masks)
     cut.require_parent("documents", texts)
     blank.require_parent("sequences", cut)
     rows, blanks = cut.read(SPLIT), blank.read(SPLIT)
-    row_D, document_P = np.unique(rows.document_N[blanks.sequence_P], return_inverse=True)
+    row_D, document_P = document_of_each(rows, blanks)
     return Heldout(
         sequences=cut,
         masks=blank,
         rows=rows,
         blanks=blanks,
-        document_P=document_P.astype(np.int64),
-        row_D=row_D.astype(np.int64),
+        document_P=document_P,
+        row_D=row_D,
         source_D=texts.read(SPLIT).column("source").take(row_D).to_pylist(),
     )

@@ -8,6 +8,12 @@ from pydantic import Field, field_validator
 
 from pipeline.core.config import Section
 
+EVERYTHING = "all"
+"""The domain of all text."""
+
+OTHERS = "*"
+"""Among the sources of a domain: those that no domain names."""
+
 
 class CostParams(Section):
     """The `costs` section of params.yaml."""
@@ -67,3 +73,18 @@ class EvaluateParams(Section):
     bootstrap: int = Field(ge=1)
     """Resamples of documents."""
     seed: int
+    domains: dict[str, list[str]] = Field(default_factory=dict)
+    """Sources of text by domain, to report by; `OTHERS` stands for all sources that no domain names."""
+
+    @field_validator("domains")
+    @classmethod
+    def _disjoint(cls, domains: dict[str, list[str]]) -> dict[str, list[str]]:
+        owner: dict[str, str] = {}
+        for name, sources in domains.items():
+            if name == EVERYTHING:
+                raise ValueError(f"'{EVERYTHING}' is what the report calls all text; give the domain another name")
+            for source in sources:
+                if source in owner:
+                    raise ValueError(f"'{source}' is in {owner[source]} and in {name}")
+                owner[source] = name
+        return domains

@@ -166,16 +166,17 @@ def judge_student(
 
 def heldout_nll(
     lm: MaskedLM, sequences: Sequences, masks: Masks, *, batch_tokens: int, special: dict[str, int]
-) -> float:
-    """Mean negative log-probability of the true tokens over all blanks, nats; what `judge_student` would average."""
+) -> NDArray[np.float64]:
+    """Negative log-probability [P] of the true token at every masked position, nats: `nll_P` of `judge_student`."""
     import torch
 
-    total = 0.0
+    nll_P = np.full(len(masks), np.nan)
     with torch.inference_mode():
         for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
             (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
-            total += float(torch.nn.functional.cross_entropy(logits_QV, label_Q, reduction="sum"))
-    return total / len(masks)
+            nll_Q = torch.nn.functional.cross_entropy(logits_QV, label_Q, reduction="none")
+            nll_P[row_Q] = nll_Q.double().cpu().numpy()
+    return nll_P
 
 
 def answers(

@@ -35,6 +35,8 @@ class DocumentSums:
     """Identity of the mask store that was answered."""
     document_D: NDArray[np.int64]
     """Rows of the held-out table."""
+    source_D: list[str]
+    """Their sources of text, by which `evaluate.domains` groups them."""
     means: Means
 
 
@@ -87,8 +89,11 @@ def rounded(value: Any) -> Any:
 
 
 def write_sums(path: Path, sums: DocumentSums) -> None:
-    """Write sums as an Arrow file with columns document, <quantity>_total and <quantity>_count."""
-    columns: dict[str, NDArray[Any]] = {"document": sums.document_D.astype(np.uint32)}
+    """Write sums as an Arrow file with columns document, source, <quantity>_total and <quantity>_count."""
+    columns: dict[str, Any] = {
+        "document": sums.document_D.astype(np.uint32),
+        "source": pa.array(sums.source_D, pa.string()).dictionary_encode(),
+    }
     for number, name in enumerate(sums.means.names):
         columns[f"{name}_total"] = sums.means.total_DQ[:, number]
         columns[f"{name}_count"] = sums.means.count_DQ[:, number].astype(np.uint32)
@@ -107,6 +112,7 @@ def read_sums(path: Path, *, remedy: str) -> DocumentSums:
         metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
         names = tuple(metadata["quantities"].split())
         masks, document_D = metadata["masks"], table["document"].to_numpy().astype(np.int64)
+        source_D = table["source"].to_pylist()
         totals = [table[f"{name}_total"].to_numpy() for name in names]
         counts = [table[f"{name}_count"].to_numpy().astype(np.float64) for name in names]
     except FileNotFoundError:
@@ -114,7 +120,7 @@ def read_sums(path: Path, *, remedy: str) -> DocumentSums:
     except (pa.ArrowInvalid, KeyError, AttributeError) as error:
         raise SchemaMismatch(f"{path}: no sums of an evaluation: {error!r}. Run: {remedy}") from error
     means = Means(names=names, total_DQ=np.stack(totals, axis=1), count_DQ=np.stack(counts, axis=1))
-    return DocumentSums(masks=masks, document_D=document_D, means=means)
+    return DocumentSums(masks=masks, document_D=document_D, source_D=source_D, means=means)
 
 
 def require_same_blanks(first: DocumentSums, second: DocumentSums, *, paths: tuple[Path, Path], remedy: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.report.page_comparisons import comparisons_part, domains_part, unmet_by_students
 from pipeline.report.page_suites import lexical_disappointments, suites_part
 from pipeline.report.ranking import distilled
 from pipeline.report.tables import NONE, Column, markdown, number, present, ranged, seconds, signed, table, text
@@ -52,18 +53,19 @@ def page(summary: dict[str, Any]) -> str:
         "![Size and score](plots/size.png)",
         "### Held-out NLL by training step",
         _curves(students),
-        "### Differences between students",
-        _differences(summary["differences"]["students"], list(students)),
+        *comparisons_part(summary),
         *suites_part(summary),
         "## Teachers",
         table(_TEACHER_COLUMNS, summary["teachers"]),
         _TEACHERS_NOTE,
+        *domains_part(summary["teachers"]),
         "### What their stores keep of the full softmax",
         table(_FIDELITY_COLUMNS, summary["fidelity"]),
         _FIDELITY_NOTE,
         "## Fusions",
         table(_FUSION_COLUMNS, summary["fusions"]),
         _FUSIONS_NOTE,
+        *domains_part(summary["fusions"]),
         "![Weights by source of text](plots/weights.png)",
         "## What disappointed",
         "\n".join(lines) or "Nothing that these tests look for.",
@@ -89,17 +91,7 @@ def _run(summary: dict[str, Any]) -> str:
 
 def disappointments(summary: dict[str, Any]) -> list[str]:
     """Hopes of the method that these numbers do not bear out, one sentence each."""
-    found = []
-    for name, student in summary["students"].items():
-        if "over_labels" in student:
-            difference = student["over_labels"]
-            found += _not_lower(f"`{name}`", "the student that learned from labels only", difference)
-    students = summary["students"]
-    teachers_of = {name: set(fusion["weights"]) for name, fusion in summary["fusions"].items()}
-    for pair in summary["differences"]["students"]:
-        first, second = (teachers_of.get(students[pair[side]]["learns_from"], set()) for side in ("first", "second"))
-        if len(second) == 1 and second < first:
-            found += _not_lower(f"`{pair['first']}`", f"`{pair['second']}`, whose target has one teacher", pair)
+    found = list(unmet_by_students(summary))
     for name, fusion in summary["fusions"].items():
         if len(fusion["weights"]) > 1 and fusion.get("gain_low", 1) <= 0:
             found.append(
@@ -220,10 +212,3 @@ def _curves(students: dict[str, Any]) -> str:
         losses = dict(map(tuple, student["curve"]))
         rows.append([f"`{name}`", *(f"{losses[step]:.4f}" if step in losses else NONE for step in steps)])
     return markdown(["step", *map(str, steps)], rows)
-
-
-def _differences(pairs: list[dict[str, Any]], names: list[str]) -> str:
-    """NLL of the row's student minus the column's."""
-    cells = {(pair["first"], pair["second"]): _difference(pair) for pair in pairs}
-    rows = [[f"`{row}`", *(cells.get((row, column), NONE) for column in names)] for row in names]
-    return markdown(["NLL, row minus column", *(f"`{name}`" for name in names)], rows)

@@ -14,15 +14,14 @@ from typing import Any
 from pipeline.core.config import decode
 from pipeline.evaluate.bootstrap import paired_differences
 from pipeline.evaluate.params import EvaluateParams, JudgedParams
-from pipeline.evaluate.results import read_json, read_sums, require_same_blanks, write_json
+from pipeline.evaluate.results import DocumentSums, read_json, read_sums, require_same_blanks, write_json
 from pipeline.evaluate.suites import SUITES
+from pipeline.report.comparisons import compare_students, scores_by_domain, share_of_steps, students_by_seed
 from pipeline.report.page import page
+from pipeline.report.page_comparisons import control_of
 from pipeline.report.plots import draw
 from pipeline.report.ranking import comparisons, rankings
 from storage.errors import SchemaMismatch, StaleParent
-
-LABELS = "labels"
-"""What a student without a teacher learns from (`learns_from` of its report)."""
 
 COMPARED = ("nll", "accuracy")
 
@@ -48,6 +47,9 @@ class Names:
     teachers: tuple[str, ...]
     fusions: tuple[str, ...]
     students: tuple[str, ...]
+    """Entries; those of one student that was trained with several seeds are several."""
+    seeds: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Student to its entries by seed."""
     judged: Mapping[str, Candidate] = field(default_factory=dict)
     lexical: Mapping[str, str] = field(default_factory=dict)
     """Lexical student to the folder it starts from."""
@@ -62,6 +64,7 @@ class Names:
         kinds = ("sources", "inputs", "adapters", "teachers", "fusions", "students", "senses", "believers", "rewriters")
         return Names(
             **{kind: tuple(params.get(kind) or ()) for kind in kinds},
+            seeds=students_by_seed(params.get("students") or {}, seed=(params.get("training") or {}).get("seed", 0)),
             judged=_candidates(params),
             lexical={name: entry["start"] for name, entry in (params.get("lexical") or {}).items()},
         )
@@ -127,22 +130,38 @@ def summarise(params: EvaluateParams, names: Names, *, reports: Path) -> dict[st
         }
     _add_suites(summary, names, reports)
     summary["fidelity"] = {name: _fidelity(reports, name) for name in names.teachers}
-    pairs = {kind: _differences(params, reports, kind, getattr(names, kind)) for kind in ("fusions", "students")}
+    sums = {kind: _sums(reports, kind, getattr(names, kind)) for kind in STAGES}
+    pairs = {kind: _differences(params, sums[kind]) for kind in ("fusions", "students")}
     # Lists, not mappings: `dvc metrics` would make a column of each of their numbers.
     summary["differences"] = {
         kind: [{"first": first, "second": second, **found} for (first, second), found in pairs[kind].items()]
         for kind in pairs
     }
-    control = control_of(summary)
-    for name, student in summary["students"].items():
-        if control is not None and name != control and name in names.students:
-            student["over_labels"] = pairs["students"][name, control]
+    for kind, by_name in sums.items():
+        for name, found in by_name.items():
+            summary[kind][name]["domains"] = scores_by_domain(params, found)
+    students = names.seeds or {name: {0: name} for name in names.students}
+    summary["comparisons"] = compare_students(params, students, sums["students"])
+    if (control := control_of(summary)) is not None:
+        _add_control(summary["students"], students, control, pairs["students"])
     return summary
 
 
-def control_of(summary: dict[str, Any]) -> str | None:
-    """The student without a teacher that the others are compared with: the first one, if any."""
-    return next((name for name, student in summary["students"].items() if student.get("learns_from") == LABELS), None)
+def _add_control(
+    entries: dict[str, Any],
+    students: Mapping[str, Mapping[int, str]],
+    control: str,
+    pairs: Mapping[tuple[str, str], dict[str, float]],
+) -> None:
+    """Add to each entry its difference from the control of its seed, and to each student its steps to the control."""
+    own = next(by_seed for by_seed in students.values() if control in by_seed.values())
+    for name, by_seed in students.items():
+        shared = [seed for seed in by_seed if seed in own and by_seed[seed] != own[seed]]
+        for seed in shared:
+            entries[by_seed[seed]]["over_labels"] = pairs[by_seed[seed], own[seed]]
+        if shared:
+            curves = [[entries[side[seed]]["curve"] for seed in shared] for side in (by_seed, own)]
+            entries[name]["steps_to_control"] = share_of_steps(curves[0], curves[1])
 
 
 def _read(reports: Path, kind: str, name: str) -> dict[str, Any]:
@@ -230,14 +249,17 @@ def _software(runs: dict[str, Any]) -> dict[str, Any]:
     return software
 
 
-def _differences(
-    params: EvaluateParams, reports: Path, kind: str, names: tuple[str, ...]
-) -> dict[tuple[str, str], dict[str, float]]:
+def _sums(reports: Path, kind: str, names: tuple[str, ...]) -> dict[str, DocumentSums]:
+    """Each one's sums by document; raises StaleParent when two are of different masks."""
     paths = {name: reports / kind / f"{name}.arrow" for name in names}
     sums = {name: read_sums(path, remedy=f"dvc repro {STAGES[kind]}@{name}") for name, path in paths.items()}
     for name in names[1:]:
         require_same_blanks(
             sums[names[0]], sums[name], paths=(paths[names[0]], paths[name]), remedy=f"dvc repro {STAGES[kind]}"
         )
+    return sums
+
+
+def _differences(params: EvaluateParams, sums: Mapping[str, DocumentSums]) -> dict[tuple[str, str], dict[str, float]]:
     means = {name: found.means.only(COMPARED) for name, found in sums.items()}
     return paired_differences(means, resamples=params.bootstrap, seed=params.seed)

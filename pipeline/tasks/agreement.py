@@ -22,8 +22,8 @@ def accuracy(answer_N: NDArray[Any], label_N: NDArray[Any]) -> float:
 
 def f1(answer_N: NDArray[Any], label_N: NDArray[Any]) -> float:
     """Harmonic mean of precision and recall of class 1: 2 TP / (2 TP + FP + FN)."""
-    require_uniform_workers = float(((answer_N == 1) & (label_N == 1)).sum())
-    return _ratio(2 * require_uniform_workers, float((answer_N == 1).sum() + (label_N == 1).sum()))
+    true_positives = float(((answer_N == 1) & (label_N == 1)).sum())
+    return _ratio(2 * true_positives, float((answer_N == 1).sum() + (label_N == 1).sum()))
 
 
 def matthews(answer_N: NDArray[Any], label_N: NDArray[Any]) -> float:

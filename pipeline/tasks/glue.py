@@ -2,8 +2,8 @@
 
 A task's score is the mean of its metrics times 100, and `average` the mean of the tasks' scores, as GLUE counts
 (Wang et al. 2018). WNLI takes no part in the average: its dev set is built against its training set, so that a constant
-answer wins. Every model has the same hyper-parameters, seeds and examples; what is left between two models by seed is
-`compare`. A finished fit is kept until the report is written, so a killed run continues.
+answer wins. Every model has the same hyper-parameters, seeds and examples. A finished fit is kept until the report is
+written, so a killed run continues.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from pipeline.tasks.agreement import mean_interval, spread
 from pipeline.tasks.finetune import Examples, finetuned
 from pipeline.tasks.glue_data import TASKS, TaskData, fetch_from_hub, read_folder
 from pipeline.tasks.params import LEFT_OUT, GlueParams
-from storage.errors import StaleParent
 from storage.format.manifest import digest
 from storage.work import WorkFolder, Workspace
 
@@ -35,13 +34,10 @@ if TYPE_CHECKING:
     import torch
 
 
-COMPARED = ("settings", "data")
-"""What two reports must share to be compared."""
-
 log = logging.getLogger(__name__)
 
 
-def judge(
+def evaluate_glue(
     params: GlueParams,
     *,
     model: Path,
@@ -54,7 +50,7 @@ def judge(
     """Fine-tune `model` on every task with every seed, and write the report to `out`; returns it.
 
     Raises DataError or SourceError for data that are missing or not as published, before anything is trained, WorkBusy
-    when another process judges the same model, and what `finetuning.finetuned` raises.
+    when another process evaluates the same model, and what `finetune.finetuned` raises.
     """
     data: dict[str, TaskData] = {name: load_task(params, name) for name in params.tasks}
     settings = params.model_dump(exclude={"data", "revision"})
@@ -111,28 +107,6 @@ def score(name: str, scores: Mapping[str, NDArray[np.float32]], dev: Mapping[str
 def task_score(fit: Mapping[str, Any]) -> float:
     """A fit's score: the mean of its metrics times 100."""
     return 100 * float(np.mean(list(fit["metrics"].values())))
-
-
-def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Score of the first report's model minus that of the second, paired by seed, for `average` and each task.
-
-    For each: `mean`, `low` and `high` (95 %, t distribution; absent below three seeds), `n` seeds and `seeds`, the
-    difference of each. Paired: both saw the same examples in the same order. Raises StaleParent when the reports rest
-    on other settings or examples.
-    """
-    for key in COMPARED:
-        ours, theirs = ({**report[key], "from": None} for report in (first, second))
-        if ours != theirs:
-            names = [report["model"]["folder"] for report in (first, second)]
-            raise StaleParent(f"glue: {names[0]} and {names[1]} were judged with other {key}. Run: dvc repro glue")
-    found = {}
-    for name, ours in {"average": first["average"], **first["tasks"]}.items():
-        theirs = second["average"] if name == "average" else second["tasks"][name]
-        differences = {seed: ours["seeds"][seed] - theirs["seeds"][seed] for seed in ours["seeds"]}
-        low, high = mean_interval(list(differences.values())) or (None, None)
-        mean = float(np.mean(list(differences.values())))
-        found[name] = {"mean": mean, "low": low, "high": high, "n": len(differences), "seeds": differences}
-    return found
 
 
 def _report(

@@ -65,7 +65,7 @@ Fit = Callable[[Texts, list[Texts]], list[NDArray[np.int64]]]
 """Trains on some texts and gives the predicted labels of others."""
 
 
-def judge(
+def evaluate_paraphrase(
     params: ParaphraseParams,
     sets: list[DetectionSet],
     *,

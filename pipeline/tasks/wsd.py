@@ -19,11 +19,9 @@ from pipeline.tasks.params import WsdParams
 from pipeline.tasks.wsd_scorer import InstanceInfo, WsdScores, describe, score
 from storage.errors import DataError
 
-Keys = Mapping[str, tuple[str, ...]]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class ScoredSet:
     """Scores of one set, the answers behind them, and what was odd in its files."""
 
     scores: WsdScores
@@ -31,7 +29,7 @@ class Judgement:
     counts: dict[str, int]
 
 
-def judge_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Path) -> Judgement:
+def score_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Path) -> ScoredSet:
     """Judge a student on a set in the layout of Raganato et al. 2017.
 
     Raises DataError for files that are not in the layout or do not belong together.
@@ -49,14 +47,14 @@ def judge_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Pat
     instances, counts = Instances.of((marked_sentence(sentence, {}) for sentence in sentences), reader.lexicon)
     answers = reader.answer(instances)
     scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
-    return Judgement(
+    return ScoredSet(
         scores=scores,
         answers=answers,
         counts={**_plain(found), **{name: count for name, count in counts.items() if count}},
     )
 
 
-def judge_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, Instances]) -> Judgement:
+def score_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, Instances]) -> ScoredSet:
     """Judge a student on the held-out words of stores of instances; each store is a set."""
     keys: dict[str, tuple[str, ...]] = {}
     info: dict[str, InstanceInfo] = {}
@@ -78,13 +76,13 @@ def judge_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, I
     if not keys:
         raise DataError(f"senses {', '.join(opened)}: no word is held out. Raise senses.NAME.heldout")
     scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
-    return Judgement(scores=scores, answers=answers, counts={"words": len(keys)})
+    return ScoredSet(scores=scores, answers=answers, counts={"words": len(keys)})
 
 
-def wsd_report(folder: Path, judgement: Judgement, **details: Any) -> dict[str, Any]:
+def wsd_report(folder: Path, scored: ScoredSet, **details: Any) -> dict[str, Any]:
     """The suite's report, F1 in per cent of 1."""
-    metrics = judgement.scores.metrics()
-    return suite_report("wsd", folder, metrics, headline="all", counts=judgement.counts, **details)
+    metrics = scored.scores.metrics()
+    return suite_report("wsd", folder, metrics, headline="all", counts=scored.counts, **details)
 
 
 def _plain(counts: Any) -> dict[str, int]:

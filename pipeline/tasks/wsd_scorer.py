@@ -21,9 +21,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.bootstrap import Means, interval, mean_intervals
+from pipeline.evaluate.bootstrap import Means, mean_intervals
 from pipeline.evaluate.suites import Metric
-from pipeline.senses.raganato import Sentence, key_lines, set_name
+from pipeline.senses.raganato import Sentence, set_name
 from storage.errors import DataError
 
 LEAST_DOCUMENTS = 20
@@ -92,21 +92,6 @@ class WsdScores:
         return found
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """One system against another on the same gold."""
-
-    f1: Metric
-    """F1 of the first minus F1 of the second, from the same resamples of both; n instances."""
-    better: int
-    """Instances where the first has more credit."""
-    worse: int
-    p: float
-    """Two-sided exact McNemar test on `better` against `worse`; takes instances as independent, unlike the interval."""
-    unit: Unit
-    units: int
-
-
 QUANTITIES = ("f1", "precision", "recall", "polysemous", "first_sense", "first_sense_polysemous", "monosemous")
 
 
@@ -143,46 +128,6 @@ def score(gold: Keys, answers: Keys, *, info: Mapping[str, InstanceInfo], resamp
     )
 
 
-def difference(
-    gold: Keys, first: Keys, second: Keys, *, info: Mapping[str, InstanceInfo], resamples: int, seed: int
-) -> dict[str, Difference]:
-    """The first answers against the second, by group as in `score`; raises DataError as `score` does.
-
-    Paired: both take the same resamples, so that what makes a text hard for both cancels.
-    """
-    _require_common(gold, first)
-    _require_common(gold, second)
-    pair = _Credit.of(gold, first), _Credit.of(gold, second)
-    found = {}
-    for name, rows_I in _groups(gold, info).items():
-        unit, unit_I = _units(gold, info, rows_I)
-        means = [_by_unit({"f1": credit.at(rows_I).f1()}, unit_I) for credit in pair]
-        sample_R = np.subtract(*(mean.resampled(resamples=resamples, seed=seed)[:, 0] for mean in means))
-        low, high = interval(sample_R)
-        value = means[0].values()["f1"] - means[1].values()["f1"]
-        gain_I = pair[0].right_I[rows_I] - pair[1].right_I[rows_I]
-        better, worse = int((gain_I > 0).sum()), int((gain_I < 0).sum())
-        found[name] = Difference(
-            f1=Metric(value=value, low=low, high=high, n=len(rows_I)),
-            better=better,
-            worse=worse,
-            p=mcnemar(better, worse),
-            unit=unit,
-            units=len(means[0].total_DQ),
-        )
-    return found
-
-
-def mcnemar(better: int, worse: int) -> float:
-    """Two-sided p of McNemar's exact test: that of a fair coin's more uneven split of `better` + `worse` throws."""
-    throws, fewer = better + worse, min(better, worse)
-    logs = [
-        math.lgamma(throws + 1) - math.lgamma(heads + 1) - math.lgamma(throws - heads + 1) - throws * math.log(2)
-        for heads in range(fewer + 1)
-    ]
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
-
-
 def first_sense(info: Mapping[str, InstanceInfo]) -> dict[str, tuple[str, ...]]:
     """Answers of the first-sense baseline; none where there is no candidate."""
     return {name: about.candidates[:1] for name, about in info.items() if about.candidates}
@@ -204,19 +149,6 @@ def describe(
         for token in sentence.tokens
         if token.instance is not None
     }
-
-
-def read_answers(path: Path) -> dict[str, tuple[str, ...]]:
-    """Answers in the layout of gold key files.
-
-    As in the official scorer a line without a key answers nothing, and lines of one instance add up. Raises DataError
-    for what is no key file in UTF-8.
-    """
-    answers: dict[str, tuple[str, ...]] = {}
-    for _, instance, keys in key_lines(path):
-        if keys:
-            answers[instance] = tuple(dict.fromkeys(answers.get(instance, ()) + keys))
-    return answers
 
 
 def write_answers(path: Path, answers: Keys) -> None:

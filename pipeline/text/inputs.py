@@ -124,12 +124,6 @@ def _ranges(start_G1: NDArray[np.int64], batch: NDArray[np.int64]) -> tuple[NDAr
     return row, start_G1[batch][row] + within
 
 
-def padding_share(length_G: NDArray[np.int64], batches: list[NDArray[np.int64]]) -> float:
-    """Share of the tokens in `batches` that is padding."""
-    total = sum(len(batch) * int(length_G[batch].max()) for batch in batches)
-    return 1 - float(length_G.sum()) / max(1, total)
-
-
 def no_id(ids: NDArray[Any]) -> NDArray[np.bool_]:
     """True where an id array holds the sentinel."""
     return np.asarray(ids == sentinel(ids.dtype))

@@ -38,6 +38,9 @@ class StudentParams(Section):
     config: dict[str, Any] | None = None
     """Start from fresh weights, with these changes to the start's configuration."""
     loss: LossParams
+    seed: int | None = None
+    """In place of `training.seed`. Entries that differ in nothing else are one student, trained again: the report
+    averages over them and pairs them with those of other students by seed."""
 
 
 class TrainingParams(Section):

@@ -54,6 +54,8 @@ def train(
     from pipeline.text.tokenizer import load_tokenizer
     from pipeline.train.initialize import start_student
 
+    if student.seed is not None:
+        params = params.model_copy(update={"seed": student.seed})
     stores = Store(sequences, Sequences), Store(masks, Masks)
     stores[1].require_parent("sequences", stores[0])
     targets = open_targets(student.targets, student.loss, masks=stores[1])
@@ -65,7 +67,7 @@ def train(
         parents["targets"] = targets.identity
     identity = digest(
         {
-            "student": student.model_dump(exclude={"start", "targets"}),
+            "student": student.model_dump(exclude={"start", "targets", "seed"}),
             "training": params.model_dump(),
             "start": weight_hashes(Path(student.start)),
             "parents": parents,
@@ -105,6 +107,7 @@ def train(
             "predictions": trainer.state["predictions"],
             "passes": round(trainer.state["predictions"] / len(data.masks), 2),
             "curve": trainer.state["curve"],
+            "curve_by_document": trainer.state["curve_by_document"],
             "losses": trainer.state["losses"],
             "start": student.start,
             "targets": student.targets,

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.models.optimizer import adamw, choose_attention, linear_schedule, update
 from pipeline.train.data import WINDOW_PREDICTIONS, ShardWindow, Step, TrainingData, plan_steps
 from pipeline.train.loop import run_steps
@@ -50,7 +52,7 @@ class Trainer:
         )
         self.steps = params.steps
         self.evaluated_after = {round(params.steps * i / params.evaluations) for i in range(1, params.evaluations + 1)}
-        self.state: dict[str, Any] = {"curve": [], "losses": [], "tokens": 0, "predictions": 0}
+        self.state: dict[str, Any] = {"curve": [], "curve_by_document": [], "losses": [], "tokens": 0, "predictions": 0}
         self.task = LanguageTask(lm, student.loss, data=data, autocast=autocast, batch_tokens=batch_tokens)
         self._window: tuple[tuple[int, ...], ShardWindow] | None = None
 
@@ -91,11 +93,15 @@ class Trainer:
         return self.state
 
     def _evaluate(self, step: int) -> None:
+        from pipeline.evaluate.heldout import document_of_each
         from pipeline.evaluate.predictions import heldout_nll
 
         self.model.eval()
         with self.task.autocasting():
-            nll = heldout_nll(self.lm, *self.heldout, batch_tokens=self.batch_tokens, special=self.special)
+            nll_P = heldout_nll(self.lm, *self.heldout, batch_tokens=self.batch_tokens, special=self.special)
         self.model.train()
+        nll = float(nll_P.mean())
         self.state["curve"].append([step, round(nll, 5)])
+        document_P = document_of_each(*self.heldout)[1]
+        self.state["curve_by_document"].append(np.bincount(document_P, nll_P).round(4).tolist())
         log.info("step %d of %d: held-out NLL %.4f", step, self.steps, nll)

@@ -107,6 +107,7 @@ students.*.loss.targets
 students.*.loss.labels
 students.*.loss.tail
 students.*.loss.anneal
+students.*.seed
 lexicon.kind
 lexicon.path
 senses.*.kind
@@ -154,6 +155,7 @@ rewriters.*.seed
 evaluate.against
 evaluate.bootstrap
 evaluate.seed
+evaluate.domains
 wsd.bootstrap
 wsd.seed
 paraphrase.seeds

@@ -16,6 +16,7 @@ from pipeline.evaluate.bootstrap import (
     mean_intervals,
     paired_differences,
     resample,
+    seeds_difference,
 )
 from pipeline.evaluate.params import EvaluateParams
 from storage.errors import ParamsError
@@ -185,3 +186,63 @@ def test_impossible_settings_are_refused(tmp_path: Path, text: str, message: str
     (tmp_path / "params.yaml").write_text(f"evaluate: {text}\n", encoding="utf-8")
     with pytest.raises(ParamsError, match=message):
         section(tmp_path / "params.yaml", "evaluate", EvaluateParams)
+
+
+def students(rng: np.random.Generator, *, seeds: int, by_seed: float) -> tuple[list[Means], list[Means]]:
+    """Two students on 60 documents, the first 0.5 lower but for a part of each seed."""
+    document_P = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+    hard_P = rng.normal(size=60)[document_P]
+    sides: tuple[list[Means], list[Means]] = [], []
+    for _ in range(seeds):
+        shift = by_seed * rng.normal()
+        for side, level in zip(sides, (-0.5 + shift, 0.0), strict=True):
+            noise_P = 0.2 * rng.normal(size=60)[document_P]
+            side.append(means_of(level + hard_P + noise_P, document_P, 60))
+    return sides
+
+
+def test_the_difference_of_one_seed_is_the_paired_one() -> None:
+    (first,), (second,) = students(np.random.default_rng(0), seeds=1, by_seed=0.0)
+    expected = paired_differences({"a": first, "b": second}, resamples=300, seed=3)["a", "b"]
+    found = seeds_difference([first], [second], "x", resamples=300, seed=3)
+    assert found == pytest.approx((expected["x"], expected["x_low"], expected["x_high"]))
+
+
+def test_seeds_that_disagree_widen_the_interval_of_their_mean() -> None:
+    """Documents alone, for five seeds that say the same, and beside a part of each seed of sd 0.3."""
+    alike = students(np.random.default_rng(1), seeds=5, by_seed=0.0)
+    value, low, high = seeds_difference(*alike, "x", resamples=500, seed=0)
+    assert value == pytest.approx(np.mean([a.values()["x"] - b.values()["x"] for a, b in zip(*alike, strict=True)]))
+    assert low < value < high < 0
+    apart = students(np.random.default_rng(1), seeds=5, by_seed=0.3)
+    differences = [a.values()["x"] - b.values()["x"] for a, b in zip(*apart, strict=True)]
+    value, wide_low, wide_high = seeds_difference(*apart, "x", resamples=2000, seed=0)
+    assert value == pytest.approx(np.mean(differences))
+    assert wide_high - wide_low > 2 * (high - low)
+    standard_error = np.std(differences) / np.sqrt(5)
+    of_seeds_alone = 2 * 1.96 * standard_error
+    assert of_seeds_alone < wide_high - wide_low < 1.4 * of_seeds_alone
+
+
+def test_some_documents_have_means_of_their_own() -> None:
+    document_P = np.array([0, 0, 1, 2])
+    means = means_of(np.array([1.0, 3.0, 5.0, 8.0]), document_P, 3)
+    part = means.of_documents(np.array([True, False, True]))
+    assert part.values() == {"x": 4.0}
+    assert len(part.count_DQ) == 2
+
+
+@pytest.mark.parametrize(
+    ("domains", "complaint"),
+    [
+        ({"a": ["x"], "b": ["y", "x"]}, r"evaluate\.domains: .*'x' is in a and in b"),
+        ({"all": ["x"]}, r"evaluate\.domains: .*'all' is what the report calls all text"),
+    ],
+)
+def test_domains_that_overlap_or_take_the_name_of_all_text_are_refused(
+    tmp_path: Path, domains: dict[str, list[str]], complaint: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"evaluate: {{against: data/targets/x, bootstrap: 10, seed: 0, domains: {domains}}}")
+    with pytest.raises(ParamsError, match=complaint):
+        section(path, "evaluate", EvaluateParams)

@@ -201,6 +201,26 @@ def test_a_students_report_holds_scores_size_and_curve(
     assert report["parameters"] > 10_000
 
 
+def test_the_area_under_a_students_curve_is_its_mean_over_the_steps(
+    world: World, heldout: Heldout, params: EvaluateParams, tiny_mlm: Path, tmp_path: Path
+) -> None:
+    """Marks at steps 0, 10 and 40, each with the sum of the NLL of every document."""
+    folder = write_student(tmp_path / "fused", tiny_mlm, world.stores)
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    count_D = np.bincount(heldout.document_P)
+    sum_MD = np.random.default_rng(0).random((3, len(count_D))) * count_D
+    curve = [[step, float(sums.sum() / count_D.sum())] for step, sums in zip((0, 10, 40), sum_MD, strict=True)]
+    record |= {"curve": curve, "curve_by_document": sum_MD.tolist()}
+    (folder / "training.json").write_text(json.dumps(record), encoding="utf-8")
+    found = evaluate_student(params, heldout, model=folder, device=CPU, batch_tokens=512)
+    losses = [nll for _, nll in curve]
+    expected = (10 * (losses[0] + losses[1]) / 2 + 30 * (losses[1] + losses[2]) / 2) / 40
+    assert found.report["area"] == pytest.approx(expected, rel=1e-6)
+    column = found.sums.means.names.index("area")
+    of_first = (10 * (sum_MD[0, 0] + sum_MD[1, 0]) / 2 + 30 * (sum_MD[1, 0] + sum_MD[2, 0]) / 2) / 40
+    assert found.sums.means.total_DQ[0, column] == pytest.approx(of_first)
+
+
 def test_documents_are_those_with_blanks(heldout: Heldout, beta: Evaluation) -> None:
     assert beta.report["documents"] == len(np.unique(heldout.rows.document_N[heldout.blanks.sequence_P]))
 

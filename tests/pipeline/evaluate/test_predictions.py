@@ -1,4 +1,4 @@
-"""Judgements against dense distributions: exact ones for the loss, restored ones for what a list implies."""
+"""ScoredSets against dense distributions: exact ones for the loss, restored ones for what a list implies."""
 
 from __future__ import annotations
 
@@ -333,12 +333,12 @@ def test_a_student_is_judged_as_its_plain_model_would_be(
     monkeypatch.setattr(judging, "CHUNK_ELEMENTS", 3 * vocabulary)  # several chunks a batch
     with masked_lm(tiny_mlm, device=torch.device("cpu"), dtype=torch.float32) as lm:
         judged = judge(lm, heldout, batch_tokens=100, reference=reference)
-        nll = heldout_nll(lm, sequences, masks, batch_tokens=128, special=special)
+        nll_P = heldout_nll(lm, sequences, masks, batch_tokens=128, special=special)
     logits_PV = full_logits(tiny_mlm, heldout)
     logprob_PV = logits_PV - np.log(np.exp(logits_PV).sum(axis=1, keepdims=True))
     gold_P = logprob_PV[np.arange(len(masks)), masks.label_P.astype(int)]
     assert judged.nll_P == pytest.approx(-gold_P, abs=1e-4)
-    assert nll == pytest.approx(-gold_P.mean(), abs=1e-5)
+    assert nll_P == pytest.approx(-gold_P, abs=1e-4)
     assert judged.confidence_P == pytest.approx(np.exp(logprob_PV).max(axis=1), abs=1e-5)
     assert np.array_equal(judged.top_P, logprob_PV.argmax(axis=1))
     assert np.array_equal(judged.rank_P, (logprob_PV > gold_P[:, None]).sum(axis=1))

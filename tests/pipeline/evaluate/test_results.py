@@ -28,7 +28,7 @@ def sums_of(masks: str = "a" * 64, documents: tuple[int, ...] = (0, 3, 4)) -> Do
         total_DQ=np.arange(2.0 * count).reshape(count, 2) / 3,
         count_DQ=np.full((count, 2), 2.0),
     )
-    return DocumentSums(masks=masks, document_D=np.array(documents), means=means)
+    return DocumentSums(masks=masks, document_D=np.array(documents), source_D=["a", "b", "a"][:count], means=means)
 
 
 def test_numbers_have_six_significant_digits_and_what_is_unknown_is_left_out() -> None:

@@ -117,7 +117,16 @@ def test_a_suite_that_nobody_knows_is_refused() -> None:
 def test_without_suites_nothing_new_is_reported(judged: Path) -> None:
     """Whatever lies in the folders of suites."""
     summary = summarise(PARAMS, test_reporting.NAMES, reports=judged)
-    assert set(summary) == {"stages", "run", "teachers", "fusions", "students", "fidelity", "differences"}
+    assert set(summary) == {
+        "stages",
+        "run",
+        "teachers",
+        "fusions",
+        "students",
+        "fidelity",
+        "differences",
+        "comparisons",
+    }
     assert list(summary["students"]) == ["labels-only", "fused", "only-sci"]
     assert "wsd" not in summary["students"]["fused"]
     assert suites_part(summary) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from pipeline.evaluate.bootstrap import Means
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.results import DocumentSums, write_json, write_sums
 from pipeline.report.page import disappointments, page
+from pipeline.report.page_comparisons import control_of
 from pipeline.report.plots import VEGA_TEMPLATE
 from pipeline.report.summary import (
     Names,
-    control_of,
     summarise,
     write_report,
 )
@@ -57,11 +58,12 @@ def write_sums_of(path: Path, nll: float, *, masks: str = "m" * 64, noise: float
         np.linspace(1, 5, DOCUMENTS) + nll - 3 + noise * np.random.default_rng(int(nll * 1000)).normal(size=DOCUMENTS)
     )
     means = Means(
-        names=("nll", "accuracy"),
-        total_DQ=np.stack([8 * hard_D, np.full(DOCUMENTS, 4.0)], axis=1),
-        count_DQ=np.full((DOCUMENTS, 2), 8.0),
+        names=("nll", "accuracy", "area"),
+        total_DQ=np.stack([8 * hard_D, np.full(DOCUMENTS, 4.0), 8 * (hard_D + 0.5)], axis=1),
+        count_DQ=np.full((DOCUMENTS, 3), 8.0),
     )
-    write_sums(path, DocumentSums(masks=masks, document_D=np.arange(DOCUMENTS), means=means))
+    source_D = ["noun.animal", "verb.motion"] * (DOCUMENTS // 2)
+    write_sums(path, DocumentSums(masks=masks, document_D=np.arange(DOCUMENTS), source_D=source_D, means=means))
 
 
 def write_evaluation(path: Path, report: dict[str, Any], **options: Any) -> None:
@@ -170,6 +172,68 @@ def test_students_are_compared_with_labels_only_by_document(summary: dict[str, A
     assert unsure["nll_low"] < 0 < unsure["nll_high"]
     assert "over_labels" not in summary["students"]["labels-only"]
     assert len(summary["differences"]["students"]) == 6
+
+
+def test_students_are_compared_by_domain_and_by_area_too(reports: Path) -> None:
+    params = PARAMS.model_copy(update={"domains": {"animals": ["noun.animal"], "rest": ["*"]}})
+    summary = summarise(params, NAMES, reports=reports)
+    rows = [row for row in summary["comparisons"] if (row["student"], row["control"]) == ("fused", "labels-only")]
+    assert {(row["metric"], row["domain"]) for row in rows} == {
+        (metric, domain) for metric in ("nll", "area") for domain in ("all", "animals", "rest")
+    }
+    for row in rows:
+        assert [row["difference"], row["low"], row["high"]] == pytest.approx([-0.1] * 3, abs=1e-9)
+        assert row["seeds"] == [0]
+    assert summary["students"]["fused"]["steps_to_control"] == pytest.approx(1 - 90 * 0.1 / 0.4 / 180)
+    assert "steps_to_control" not in summary["students"]["labels-only"]
+    assert [row["domain"] for row in summary["teachers"]["sci"]["domains"]] == ["animals", "rest"]
+    text = page(summary)
+    against = table(text, "### Against `labels-only`")
+    assert against[0][2:] == [
+        "NLL, all", "NLL, animals", "NLL, rest", "area, all", "area, animals", "area, rest", "steps to its end",
+    ]  # fmt: skip
+    assert against[2] == ["`fused`", "0", *["-0.1000 [-0.1000, -0.1000]"] * 6, "88 %"]
+    assert table(text, "### By domain")[0] == ["NLL", "all", "animals", "rest"]
+
+
+def test_entries_of_several_seeds_are_one_student(reports: Path) -> None:
+    """fused has seeds 0 and 1, 0.1 and 0.3 below labels-only, whose entries are paired with theirs."""
+    write_evaluation(reports / "students" / "fused-1.json", student(3.55, "confident"))
+    write_evaluation(reports / "students" / "labels-1.json", student(3.85, "labels"))
+    entries = ("labels-only", "fused", "only-sci", "fused-1", "labels-1")
+    names = replace(
+        NAMES,
+        students=entries,
+        seeds={
+            "labels-only": {0: "labels-only", 1: "labels-1"},
+            "fused": {0: "fused", 1: "fused-1"},
+            "only-sci": {0: "only-sci"},
+        },
+    )
+    summary = summarise(PARAMS, names, reports=reports)
+    row = next(row for row in summary["comparisons"] if (row["student"], row["control"]) == ("fused", "labels-only"))
+    assert row["seeds"] == [0, 1]
+    assert row["difference"] == pytest.approx(-0.2)
+    assert (row["low"], row["high"]) == pytest.approx((-0.3, -0.1))
+    students = summary["students"]
+    assert students["fused"]["over_labels"]["nll"] == pytest.approx(-0.1)
+    assert students["fused-1"]["over_labels"]["nll"] == pytest.approx(-0.3)
+    assert "over_labels" not in students["labels-1"]
+    assert "steps_to_control" in students["fused"]
+    assert "steps_to_control" not in students["fused-1"]
+    assert table(page(summary), "### Differences")[0] == [
+        "NLL, row minus column", "`labels-only`", "`fused`", "`only-sci`",
+    ]  # fmt: skip
+
+
+def test_a_teacher_alone_that_is_better_in_a_domain_disappoints(reports: Path) -> None:
+    params = PARAMS.model_copy(update={"domains": {"animals": ["noun.animal"]}})
+    write_evaluation(reports / "students" / "only-sci.json", student(3.6, "only-sci"))
+    found = disappointments(summarise(params, NAMES, reports=reports))
+    assert any(
+        line.startswith("`fused` is worse than `only-sci`, whose target has one teacher in animals: +0.1000")
+        for line in found
+    )
 
 
 def test_without_a_control_nothing_is_compared_with_it(reports: Path) -> None:

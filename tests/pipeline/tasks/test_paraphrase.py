@@ -24,7 +24,7 @@ from pipeline.tasks.params import FinetuneParams, ParaphraseParams
 from pipeline.tasks.paraphrase import (
     Trial,
     confusions,
-    judge,
+    evaluate_paraphrase,
     mean_scores,
     scores,
     t_interval,
@@ -105,7 +105,7 @@ def one_thread() -> Iterator[None]:
 
 def run(sets: list[DetectionSet], model: Path, *, name: str = "m", **changes: Any) -> dict[str, Any]:
     out = Path("reports") / "paraphrase" / f"{name}.json"
-    judge(settings(**changes), sets, name=name, model=model, out=out, device=torch.device("cpu"),
+    evaluate_paraphrase(settings(**changes), sets, name=name, model=model, out=out, device=torch.device("cpu"),
           dtype=torch.float32, batch_tokens=512)  # fmt: skip
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return found

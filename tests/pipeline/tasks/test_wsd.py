@@ -24,9 +24,9 @@ from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
 from pipeline.tasks.params import WsdParams
 from pipeline.tasks.wsd import (
-    Judgement,
-    judge_files,
-    judge_heldout,
+    ScoredSet,
+    score_files,
+    score_heldout,
     wsd_report,
 )
 from pipeline.tasks.wsd_scorer import write_answers
@@ -75,9 +75,9 @@ def reader(student: Path) -> Iterator[SenseReader]:
 
 def judged(
     reader: SenseReader, folder: Path, gold: Mapping[str, str] = GOLD, *, text: Mapping[str, list[str]] = TEXT
-) -> Judgement:
+) -> ScoredSet:
     data, key = write_set(folder, text, gold)
-    return judge_files(reader, PARAMS, data=data, gold=key)
+    return score_files(reader, PARAMS, data=data, gold=key)
 
 
 def credit(gold: Mapping[str, str], answers: Mapping[str, tuple[str, ...]]) -> Fraction:
@@ -199,10 +199,10 @@ def test_any_gold_counts_what_is_right(student: Path, scratch: Path) -> None:
 def test_files_that_do_not_belong_together(reader: SenseReader, tmp_path: Path) -> None:
     data, gold = write_set(tmp_path)
     with pytest.raises(DataError, match=r"other\.txt: no such file"):
-        judge_files(reader, PARAMS, data=data, gold=tmp_path / "other.txt")
+        score_files(reader, PARAMS, data=data, gold=tmp_path / "other.txt")
     gold.write_text("elsewhere.t0 dog.animal\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"gold of other data than .*made\.data\.xml: 0 ids in common of 9 instances"):
-        judge_files(reader, PARAMS, data=data, gold=gold)
+        score_files(reader, PARAMS, data=data, gold=gold)
 
 
 def test_the_answers_file_is_a_key_file(reader: SenseReader, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_the_answers_file_is_a_key_file(reader: SenseReader, tmp_path: Path) -> 
     data = (tmp_path / "made.data.xml").read_text()
     places = [data.index(f'<instance id="{instance}"') for instance, _ in lines]
     assert len(places) == data.count("<instance ") and places == sorted(places)
-    again = judge_files(reader, PARAMS, data=tmp_path / "made.data.xml", gold=tmp_path / "made" / "answers.key")
+    again = score_files(reader, PARAMS, data=tmp_path / "made.data.xml", gold=tmp_path / "made" / "answers.key")
     assert again.scores.groups["all"].f1.value == 1
 
 
@@ -225,7 +225,7 @@ def test_the_answers_file_is_a_key_file(reader: SenseReader, tmp_path: Path) -> 
 def test_held_out_words_are_those_of_the_files(work: Workplace, reader: SenseReader, tmp_path: Path) -> None:
     """A store of which all is held out is judged as the set that it was made from, but for words without gold."""
     files = judged(reader, tmp_path)
-    found = judge_heldout(reader, PARAMS, work.open("held"))
+    found = score_heldout(reader, PARAMS, work.open("held"))
     assert found.answers == {f"held/{name}": files.answers[name] for name in GOLD}
     assert found.counts == {"words": len(GOLD)}
     for quantity in ("precision", "recall", "f1", "polysemous", "first_sense", "first_sense_polysemous", "monosemous"):
@@ -241,7 +241,7 @@ def test_each_store_is_a_set_of_what_it_holds_out(work: Workplace, reader: Sense
     held = [line["document_id"] == "part/made.d001" for line in lines]
     assert [line["split"] == "heldout" for line in lines] == held, "the hash of the names must tell the two apart"
     answers = reader.answer(opened["part"])
-    found = judge_heldout(reader, PARAMS, opened)
+    found = score_heldout(reader, PARAMS, opened)
     assert list(found.answers) == [
         *(f"part/{name}" for name in GOLD if name.startswith("made.d001")), *(f"held/{name}" for name in GOLD),
     ]  # fmt: skip
@@ -255,7 +255,7 @@ def test_each_store_is_a_set_of_what_it_holds_out(work: Workplace, reader: Sense
 
 def test_no_word_is_held_out(work: Workplace, reader: SenseReader) -> None:
     with pytest.raises(DataError, match=r"senses story, examples: no word is held out\. Raise senses\.NAME\.heldout"):
-        judge_heldout(reader, PARAMS, work.open("story", "examples"))
+        score_heldout(reader, PARAMS, work.open("story", "examples"))
 
 
 # Intervals and the report.
@@ -265,7 +265,7 @@ def test_intervals_are_those_of_all_resamples(reader: SenseReader, tmp_path: Pat
     """Four sentences have 256 resamples: their exact quantiles, beside those of many that are drawn."""
     gold = GOLD | {DOG: "dog.person", HIDE: "hide.skin"}
     data, key = write_set(tmp_path, gold=gold)
-    found = judge_files(reader, WsdParams(bootstrap=20000, seed=1), data=data, gold=key)
+    found = score_files(reader, WsdParams(bootstrap=20000, seed=1), data=data, gold=key)
     sentences = sorted({name.rpartition(".")[0] for name in gold})
     right = {
         sentence: (int(credit(part, found.answers)), len(part))

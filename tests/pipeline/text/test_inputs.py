@@ -10,7 +10,6 @@ from pipeline.text.inputs import (
     View,
     group_passes,
     model_inputs,
-    padding_share,
     reference_view,
     token_batches,
 )
@@ -89,7 +88,6 @@ def test_batches_hold_every_pass_once_and_stay_within_the_budget(lengths: list[i
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * length_G[batch].max() <= budget
-    assert 0 <= padding_share(length_G, batches) < 1
 
 
 def test_blanks_are_attended_to() -> None:

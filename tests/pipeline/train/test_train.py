@@ -116,6 +116,9 @@ def test_walking_the_same_blanks_again_is_said(
             checkpoint_seconds=1e6,
         )
         said = [message for message in caplog.messages if "passes over the blanks" in message]
+        positions = len(Store(tiny_stores.masks, Masks).read("heldout"))
+        for (_, nll), sum_D in zip(record["curve"], record["curve_by_document"], strict=True):
+            assert sum(sum_D) / positions == pytest.approx(nll, abs=1e-4)
         if name == "once":
             assert not said
             assert record["passes"] == pytest.approx(1, abs=0.1)
@@ -127,6 +130,36 @@ def test_walking_the_same_blanks_again_is_said(
         assert f"{record['passes']} passes over the blanks" in (workplace / name / "README.md").read_text(
             encoding="utf-8"
         )
+
+
+def test_a_students_own_seed_takes_the_place_of_the_sections(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+) -> None:
+    """With the same identity, so that spelling out what the section says trains nothing again."""
+
+    def trained(name: str, *, own: int | None, section: int) -> dict[str, Any]:
+        return train(
+            StudentParams(
+                targets="data/masks",
+                start=str(tiny_mlm),
+                loss=LossParams(targets=0.0, labels=1.0, tail="prior"),
+                seed=own,
+            ),
+            PARAMS.model_copy(update={"steps": 3, "step_tokens": 200, "evaluations": 1, "seed": section}),
+            sequences=tiny_stores.sequences,
+            masks=tiny_stores.masks,
+            tokenizer=tiny_tokenizer,
+            out=workplace / name,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            batch_tokens=500,
+            checkpoint_seconds=1e6,
+        )
+
+    first, second = trained("a", own=None, section=1), trained("b", own=1, section=0)
+    other = trained("c", own=0, section=1)
+    assert first["identity"] == second["identity"] != other["identity"]
+    assert first["losses"] == second["losses"] != other["losses"]
 
 
 def test_attention_is_chosen_for_the_device_and_the_number_format(
