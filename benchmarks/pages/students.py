@@ -58,7 +58,7 @@ def headline(reports: Reports) -> str:
     run, documents = summary["run"], summary["students"][MAIN]["documents"]
     minutes, gigabytes = run["seconds"] / 60, run["peak_memory_bytes"] / 1e9
     lines = (
-        f"`{MAIN}` learns from several teachers, `{rival}` from one, `{CONTROL}` from none: from the true tokens alone.",
+        f"`{MAIN}` learns from several teachers, `{rival}` from one, `{CONTROL}` from the true tokens alone.",
         f"`{MAIN}` {shown} `{rival}`: the difference is {_signed(against[rival])} nat.",
         f"NLL is in nats a masked position. Brackets are 95 % intervals over {documents} held-out documents. One seed.",
         f"The whole pipeline took {minutes:.0f} minutes on {run['cores']} CPU cores, and {gigabytes:.1f} GB at most.",

@@ -12,7 +12,7 @@ run out of disk, killed and put before other clocks. A fault counts as
 
 and as lost when something that it did not touch cannot be used afterwards: other shards while the damage lasts;
 anything once the damaged files are put back; for a writer, shards that were finished and are made again, or other bytes
-in the end. Prints a Markdown table for the README.
+in the end. Prints a Markdown table.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Keep a student a language model while it learns something else: each step also brings masked sequences of a store.
 
-What is right at a blank: a fused store's targets, the true tokens, or what the student itself said before it began
-(learning without forgetting, Li and Hoiem 2016, arXiv 1606.09282). The last costs one more pass over the sequences that
-will be brought, forward only, and 2 KB a blank; the student is asked once, so that no second model is in memory. It
-is the choice for a start that has learned from these very sequences: their true tokens it knows by heart, and going
-over them again makes it a worse model of other text (measured: README).
+What is right at a masked position: a fused store's targets, the true tokens, or what the student itself predicted
+before it began (learning without forgetting, Li and Hoiem 2016, arXiv 1606.09282). The last costs one forward over the
+sequences that will be brought, and 2 KB a masked position; the student is asked once, so that no second model is in
+memory. It is the choice for a start that was trained on these very sequences: it has memorised their true tokens, and
+training on them again makes it a worse model of other text (docs/results/lexical.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The whole pipeline, real stages under DVC, on sixty short documents and models of two layers.
 
-Not checked here: that distillation or lexical training helps (two-layer models show nothing; see the README), which
+Not checked here: that distillation or lexical training helps (two-layer models show nothing; see docs/results), which
 stages an edit runs (test_dvc_graph.py), and GLUE, whose files nobody may give away (test_glue_command.py).
 """
 

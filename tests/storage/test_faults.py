@@ -1,7 +1,7 @@
 """Faults by the hundred: each is named and shows the way out, none is read as good data, nothing good is lost.
 
-The bench `python -m benchmarks.robustness.faults` runs the same with thousands of cases and writes the table in the
-README.
+The bench `python -m benchmarks.robustness.faults` runs the same with thousands of cases; docs/results/store.md has
+its table.
 """
 
 from __future__ import annotations
