@@ -30,7 +30,7 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, model: Path, 
     """Judge student NAME of params.yaml."""
     settings = section(params, "evaluate", EvaluateParams)
     speed = section(params, "runtime", RuntimeParams)
-    record = RunRecord(f"evaluate-student-{name}")
+    record = RunRecord(f"evaluate-{name}")
     device, _ = runtime.apply(speed)
     heldout = open_heldout(documents=documents, sequences=sequences, masks=masks)
     evaluation = evaluate_student(settings, heldout, model=model, device=device, batch_tokens=speed.batch_tokens)

@@ -30,7 +30,7 @@ def main(
 ) -> None:
     """Judge fusion NAME of params.yaml."""
     settings = section(params, "evaluate", EvaluateParams)
-    record = RunRecord(f"evaluate-fusion-{name}")
+    record = RunRecord(f"evaluate_fusion-{name}")
     heldout = open_heldout(documents=documents, sequences=sequences, masks=masks)
     evaluate_fusion(settings, heldout, targets=targets, logits=logits).write(out)
     record.write(predictions=len(heldout.blanks))

@@ -27,7 +27,7 @@ path = click.Path(path_type=Path)
 def main(name: str, documents: Path, sequences: Path, masks: Path, logits: Path, out: Path, params: Path) -> None:
     """Judge teacher NAME of params.yaml."""
     settings = section(params, "evaluate", EvaluateParams)
-    record = RunRecord(f"evaluate-teacher-{name}")
+    record = RunRecord(f"evaluate_teacher-{name}")
     heldout = open_heldout(documents=documents, sequences=sequences, masks=masks)
     evaluate_teacher(settings, heldout, logits=logits).write(out)
     record.write(predictions=len(heldout.blanks))

@@ -35,7 +35,7 @@ def main(
     """Judge model NAME of params.yaml on the held-out blanks."""
     settings = section(params, "evaluate", EvaluateParams)
     speed = section(params, "runtime", RuntimeParams)
-    record = RunRecord(f"language-model-{name}")
+    record = RunRecord(f"language_model-{name}")
     device, _ = runtime.apply(speed)
     heldout = open_heldout(documents=documents, sequences=sequences, masks=masks)
     report = judge_language_model(

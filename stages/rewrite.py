@@ -24,7 +24,7 @@ path = click.Path(path_type=Path)
 @stage
 def main(name: str, documents: Path, out: Path, params: Path) -> None:
     """Make the set of rewriter NAME of params.yaml."""
-    settings = section(params, f"rewriters.{name}", RewriteParams)
+    settings = section(params, f"rewrite.{name}", RewriteParams)
     speed = section(params, "runtime", RuntimeParams)
     record = RunRecord(f"rewrite-{name}")
     device, _ = runtime.apply(speed)

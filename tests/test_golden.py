@@ -137,12 +137,12 @@ def hashed_sections(settings: Settings) -> Iterator[tuple[str, Any]]:
         yield f"fusions.{name}", fusion.model_dump()
     yield "training", settings.training.model_dump()
     for name, student in settings.students.items():
-        yield f"students.{name}", student.model_dump(exclude={"start", "targets"})
+        yield f"students.{name}", student.model_dump(exclude={"start", "targets", "seed"})
     for name, senses in settings.senses.items():
         yield f"senses.{name}", senses.model_dump(exclude={"path"})
     for name, lexical in settings.lexical.items():
-        yield f"lexical.{name}", lexical.model_dump(exclude={"start", "beliefs", "targets"})
-    for name, rewriter in settings.rewriters.items():
+        yield f"lexical.{name}", lexical.model_dump(exclude={"start", "soft_labels_from", "targets"})
+    for name, rewriter in settings.rewrite.items():
         yield f"rewrite.{name}", rewriter.model_dump(mode="json", exclude={"model"})
 
 

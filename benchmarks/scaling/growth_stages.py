@@ -102,7 +102,7 @@ def teach(folder: str, name: str, k: int) -> dict[str, float]:
     params = TeacherParams(
         model=str(Path(MODEL).resolve()),
         keep=TopK(form="topk", k=k),
-        tail=TailParams(sketch=16, step=0.4),
+        tail=TailParams(rank=16, step=0.4),
         temperatures=[1.0],
         seed=0,
     )

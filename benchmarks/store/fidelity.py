@@ -271,7 +271,7 @@ def main(exact: Path, student: Path | None, forms: str, out: Path) -> None:
     rows: list[dict[str, Any]] = []
 
     def judge(form: str, keep: Keep, sketch: int, *, plain: bool = False) -> None:
-        tail = TailParams(sketch=sketch, step=0.4)
+        tail = TailParams(rank=sketch, step=0.4)
         shape = fit_tail(
             [fit.logits(start, stop) for start, stop in fit.chunks(range(len(fit)))],
             keep=keep,

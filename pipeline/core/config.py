@@ -7,8 +7,9 @@ module turns its first complaint into one line.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +20,10 @@ from storage.errors import ParamsError
 class Section(BaseModel):
     """Base of all sections: immutable, no unknown keys, no silent conversion (an int is accepted for a float)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of keys to present ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, serialize_by_alias=True)
 
 
 S = TypeVar("S", bound=Section)
@@ -77,8 +81,10 @@ def _first_complaint(error: ValidationError, kind: type[Section], where: str) ->
     parts = _without_tags(kind, [str(part) for part in first["loc"]])
     dotted = ".".join([where, *parts])
     if first["type"] == "extra_forbidden":
-        options = _keys_at(kind, [str(part) for part in first["loc"][:-1]])
-        return f"{'.'.join([where, *parts[:-1]])}: unknown key '{parts[-1]}'{nearest(parts[-1], options)}"
+        owner = _kind_at(kind, [str(part) for part in first["loc"][:-1]])
+        new = getattr(owner, "renamed", {}).get(parts[-1])
+        hint = nearest(parts[-1], getattr(owner, "model_fields", {})) if new is None else f": it is now '{new}'"
+        return f"{'.'.join([where, *parts[:-1]])}: unknown key '{parts[-1]}'{hint}"
     if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
         context = first["ctx"]
         dotted += "." + context["discriminator"].strip("'")
@@ -92,10 +98,11 @@ def _first_complaint(error: ValidationError, kind: type[Section], where: str) ->
     return f"{dotted}: {message}{got}"
 
 
-def _keys_at(kind: Any, path: list[str]) -> list[str]:
+def _kind_at(kind: Any, path: list[str]) -> Any:
+    """What lies at a path under a section: another section, or None."""
     for step in path:
         kind = _below(kind, step)
-    return list(getattr(kind, "model_fields", {}))
+    return kind
 
 
 def _without_tags(kind: Any, path: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ from pipeline.evaluate.predictions import (
     restored_fusion_nll,
     restored_teacher_nll,
 )
-from pipeline.evaluate.results import DocumentSums, training_record, write_json, write_sums
+from pipeline.evaluate.results import FROM_LABELS, DocumentSums, training_record, write_json, write_sums
 from pipeline.sparse.restore import Restored, RestoredTargets
 from pipeline.text.vocabulary import bridge, decode_pieces
 from storage.errors import VocabularyError
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 
 SOURCES = 12
 """Sources of text whose mean weights are reported: those with most blanks."""
-
-LABELS = "labels"
-"""What a student without a teacher learns from."""
 
 Quantities = dict[str, tuple[NDArray[Any], NDArray[np.bool_]]]
 """Values [P] and where they are defined [P], by name."""
@@ -166,7 +163,7 @@ def evaluate_student(
         "parameters": parameters,
         "model_bytes": sum(path.stat().st_size for path in model.glob("*.safetensors")),
         # A student without a parent "targets" had no teacher, whatever store its settings name.
-        "learns_from": Path(training["targets"]).name if "targets" in training["parents"] else LABELS,
+        "learns_from": Path(training["targets"]).name if "targets" in training["parents"] else FROM_LABELS,
         **{name: training[name] for name in ("curve", "steps", "tokens", "predictions")},
     }
     return Evaluation(report=report, sums=sums)

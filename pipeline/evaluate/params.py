@@ -1,4 +1,4 @@
-"""Sections of evaluation: `evaluate`, `costs`, and `judged`, which names the models of every suite."""
+"""Sections of evaluation: `evaluate`, `costs`, and `suites`, which names the models of every suite."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ class CostParams(Section):
         return batches
 
 
-class JudgedModel(Section):
+class SuiteModel(Section):
     """A model that a suite judges."""
 
     model: str
     """Its folder: a student, a lexical student, a source, or any other."""
 
 
-class JudgedLanguageModel(JudgedModel):
+class SuiteLanguageModel(SuiteModel):
     """A model that is judged as a language model."""
 
     before: str
     """Folder of what its lexical training started from."""
 
 
-class JudgedParams(Section):
+class SuitesParams(Section):
     """Models by suite and name; a suite without any does not run."""
 
-    wsd: dict[str, JudgedModel]
-    language_model: dict[str, JudgedLanguageModel]
-    paraphrase: dict[str, JudgedModel]
-    glue: dict[str, JudgedModel]
-    costs: dict[str, JudgedModel]
+    wsd: dict[str, SuiteModel]
+    language_model: dict[str, SuiteLanguageModel]
+    paraphrase: dict[str, SuiteModel]
+    glue: dict[str, SuiteModel]
+    costs: dict[str, SuiteModel]
 
-    def entries(self) -> Iterator[tuple[str, str, JudgedModel]]:
+    def entries(self) -> Iterator[tuple[str, str, SuiteModel]]:
         """Suite, name and model of every entry, in the order of the suites."""
-        for suite in JudgedParams.model_fields:
+        for suite in SuitesParams.model_fields:
             for name, entry in getattr(self, suite).items():
                 yield suite, name, entry
 

@@ -26,6 +26,9 @@ from storage.records.sequences import Masks, Sequences
 DIGITS = 6
 """Significant digits of a reported number; the sixth is far below every interval."""
 
+FROM_LABELS = "labels"
+"""What a student without a teacher learns from (`learns_from` of its report)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentSums:

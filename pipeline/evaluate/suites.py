@@ -12,22 +12,20 @@ from pipeline.models.identity import weights_digest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuiteRules:
-    """How a suite is named and read."""
+    """How a suite is read."""
 
-    stage: str
-    """Its DVC stage."""
     lower: bool = False
     """True where less is better."""
 
 
 SUITES = {
-    "wsd": SuiteRules(stage="wsd"),
-    "glue": SuiteRules(stage="glue"),
-    "paraphrase": SuiteRules(stage="paraphrase"),
-    "language_model": SuiteRules(stage="language-model", lower=True),
-    "costs": SuiteRules(stage="costs", lower=True),
+    "wsd": SuiteRules(),
+    "glue": SuiteRules(),
+    "paraphrase": SuiteRules(),
+    "language_model": SuiteRules(lower=True),
+    "costs": SuiteRules(lower=True),
 }
-"""In the order of the report."""
+"""By name, which is also that of its stage, section and folder; in the order of the report."""
 
 
 Suite = Literal["wsd", "glue", "paraphrase", "language_model", "costs"]

@@ -139,11 +139,11 @@ def log_softmax_ragged(score_C: Tensor, start_I1: NDArray[np.int64]) -> tuple[Te
 
 
 def sense_loss(
-    score_C: Tensor, start_I1: NDArray[np.int64], gold_C: NDArray[np.bool_], belief_C: NDArray[np.float32] | None
+    score_C: Tensor, start_I1: NDArray[np.int64], gold_C: NDArray[np.bool_], soft_label_C: NDArray[np.float32] | None
 ) -> tuple[Tensor, Tensor]:
-    """Sums over instances, nats: -log of the mass on right senses, and cross-entropy with a teacher's beliefs.
+    """Sums over instances, nats: -log of the mass on right senses, and cross-entropy with a teacher's soft labels.
 
-    Instances without gold have no part in the first, without beliefs (NaN) none in the second.
+    Instances without gold have no part in the first, without soft labels (NaN) none in the second.
     """
     logp_IK, exists_IK = log_softmax_ragged(score_C, start_I1)
     gold_IK = torch.zeros_like(exists_IK).masked_scatter(
@@ -153,9 +153,9 @@ def sense_loss(
     right_I = logp_IK.masked_fill(~gold_IK, -torch.inf)
     right_I = torch.logsumexp(right_I.masked_fill(~known_I[:, None], 0.0), dim=1)
     gold = -(right_I * known_I).sum()
-    if belief_C is None:
+    if soft_label_C is None:
         return gold, gold.new_zeros(())
-    belief = torch.from_numpy(np.nan_to_num(belief_C)).to(score_C.device, non_blocking=True)
-    belief_IK = torch.zeros_like(logp_IK).masked_scatter(exists_IK, belief)
-    taught = -(belief_IK * logp_IK.masked_fill(~exists_IK, 0.0)).sum()
+    soft_label = torch.from_numpy(np.nan_to_num(soft_label_C)).to(score_C.device, non_blocking=True)
+    soft_label_IK = torch.zeros_like(logp_IK).masked_scatter(exists_IK, soft_label)
+    taught = -(soft_label_IK * logp_IK.masked_fill(~exists_IK, 0.0)).sum()
     return gold, taught

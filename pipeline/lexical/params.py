@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.core.config import Section
 from pipeline.train.params import LossParams
 
+NO_SOFT_LABELS = "data/senses"
+"""`soft_labels_from` of a student without a lexical teacher; DVC needs a path, and this one is a dependency anyway."""
 
-class BelieverParams(Section):
-    """One entry of `believers`: a lexical teacher."""
+
+class SoftLabelsParams(Section):
+    """One entry of `soft_labels`: a lexical teacher."""
 
     model: str
     """Folder of a lexical student, of any size and vocabulary."""
@@ -30,47 +33,6 @@ class PublishedParams(Section):
 
 
 Reading = Literal["cross", "bi"]
-
-
-class LexicalParams(Section):
-    """One entry of `lexical`."""
-
-    start: str
-    """Folder of a masked language model: a student, or any other."""
-    senses: list[str]
-    """Names under `senses` to learn from."""
-    objective: Objective
-    reading: ReadingParams
-    gold: float = Field(ge=0)
-    """Weight of the annotated senses."""
-    belief: float = Field(ge=0)
-    """Weight of what a lexical teacher believes."""
-    beliefs: str
-    """Folder of such beliefs (data/beliefs/NAME); data/senses where there is none."""
-    targets: str
-    """What keeps the student a language model: a fused store; the start again, for what it answered before it learned
-    senses; data/masks for true tokens alone, or where there is no language_model."""
-    language_model: RehearsalParams | None = None
-    """For objectives that end in _m."""
-    training: LexicalTrainingParams
-
-    @property
-    def own_targets(self) -> bool:
-        """True where the start's own answers are the targets.
-
-        The choice for a start that learned from these masked sequences: it knows their true tokens by heart.
-        """
-        return Path(self.targets) == Path(self.start)
-
-    @model_validator(mode="after")
-    def _whole(self) -> LexicalParams:
-        if self.objective.endswith("_m") != (self.language_model is not None):
-            raise ValueError("language_model belongs to objectives that end in _m, and only to these")
-        if self.own_targets and self.language_model is not None and self.language_model.loss.tail == "prior":
-            raise ValueError("targets are the start's own answers, which have no prior: set tail to bucket")
-        if not self.senses or self.gold + self.belief == 0:
-            raise ValueError("something to learn from: at least one name under senses, and a weight above 0")
-        return self
 
 
 class RehearsalParams(Section):
@@ -119,3 +81,47 @@ class LexicalTrainingParams(Section):
     most_candidates: int = Field(ge=2)
     """Candidates of a word that are compared in training: the right ones, and others drawn anew every epoch."""
     seed: int
+
+
+class LexicalParams(Section):
+    """One entry of `lexical`."""
+
+    renamed: ClassVar = {"belief": "soft_labels", "beliefs": "soft_labels_from"}
+
+    start: str
+    """Folder of a masked language model: a student, or any other."""
+    senses: list[str]
+    """Names under `senses` to learn from."""
+    objective: Objective
+    reading: ReadingParams
+    gold: float = Field(ge=0)
+    """Weight of the annotated senses."""
+    # Identities of students hash it under its old name.
+    soft_labels: float = Field(ge=0, serialization_alias="belief")
+    """Weight of a lexical teacher's soft labels."""
+    soft_labels_from: str
+    """Store of soft labels (data/soft_labels/NAME); NO_SOFT_LABELS where there is none."""
+    targets: str
+    """What keeps the student a language model: a fused store; the start again, for what it answered before it learned
+    senses; LABELS_ONLY for true tokens alone, or where there is no language_model."""
+    language_model: RehearsalParams | None = None
+    """For objectives that end in _m."""
+    training: LexicalTrainingParams
+
+    @property
+    def own_targets(self) -> bool:
+        """True where the start's own answers are the targets.
+
+        The choice for a start that learned from these masked sequences: it knows their true tokens by heart.
+        """
+        return Path(self.targets) == Path(self.start)
+
+    @model_validator(mode="after")
+    def _whole(self) -> LexicalParams:
+        if self.objective.endswith("_m") != (self.language_model is not None):
+            raise ValueError("language_model belongs to objectives that end in _m, and only to these")
+        if self.own_targets and self.language_model is not None and self.language_model.loss.tail == "prior":
+            raise ValueError("targets are the start's own answers, which have no prior: set tail to bucket")
+        if not self.senses or self.gold + self.soft_labels == 0:
+            raise ValueError("something to learn from: at least one name under senses, and a weight above 0")
+        return self

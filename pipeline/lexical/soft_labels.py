@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.lexical.params import BelieverParams
+from pipeline.lexical.params import SoftLabelsParams
 from pipeline.lexical.reader import sense_reader
 from pipeline.models.identity import weights_digest
 from pipeline.senses.instances import Instances
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from pipeline.text.ragged import Ragged
 
 
-BELIEFS = "beliefs"
+KIND = "beliefs"
+"""Of the store; identities hash this old name."""
 REVISION = 1
 SCHEMA = pa.schema([("instance_id", pa.string()), ("probability", pa.list_(pa.float16()))])
 
 
-def write_beliefs(
-    params: BelieverParams,
+def write_soft_labels(
+    params: SoftLabelsParams,
     *,
     lexicon: Path,
     senses: Path,
@@ -68,7 +69,7 @@ def write_beliefs(
     write_tables(
         out,
         tables,
-        kind=BELIEFS,
+        kind=KIND,
         revision=REVISION,
         schemas=dict.fromkeys(tables, SCHEMA),
         inputs={"model": weights_digest(Path(params.model))},
@@ -79,25 +80,25 @@ def write_beliefs(
     return {name: len(table) for name, table in tables.items()}
 
 
-def open_beliefs(folder: Path, names: list[str]) -> TableStore:
+def open_soft_labels(folder: Path, names: list[str]) -> TableStore:
     """The store at `folder`; raises StoreMissing unless its teacher was asked about all of `names`."""
     store = TableStore(
-        folder, kind=BELIEFS, revision=REVISION, schemas=dict.fromkeys(names, SCHEMA), made_by=f"beliefs@{folder.name}"
+        folder, kind=KIND, revision=REVISION, schemas=dict.fromkeys(names, SCHEMA), made_by=f"soft_labels@{folder.name}"
     )
     for name in names:
         if name not in store.manifest.splits:
             raise StoreMissing(
-                f"{folder}: its teacher was not asked about senses '{name}'. Add it to believers.{folder.name}.senses"
+                f"{folder}: its teacher was not asked about senses '{name}'. Add it to soft_labels.{folder.name}.senses"
             )
     return store
 
 
-def belief_identity(folder: Path, name: str) -> str:
-    """What identifies the beliefs at `folder`."""
-    return open_beliefs(folder, [name]).identity
+def soft_labels_identity(folder: Path, name: str) -> str:
+    """What identifies the soft labels at `folder`."""
+    return open_soft_labels(folder, [name]).identity
 
 
-def read_beliefs(
+def read_soft_labels(
     folder: Path, opened: Mapping[str, Instances], *, row_I: NDArray[np.int64], candidates: Ragged
 ) -> NDArray[np.float32]:
     """Probabilities along the candidates of a view over `opened`, joined in their order.
@@ -106,7 +107,7 @@ def read_beliefs(
     """
     from pipeline.text.ragged import Ragged
 
-    store = open_beliefs(folder, list(opened))
+    store = open_soft_labels(folder, list(opened))
     flat: list[NDArray[Any]] = []
     lengths: list[NDArray[np.int64]] = []
     for name, instances in opened.items():

@@ -15,6 +15,7 @@ from pipeline.lexical.batches import open_batch_builder
 from pipeline.lexical.params import (
     HEAD_FILE,
     LEXICON_FOLDER,
+    NO_SOFT_LABELS,
     READING_FILE,
     SENSES_FOLDER,
     LexicalParams,
@@ -51,22 +52,24 @@ def open_lexical_data(
     *,
     heldout: Sequence[str],
 ) -> tuple[LexicalData, int]:
-    """What the student learns from: the train split of its senses, with beliefs where a teacher has any.
+    """What the student learns from: the train split of its senses, with soft labels where a teacher gave any.
 
     And how many words are left out because they would show it a text of `heldout`. Raises DataError when nothing is
     left to learn.
     """
-    from pipeline.lexical.soft_labels import read_beliefs
+    from pipeline.lexical.soft_labels import read_soft_labels
     from pipeline.lexical.trainer import LexicalData
 
     instances = Instances.joined(list(opened.values()))
     batch_builder = open_batch_builder(params.reading, params.objective, instances, lexicon, tokenizer, split="train")
     view = batch_builder.view
-    belief = None
-    if params.belief:
-        belief = read_beliefs(Path(params.beliefs), opened, row_I=view.row_I, candidates=view.candidates)
+    soft_label_C = None
+    if params.soft_labels:
+        soft_label_C = read_soft_labels(
+            Path(params.soft_labels_from), opened, row_I=view.row_I, candidates=view.candidates
+        )
     several_I = view.candidates.lengths() > 1
-    if belief is None:
+    if soft_label_C is None:
         known_I = np.add.reduceat(view.gold, view.candidates.start_R1[:-1]) > 0 if len(view) else several_I
     else:
         known_I = several_I
@@ -84,9 +87,9 @@ def open_lexical_data(
     data = LexicalData(
         batch_builder=batch_builder,
         instance_I=instance_I,
-        belief=belief,
+        soft_label_C=soft_label_C,
         gold_weight=params.gold,
-        belief_weight=params.belief,
+        soft_label_weight=params.soft_labels,
     )
     return data, left_out
 
@@ -132,9 +135,9 @@ def train_lexical(
         "documents": texts.identity,
     }
     identity = digest({
-        "lexical": params.model_dump(exclude={"start", "beliefs", "targets"}), "parents": parents,
+        "lexical": params.model_dump(exclude={"start", "soft_labels_from", "targets"}), "parents": parents,
         "start": weight_hashes(start),
-        "beliefs": _belief_identities(params), "targets": _targets_identity(params, masks),
+        "beliefs": _soft_labels_identities(params), "targets": _targets_identity(params, masks),
     })  # fmt: skip
     with WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work, one_model():
         heldout = texts.read("heldout").column("text").to_pylist()
@@ -248,15 +251,16 @@ def save_senses(head: Any, reading: ReadingParams, objective: str, lexicon: Path
     shutil.copytree(lexicon, folder / LEXICON_FOLDER)
 
 
-def _belief_identities(params: LexicalParams) -> list[str]:
-    from pipeline.lexical.soft_labels import belief_identity
+def _soft_labels_identities(params: LexicalParams) -> list[str]:
+    from pipeline.lexical.soft_labels import soft_labels_identity
 
-    if params.belief == 0:
+    if params.soft_labels == 0:
         return []
-    folder = Path(params.beliefs)
-    if folder.name == "senses":
-        raise ParamsError("lexical: beliefs have a weight but no folder. Set beliefs to data/beliefs/NAME")
-    return [belief_identity(folder, name) for name in params.senses]
+    if params.soft_labels_from == NO_SOFT_LABELS:
+        raise ParamsError(
+            "lexical: soft_labels has a weight but no store. Set soft_labels_from to data/soft_labels/NAME"
+        )
+    return [soft_labels_identity(Path(params.soft_labels_from), name) for name in params.senses]
 
 
 def _targets_identity(params: LexicalParams, masks: Path) -> str | None:

@@ -31,11 +31,11 @@ class LexicalData:
 
     batch_builder: BatchBuilder
     instance_I: Int
-    """Instances to learn from: more than one candidate, and gold or beliefs."""
-    belief: NDArray[np.float32] | None
+    """Instances to learn from: more than one candidate, and gold or soft labels."""
+    soft_label_C: NDArray[np.float32] | None
     """Along the view's candidates; NaN where no teacher was asked."""
     gold_weight: float
-    belief_weight: float
+    soft_label_weight: float
 
 
 def plan_steps(view: LexicalView, instance_I: Int, *, step_words: int, seed: int) -> Iterator[tuple[int, Int]]:
@@ -120,9 +120,13 @@ class LexicalTrainer:
             batch = data.batch_builder.batch(piece, kept=kept)
             with autocast(self.device, self.autocast):
                 score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device)
-            belief_C = None if data.belief is None else renormalised(data.belief[batch.candidate_C], batch.start_I1)
-            gold, taught = sense_loss(score_C, batch.start_I1, view.gold[batch.candidate_C], belief_C)
-            loss = (data.gold_weight * gold + data.belief_weight * taught) / len(instance_I)
+            soft_label_C = (
+                None
+                if data.soft_label_C is None
+                else renormalised(data.soft_label_C[batch.candidate_C], batch.start_I1)
+            )
+            gold, taught = sense_loss(score_C, batch.start_I1, view.gold[batch.candidate_C], soft_label_C)
+            loss = (data.gold_weight * gold + data.soft_label_weight * taught) / len(instance_I)
             loss.backward()  # type: ignore[no-untyped-call]
             total += torch.stack([gold.detach(), taught.detach()]) / len(instance_I)
         if self.rehearsal is not None:
@@ -137,8 +141,8 @@ class LexicalTrainer:
         return self.state
 
 
-def renormalised(belief_C: NDArray[np.float32], start_I1: Int) -> NDArray[np.float32]:
+def renormalised(soft_label_C: NDArray[np.float32], start_I1: Int) -> NDArray[np.float32]:
     """Probabilities of the candidates that take part [C], scaled to sum to 1 for each instance; NaN rows stay NaN."""
-    total_I = np.add.reduceat(belief_C, start_I1[:-1])
-    whole: NDArray[np.float32] = belief_C / np.repeat(np.maximum(total_I, 1e-9), np.diff(start_I1))
+    total_I = np.add.reduceat(soft_label_C, start_I1[:-1])
+    whole: NDArray[np.float32] = soft_label_C / np.repeat(np.maximum(total_I, 1e-9), np.diff(start_I1))
     return whole.astype(np.float32)

@@ -14,18 +14,13 @@ from typing import Any
 from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import nearest
 from pipeline.fuse.params import FusionParams
-from pipeline.lexical.params import LexicalParams, PublishedParams
+from pipeline.lexical.params import NO_SOFT_LABELS, LexicalParams, PublishedParams
 from pipeline.project.settings import Settings, read_settings
 from pipeline.sources.params import ModelSource
-from pipeline.train.params import LossParams, StudentParams
+from pipeline.train.params import LABELS_ONLY, LossParams, StudentParams
 from storage.errors import ParamsError
 
-LABELS = "data/masks"
-"""Targets of a student that learns from the true tokens alone."""
-
 LEXICON = "data/lexicon"
-NO_BELIEFS = "data/senses"
-"""RestoredRows of a lexical student that has no lexical teacher."""
 
 INGESTED = "data/text"
 TEXTS = ("data/documents", INGESTED)
@@ -51,11 +46,11 @@ def inconsistencies(settings: Settings) -> Complaints:
     """Complaints in the order of the file."""
     yield from _distillation(settings)
     yield from _senses(settings)
-    for name, rewriter in settings.rewriters.items():
-        yield from _path(f"rewriters.{name}.model", rewriter.model, settings)
-        yield from _independent(f"rewriters.{name}.model", rewriter.model, settings)
+    for name, rewriter in settings.rewrite.items():
+        yield from _path(f"rewrite.{name}.model", rewriter.model, settings)
+        yield from _independent(f"rewrite.{name}.model", rewriter.model, settings)
     yield from _targets("evaluate.against", settings.evaluate.against, settings)
-    yield from _judged(settings)
+    yield from _suites(settings)
 
 
 def _distillation(settings: Settings) -> Complaints:
@@ -84,9 +79,9 @@ def _senses(settings: Settings) -> Complaints:
             yield f"senses.{name}.path: expected {LEXICON}, whose examples they are, got '{senses.path}'"
     for name, lexical in settings.lexical.items():
         yield from _lexical(name, lexical, settings)
-    for name, believer in settings.believers.items():
-        yield from _scores_senses(f"believers.{name}.model", believer.model, settings)
-        yield from _listed(f"believers.{name}.senses", believer.senses, "senses", settings.senses)
+    for name, teacher in settings.soft_labels.items():
+        yield from _scores_senses(f"soft_labels.{name}.model", teacher.model, settings)
+        yield from _listed(f"soft_labels.{name}.senses", teacher.senses, "senses", settings.senses)
     for name, published in settings.published.items():
         yield from _published(name, published, settings)
     for name in (*settings.students, *settings.lexical):
@@ -119,8 +114,8 @@ def _parents(model: str, settings: Settings) -> Iterator[str]:
             fusion = settings.fusions.get(learner.targets.removeprefix("data/targets/"))
             yield from () if fusion is None else (settings.teachers[teacher].model for teacher in fusion.teachers)
     lexical = settings.lexical.get(name)
-    if lexical is not None and lexical.belief:
-        yield settings.believers[lexical.beliefs.removeprefix("data/beliefs/")].model
+    if lexical is not None and lexical.soft_labels:
+        yield settings.soft_labels[lexical.soft_labels_from.removeprefix("data/soft_labels/")].model
 
 
 def _plain(path: str) -> str:
@@ -193,13 +188,15 @@ def _lesson(
 ) -> Complaints:
     """What a language model learns from, and the weights of it under `inside`; `start` where that may teach itself."""
     own = start is not None and _plain(targets) == _plain(start)
-    if targets != LABELS and not own:
-        instead = f", or {LABELS} for labels only" if start is None else f", {start}, or {LABELS} for labels only"
+    if targets != LABELS_ONLY and not own:
+        instead = (
+            f", or {LABELS_ONLY} for labels only" if start is None else f", {start}, or {LABELS_ONLY} for labels only"
+        )
         yield from _targets(f"{where}.targets", targets, settings, instead=instead)
-    if targets == LABELS and loss.targets:
-        yield f"{where}.{inside}.targets: must be 0 with targets {LABELS}, got {loss.targets}"
-    if targets != LABELS and not loss.targets:
-        yield f"{where}.{inside}.targets: is 0, so nothing is learned from {targets}. Set targets to {LABELS}"
+    if targets == LABELS_ONLY and loss.targets:
+        yield f"{where}.{inside}.targets: must be 0 with targets {LABELS_ONLY}, got {loss.targets}"
+    if targets != LABELS_ONLY and not loss.targets:
+        yield f"{where}.{inside}.targets: is 0, so nothing is learned from {targets}. Set targets to {LABELS_ONLY}"
     if not loss.targets and not loss.labels:
         yield f"{where}.{inside}: targets and labels are both 0: nothing to learn"
 
@@ -221,19 +218,21 @@ def _lexical(name: str, lexical: LexicalParams, settings: Settings) -> Complaint
     if lexical.language_model is not None:
         inside, loss = "language_model.loss", lexical.language_model.loss
         yield from _lesson(where, lexical.targets, loss, settings, inside=inside, start=lexical.start)
-    elif lexical.targets != LABELS:
-        yield f"{where}.targets: without language_model nothing is learned from them. Set targets to {LABELS}"
-    folder, _, believer = lexical.beliefs.rpartition("/")
-    if not lexical.belief:
-        if lexical.beliefs != NO_BELIEFS:
-            yield f"{where}.belief: is 0, so nothing is learned from {lexical.beliefs}. Set beliefs to {NO_BELIEFS}"
-    elif folder != "data/beliefs":
-        yield f"{where}.beliefs: expected data/beliefs/<an entry of believers>, got '{lexical.beliefs}'"
-    elif believer not in settings.believers:
-        yield f"{where}.beliefs: no entry '{believer}' in believers{nearest(believer, settings.believers)}"
+    elif lexical.targets != LABELS_ONLY:
+        yield f"{where}.targets: without language_model nothing is learned from them. Set targets to {LABELS_ONLY}"
+    folder, _, teacher = lexical.soft_labels_from.rpartition("/")
+    if not lexical.soft_labels:
+        if lexical.soft_labels_from != NO_SOFT_LABELS:
+            unused = f"is 0, so nothing is learned from {lexical.soft_labels_from}"
+            yield f"{where}.soft_labels: {unused}. Set soft_labels_from to {NO_SOFT_LABELS}"
+    elif folder != "data/soft_labels":
+        expected = "data/soft_labels/<an entry of soft_labels>"
+        yield f"{where}.soft_labels_from: expected {expected}, got '{lexical.soft_labels_from}'"
+    elif teacher not in settings.soft_labels:
+        yield f"{where}.soft_labels_from: no entry '{teacher}' in soft_labels{nearest(teacher, settings.soft_labels)}"
     else:
-        asked = settings.believers[believer].senses
-        yield from _listed(f"{where}.senses", lexical.senses, f"believers.{believer}.senses", asked)
+        asked = settings.soft_labels[teacher].senses
+        yield from _listed(f"{where}.senses", lexical.senses, f"soft_labels.{teacher}.senses", asked)
 
 
 def _published(name: str, published: PublishedParams, settings: Settings) -> Complaints:
@@ -257,31 +256,31 @@ def _scores_senses(where: str, model: str, settings: Settings) -> Complaints:
 
 def _independent(where: str, model: str, settings: Settings) -> Complaints:
     """A rewriter is no judged detector and no ancestor of one: such detectors would know its hand."""
-    for name, entry in settings.judged.paraphrase.items():
+    for name, entry in settings.suites.paraphrase.items():
         same = _plain(model) == _plain(entry.model)
         if same or _plain(model) in ancestors(entry.model, settings):
             what = "is it" if same else "learned or started from it"
-            yield f"{where}: '{model}' must not rewrite, as judged.paraphrase.{name} {what}. Give another model"
+            yield f"{where}: '{model}' must not rewrite, as suites.paraphrase.{name} {what}. Give another model"
 
 
-def _judged(settings: Settings) -> Complaints:
+def _suites(settings: Settings) -> Complaints:
     folders: dict[str, tuple[str, str]] = {}
-    for suite, name, entry in settings.judged.entries():
-        where = f"judged.{suite}.{name}"
+    for suite, name, entry in settings.suites.entries():
+        where = f"suites.{suite}.{name}"
         first, folder = folders.setdefault(name, (where, entry.model))
         if entry.model != folder:
             yield f"{where}.model: a name is one model in all suites; {first} has '{folder}', got '{entry.model}'"
         check = _scores_senses if suite == "wsd" else _path
         yield from check(f"{where}.model", entry.model, settings)
-    for name, judged in settings.judged.language_model.items():
-        where = f"judged.language_model.{name}.before"
+    for name, judged in settings.suites.language_model.items():
+        where = f"suites.language_model.{name}.before"
         yield from _path(where, judged.before, settings)
         lexical = settings.lexical.get(judged.model.removeprefix("models/"))
         if lexical is not None and judged.before != lexical.start:
             yield f"{where}: expected '{lexical.start}', from which '{judged.model}' started, got '{judged.before}'"
-    if settings.judged.wsd and not any(senses.heldout for senses in settings.senses.values()):
-        yield "judged.wsd: no entry of senses holds words out to judge by. Raise senses.<name>.heldout"
-    if settings.judged.paraphrase and not settings.rewriters:
-        yield "judged.paraphrase: needs an entry in rewriters, which makes the sets"
-    if settings.judged.glue and settings.glue.data != "hub" and not Path(settings.glue.data).is_dir():
+    if settings.suites.wsd and not any(senses.heldout for senses in settings.senses.values()):
+        yield "suites.wsd: no entry of senses holds words out to judge by. Raise senses.<name>.heldout"
+    if settings.suites.paraphrase and not settings.rewrite:
+        yield "suites.paraphrase: needs an entry in rewrite, which makes the sets"
+    if settings.suites.glue and settings.glue.data != "hub" and not Path(settings.glue.data).is_dir():
         yield f"glue.data: no folder '{settings.glue.data}'. Unpack GLUE there, or set data: hub and its revision"

@@ -16,9 +16,9 @@ from typing import Any
 from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import Section, decode, load, nearest
 from pipeline.core.params import RuntimeParams
-from pipeline.evaluate.params import CostParams, EvaluateParams, JudgedParams
+from pipeline.evaluate.params import CostParams, EvaluateParams, SuitesParams
 from pipeline.fuse.params import FusionParams
-from pipeline.lexical.params import BelieverParams, LexicalParams, PublishedParams
+from pipeline.lexical.params import LexicalParams, PublishedParams, SoftLabelsParams
 from pipeline.senses.params import LexiconParams, SensesParams
 from pipeline.sources.params import SourceParams, decode_source
 from pipeline.tasks.params import GlueParams, ParaphraseParams, RewriteParams, WsdParams
@@ -29,6 +29,9 @@ from storage.errors import ParamsError
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 """Names become file names and DVC stage names; DVC reads a dot as a step into the section."""
+
+RENAMED = {"believers": "soft_labels", "rewriters": "rewrite", "judged": "suites"}
+"""Former names of sections to present ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +52,15 @@ class Settings:
     lexicon: LexiconParams
     senses: Mapping[str, SensesParams]
     lexical: Mapping[str, LexicalParams]
-    believers: Mapping[str, BelieverParams]
+    soft_labels: Mapping[str, SoftLabelsParams]
     published: Mapping[str, PublishedParams]
-    rewriters: Mapping[str, RewriteParams]
+    rewrite: Mapping[str, RewriteParams]
     evaluate: EvaluateParams
     wsd: WsdParams
     paraphrase: ParaphraseParams
     glue: GlueParams
     costs: CostParams
-    judged: JudgedParams
+    suites: SuitesParams
     runtime: RuntimeParams
 
 
@@ -71,7 +74,8 @@ def read_settings(path: Path) -> Settings:
     known = Settings.__dataclass_fields__
     for key in raw:
         if key not in known:
-            raise ParamsError(f"{path}: unknown section '{key}'{nearest(str(key), known)}")
+            hint = f": it is now '{RENAMED[key]}'" if key in RENAMED else nearest(str(key), known)
+            raise ParamsError(f"{path}: unknown section '{key}'{hint}")
     for key in known:
         if key not in raw:
             raise ParamsError(f"{path}: section '{key}' is missing")
@@ -97,19 +101,19 @@ def read_settings(path: Path) -> Settings:
         lexicon=one("lexicon", LexiconParams),
         senses=named("senses", SensesParams, least=0),
         lexical=named("lexical", LexicalParams, least=0),
-        believers=named("believers", BelieverParams, least=0),
+        soft_labels=named("soft_labels", SoftLabelsParams, least=0),
         published=named("published", PublishedParams, least=0),
-        rewriters=named("rewriters", RewriteParams, least=0),
+        rewrite=named("rewrite", RewriteParams, least=0),
         evaluate=one("evaluate", EvaluateParams),
         wsd=one("wsd", WsdParams),
         paraphrase=one("paraphrase", ParaphraseParams),
         glue=one("glue", GlueParams),
         costs=one("costs", CostParams),
-        judged=one("judged", JudgedParams),
+        suites=one("suites", SuitesParams),
         runtime=one("runtime", RuntimeParams),
     )
-    for suite in JudgedParams.model_fields:
-        _require_names(getattr(settings.judged, suite), f"{path}: judged.{suite}")
+    for suite in SuitesParams.model_fields:
+        _require_names(getattr(settings.suites, suite), f"{path}: suites.{suite}")
     return settings
 
 

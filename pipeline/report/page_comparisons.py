@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.evaluate.params import EVERYTHING
+from pipeline.evaluate.results import FROM_LABELS
 from pipeline.report.ranking import distilled
 from pipeline.report.tables import NONE, markdown, ranged, signed
-
-LABELS = "labels"
-"""What a student without a teacher learns from (`learns_from` of its report)."""
 
 _NOTE = """\
 Student minus control, paired by document and by seed; brackets hold 95 % intervals over both. Area is the mean held-out
@@ -51,7 +49,9 @@ def domains_part(entries: dict[str, Any]) -> list[str]:
 
 def control_of(summary: dict[str, Any]) -> str | None:
     """The student without a teacher that the others are compared with: the first one, if any."""
-    return next((name for name, student in summary["students"].items() if student.get("learns_from") == LABELS), None)
+    return next(
+        (name for name, student in summary["students"].items() if student.get("learns_from") == FROM_LABELS), None
+    )
 
 
 def unmet_by_students(summary: dict[str, Any]) -> Iterator[str]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.config import decode
+from pipeline.core.outputs import OUTPUTS, record_names
 from pipeline.evaluate.bootstrap import paired_differences
-from pipeline.evaluate.params import EvaluateParams, JudgedParams
+from pipeline.evaluate.params import EvaluateParams, SuitesParams
 from pipeline.evaluate.results import DocumentSums, read_json, read_sums, require_same_blanks, write_json
-from pipeline.evaluate.suites import SUITES
 from pipeline.report.comparisons import compare_students, scores_by_domain, share_of_steps, students_by_seed
 from pipeline.report.page import page
 from pipeline.report.page_comparisons import control_of
@@ -25,8 +25,9 @@ from storage.errors import SchemaMismatch, StaleParent
 
 COMPARED = ("nll", "accuracy")
 
-STAGES = {"teachers": "evaluate-teacher", "fusions": "evaluate-fusion", "students": "evaluate"}
-"""DVC stage that writes the reports of each kind."""
+KINDS = ("teachers", "fusions", "students")
+STAGES = {kind: stage for kind in KINDS for stage, made in OUTPUTS.items() if made.out == f"reports/{kind}"}
+"""Stage that writes the reports of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,66 +43,37 @@ class Candidate:
 class Names:
     """Keys of params.yaml, in its order."""
 
-    sources: tuple[str, ...]
-    inputs: tuple[str, ...]
     teachers: tuple[str, ...]
     fusions: tuple[str, ...]
     students: tuple[str, ...]
     """Entries; those of one student that was trained with several seeds are several."""
     seeds: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     """Student to its entries by seed."""
-    judged: Mapping[str, Candidate] = field(default_factory=dict)
+    suites: Mapping[str, Candidate] = field(default_factory=dict)
     lexical: Mapping[str, str] = field(default_factory=dict)
     """Lexical student to the folder it starts from."""
-    senses: tuple[str, ...] = ()
-    believers: tuple[str, ...] = ()
-    adapters: tuple[str, ...] = ()
-    rewriters: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+    """Names of the run records, in the order of the stages."""
 
     @staticmethod
     def of(params: dict[str, Any]) -> Names:
         """Read the names from the whole of params.yaml."""
-        kinds = ("sources", "inputs", "adapters", "teachers", "fusions", "students", "senses", "believers", "rewriters")
         return Names(
-            **{kind: tuple(params.get(kind) or ()) for kind in kinds},
+            **{kind: tuple(params.get(kind) or ()) for kind in KINDS},
             seeds=students_by_seed(params.get("students") or {}, seed=(params.get("training") or {}).get("seed", 0)),
-            judged=_candidates(params),
+            suites=_candidates(params),
             lexical={name: entry["start"] for name, entry in (params.get("lexical") or {}).items()},
+            records=tuple(record_names(params)),
         )
-
-    def runs(self) -> list[str]:
-        """Names of the run records, in the order of the stages."""
-        return [
-            *(f"sources-{name}" for name in self.sources),
-            *(f"ingest-{name}" for name in self.inputs),
-            "corpus",
-            "tokenize",
-            "mask",
-            *(f"adapt-{name}" for name in self.adapters),
-            *(f"teach-{name}" for name in self.teachers),
-            *(f"exact-{name}" for name in self.teachers),
-            *(f"fidelity-{name}" for name in self.teachers),
-            *(f"fuse-{name}" for name in self.fusions),
-            *(f"train-{name}" for name in self.students),
-            "lexicon",
-            *(f"senses-{name}" for name in self.senses),
-            *(f"lexical-{name}" for name in self.lexical),
-            *(f"beliefs-{name}" for name in self.believers),
-            *(f"rewrite-{name}" for name in self.rewriters),
-            *(f"evaluate-teacher-{name}" for name in self.teachers),
-            *(f"evaluate-fusion-{name}" for name in self.fusions),
-            *(f"evaluate-student-{name}" for name in self.students),
-            *(f"{SUITES[suite].stage}-{name}" for name, entry in self.judged.items() for suite in entry.suites),
-        ]
 
 
 def _candidates(params: dict[str, Any]) -> dict[str, Candidate]:
-    """Models by name, each with its suites, from the section `judged`, which has them by suite."""
-    if "judged" not in params:
+    """Models by name, each with its suites, from the section `suites`, which has them by suite."""
+    if "suites" not in params:
         return {}
     models: dict[str, str] = {}
     suites: dict[str, list[str]] = {}
-    for suite, name, entry in decode(params["judged"], JudgedParams, where="judged").entries():
+    for suite, name, entry in decode(params["suites"], SuitesParams, where="suites").entries():
         models[name] = entry.model
         suites.setdefault(name, []).append(suite)
     return {name: Candidate(model=model, suites=tuple(suites[name])) for name, model in models.items()}
@@ -172,9 +144,9 @@ def _add_suites(summary: dict[str, Any], names: Names, reports: Path) -> None:
     """Add the metrics of every suite to the entry of its model, and what follows from them; nothing without suites."""
     for name, start in names.lexical.items():
         summary["students"][name] = {"start": start, **_cost(summary["stages"].get(f"lexical-{name}", {}))}
-    if not names.judged:
+    if not names.suites:
         return
-    found = {name: _suites(reports, name, entry) for name, entry in names.judged.items()}
+    found = {name: _suites(reports, name, entry) for name, entry in names.suites.items()}
     headlines: dict[str, str] = {}
     for name, suites in found.items():
         entry = summary["teachers" if name in names.teachers else "students"].setdefault(name, {})
@@ -184,10 +156,10 @@ def _add_suites(summary: dict[str, Any], names: Names, reports: Path) -> None:
             if headlines.setdefault(suite, report["headline"]) != report["headline"]:
                 raise SchemaMismatch(
                     f"{reports / suite / name}.json: ranked by {report['headline']}, but models before it by "
-                    f"{headlines[suite]}. Run: dvc repro {SUITES[suite].stage}"
+                    f"{headlines[suite]}. Run: dvc repro {suite}"
                 )
     metrics = {name: {suite: report["metrics"] for suite, report in suites.items()} for name, suites in found.items()}
-    named = {entry.model: name for name, entry in names.judged.items()}
+    named = {entry.model: name for name, entry in names.suites.items()}
     pairs = {name: named.get(start, start) for name, start in names.lexical.items() if name in metrics}
     # Lists, as differences are.
     summary["rankings"] = rankings(metrics, headlines)
@@ -197,8 +169,7 @@ def _add_suites(summary: dict[str, Any], names: Names, reports: Path) -> None:
 def _suites(reports: Path, name: str, entry: Candidate) -> dict[str, dict[str, Any]]:
     """The reports of one model by suite; raises StaleParent when they judged different weights."""
     found = {
-        suite: read_json(reports / suite / f"{name}.json", remedy=f"dvc repro {SUITES[suite].stage}@{name}")
-        for suite in entry.suites
+        suite: read_json(reports / suite / f"{name}.json", remedy=f"dvc repro {suite}@{name}") for suite in entry.suites
     }
     first = next(iter(found), "")
     for suite, report in found.items():
@@ -206,7 +177,7 @@ def _suites(reports: Path, name: str, entry: Candidate) -> dict[str, dict[str, A
         if judged != wanted:
             raise StaleParent(
                 f"{reports / suite / name}.json: judged weights {judged[:12]} of {entry.model}, but {first} judged "
-                f"{wanted[:12]}. Run: dvc repro {SUITES[suite].stage}@{name} {SUITES[first].stage}@{name}"
+                f"{wanted[:12]}. Run: dvc repro {suite}@{name} {first}@{name}"
             )
     return found
 
@@ -227,7 +198,7 @@ def _fidelity(reports: Path, name: str) -> dict[str, Any]:
 def _runs(names: Names, folder: Path) -> dict[str, Any]:
     """Run records by stage; a stage that DVC took from its cache on another machine may have none."""
     found = {}
-    for name in names.runs():
+    for name in names.records:
         path = folder / f"{name}.json"
         if path.is_file():
             found[name] = read_json(path, remedy="dvc repro")

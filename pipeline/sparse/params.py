@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,9 +14,9 @@ LARGEST_LIST = 1024
 LARGEST_DRAW = 254
 """Ids drawn a row; how often an id was drawn is stored in a byte."""
 
-LARGEST_SKETCH = 128
-"""Numbers a tail sketch, a guess at the most that anyone would pay for: 16 take 4 bytes a row and 32 take 6, entropy
-coded at a step of 0.4 (measured)."""
+LARGEST_RANK = 128
+"""Numbers a row for its low-rank tail, a guess at the most that anyone would pay for: 16 take 4 bytes a row and 32
+take 6, entropy coded at a step of 0.4 (measured)."""
 
 
 class TopK(Section):
@@ -94,7 +94,9 @@ Keep = Annotated[TopK | Nucleus | Sampled | TopKSampled, Field(discriminator="fo
 class TailParams(Section):
     """How what is not listed is described."""
 
-    sketch: int = Field(ge=0, le=LARGEST_SKETCH)
+    renamed: ClassVar = {"sketch": "rank"}
+    # Identities of stores hash it under its old name.
+    rank: int = Field(ge=0, le=LARGEST_RANK, serialization_alias="sketch")
     """D, numbers a row; 0: one prior for all rows."""
     step: float = Field(gt=0, le=10)
     """Of a number's 8-bit code, nats (root mean square over ids)."""

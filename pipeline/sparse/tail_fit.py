@@ -83,7 +83,7 @@ def fit_tail(batches: Iterable[Tensor], *, keep: Keep, temperatures: Sequence[fl
     with torch.no_grad():
         rows = _read(list(batches), keep, temperatures)
         vocabulary = len(rows.mu_V)
-        size = 0 if keep.draws else tail.sketch
+        size = 0 if keep.draws else tail.rank
         pseudo = PSEUDO_ROWS / vocabulary
         order_V = rows.mean_V.argsort(descending=True, stable=True)
         if size == 0:

@@ -81,7 +81,7 @@ class ParaphraseParams(Section):
 
 
 class RewriteParams(Section):
-    """One entry of `rewriters`."""
+    """One entry of `rewrite`."""
 
     model: str
     """Folder of the masked language model that rewrites."""

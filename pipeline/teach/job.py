@@ -225,6 +225,6 @@ def empty_logits(rows: int, params: TeacherParams, *, vocabulary: int, temperatu
         gold_logprob_PJ=missing(temperatures),
         gold_place_P=np.full(rows, -1, np.int32),
         entropy_PJ=missing(temperatures),
-        sketch_PD=np.zeros((rows, params.sketch), np.int8),
+        sketch_PD=np.zeros((rows, params.tail_rank), np.int8),
         spread_PJ=missing(temperatures),
     )

@@ -30,9 +30,9 @@ class TeacherParams(Section):
     """Of what is drawn."""
 
     @property
-    def sketch(self) -> int:
+    def tail_rank(self) -> int:
         """Coordinates of a row's tail: none where the tail is drawn."""
-        return 0 if self.keep.draws else self.tail.sketch
+        return 0 if self.keep.draws else self.tail.rank
 
     @field_validator("temperatures")
     @classmethod

@@ -72,7 +72,7 @@ def teach(
             most=min(params.keep.most, vocabulary),
             draws=params.keep.draws,
             temperatures=1 + len(params.temperatures),
-            sketch=params.sketch,
+            sketch=params.tail_rank,
             vocabulary=vocabulary,
         ),
         splits=teacher_inputs.masks.manifest.splits,

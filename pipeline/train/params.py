@@ -8,6 +8,9 @@ from pydantic import Field
 
 from pipeline.core.config import Section
 
+LABELS_ONLY = "data/masks"
+"""Targets of a student without a teacher: the true tokens alone, which the mask store names."""
+
 
 class LossParams(Section):
     """Weights of the two terms, and how the mass outside the kept entries is treated."""
@@ -30,7 +33,7 @@ class StudentParams(Section):
     """One entry of `students`."""
 
     targets: str
-    """Store of fused targets, or the mask store for a student that learns from the true tokens alone."""
+    """Store of fused targets, or LABELS_ONLY."""
     start: str
     """Folder of a Hugging Face masked language model."""
     layers: list[int] | None = None

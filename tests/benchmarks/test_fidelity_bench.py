@@ -67,7 +67,7 @@ def test_rows_are_kept_and_stored_as_a_teachers_are(
     exact: Path, tmp_path: Path, form: dict[str, object], sketch: int
 ) -> None:
     teacher, full = Teacher(), Full.open(exact, device=CPU)
-    keep, tail = ADAPTER.validate_python(form), TailParams(sketch=sketch, step=0.4)
+    keep, tail = ADAPTER.validate_python(form), TailParams(rank=sketch, step=0.4)
     shape = fit_tail([full.logits(0, len(full))], keep=keep, temperatures=[1.0, 1.3], tail=tail)
     record = kept(full, keep, shape)
     record.check()

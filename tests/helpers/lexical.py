@@ -94,8 +94,8 @@ class Workplace:
         } | changes.pop("training", {})  # fmt: skip
         whole = {
             "start": str(self.start), "senses": ["examples", "story"], "objective": "bi_encoder", "gold": 1.0,
-            "reading": {"context_tokens": 24, "gloss_tokens": 20, "examples": True}, "belief": 0.0,
-            "beliefs": "data/senses", "targets": "data/masks", "training": training,
+            "reading": {"context_tokens": 24, "gloss_tokens": 20, "examples": True}, "soft_labels": 0.0,
+            "soft_labels_from": "data/senses", "targets": "data/masks", "training": training,
         } | changes  # fmt: skip
         if whole["objective"].endswith("_m"):
             whole.setdefault("language_model", REHEARSAL)

@@ -39,7 +39,7 @@ teachers:
   ann: &teacher   # an anchor
     model: data/sources/mini
     keep: {form: topk, k: 32}
-    tail: {sketch: 0, step: 0.4}
+    tail: {rank: 0, step: 0.4}
     temperatures: [1.0, 2.0]
     seed: 0
   bob: *teacher
@@ -84,14 +84,14 @@ lexical:
     objective: lmgc
     reading: {context_tokens: 32, gloss_tokens: 32, examples: false}
     gold: 1.0
-    belief: 0.0
-    beliefs: data/senses
+    soft_labels: 0.0
+    soft_labels_from: data/senses
     targets: data/masks
     training: {epochs: 1.0, step_words: 4, learning_rate: 1.0e-4, warmup: 0.1, weight_decay: 0.0, gradient_clip: 1.0,
       most_candidates: 4, seed: 0}
-believers: {}
+soft_labels: {}
 published: {}
-rewriters:
+rewrite:
   hand: {model: assets, split: heldout, shares: [0.2], temperature: 1.0, top_k: 8, words_min: 6, words_max: 20,
     paragraphs: 24, test_share: 0.5, seed: 0}
 evaluate: {against: data/targets/alone, bootstrap: 100, seed: 0}
@@ -105,7 +105,7 @@ paraphrase:
   bootstrap: 100
 glue: {data: data/glue, tasks: [RTE], seeds: [0], finetune: *finetune, train_examples: 0, dev_examples: 0}
 costs: {sequence_tokens: 16, batches: [1], passes: 20, threads: 1}
-judged:
+suites:
   wsd:
     lex: {model: models/lex}
   language_model:
@@ -122,14 +122,14 @@ TEXT = {"ingest@own", "corpus", "tokenize", "mask"}
 TEACHERS = {"teach@ann", "teach@bob", "exact@ann", "exact@bob", "fidelity@ann", "fidelity@bob"}
 FUSIONS = {"fuse@both", "fuse@alone"}
 STUDENTS = {"train@fused", "train@labels"}
-OF_TEACHERS = {"evaluate-teacher@ann", "evaluate-teacher@bob"}
-OF_FUSIONS = {"evaluate-fusion@both", "evaluate-fusion@alone"}
+OF_TEACHERS = {"evaluate_teacher@ann", "evaluate_teacher@bob"}
+OF_FUSIONS = {"evaluate_fusion@both", "evaluate_fusion@alone"}
 OF_STUDENTS = {"evaluate@fused", "evaluate@labels"}
 JUDGED = OF_TEACHERS | OF_FUSIONS | OF_STUDENTS
 SENSES = {"lexicon", "senses@examples", "rewrite@hand"}
-OF_FUSED = {"evaluate@fused", "paraphrase@fused", "lexical@lex", "wsd@lex", "language-model@lex"}
+OF_FUSED = {"evaluate@fused", "paraphrase@fused", "lexical@lex", "wsd@lex", "language_model@lex"}
 """What follows when the student that the lexical one starts from is another."""
-SUITES = {"wsd@lex", "language-model@lex", "paraphrase@fused", "costs@labels"}
+SUITES = {"wsd@lex", "language_model@lex", "paraphrase@fused", "costs@labels"}
 EVERYTHING = {"check", "sources@mini", "report", "lexical@lex"} | TEXT | TEACHERS | FUSIONS | STUDENTS | JUDGED
 EVERYTHING |= SENSES | SUITES
 
@@ -251,14 +251,14 @@ def test_git_sees_what_should_be_kept_and_no_more(project: Project) -> None:
 def test_editing_a_teacher(project: Project) -> None:
     project.params(lambda params: params["teachers"]["bob"]["keep"].update(k=16))
     # fuse@alone looks at data/logits, in which something changed; what it wrote did not.
-    of_bob = {"teach@bob", "fidelity@bob", "evaluate-teacher@bob", "evaluate-fusion@both", "train@fused"}
+    of_bob = {"teach@bob", "fidelity@bob", "evaluate_teacher@bob", "evaluate_fusion@both", "train@fused"}
     assert project.ran() == {"check", "report"} | of_bob | FUSIONS | OF_FUSED
 
 
 def test_editing_a_fusion_and_changing_it_back(project: Project) -> None:
     before = (project.root / "params.yaml").read_text(encoding="utf-8")
     project.params(lambda params: params["fusions"]["both"].update(tau=2.0))
-    assert project.ran() == {"check", "fuse@both", "evaluate-fusion@both", "train@fused", "report"} | OF_FUSED
+    assert project.ran() == {"check", "fuse@both", "evaluate_fusion@both", "train@fused", "report"} | OF_FUSED
     (project.root / "params.yaml").write_text(before, encoding="utf-8")
     assert project.ran() == {"report"}, "the others are cached; the report lies in git and not in the cache"
     assert project.run("git", "status", "--short").stdout == ""
@@ -271,7 +271,7 @@ def test_editing_the_fusion_that_agreement_is_measured_with(project: Project) ->
 
 def test_adding_a_teacher_that_no_fusion_uses(project: Project) -> None:
     project.params(lambda params: params["teachers"].update(cleo=dict(params["teachers"]["ann"])))
-    of_cleo = {"teach@cleo", "exact@cleo", "fidelity@cleo", "evaluate-teacher@cleo"}
+    of_cleo = {"teach@cleo", "exact@cleo", "fidelity@cleo", "evaluate_teacher@cleo"}
     # data/logits changed; what the fusions write did not, so no student runs.
     assert project.ran() == {"check", "report"} | of_cleo | FUSIONS
 
@@ -290,10 +290,10 @@ def test_removing_a_teacher(project: Project) -> None:
     expected = [
         "data/logits/bob",
         "data/exact/bob",
+        "reports/fidelity/bob.json",
         "reports/teachers/bob.arrow",
         "reports/teachers/bob.json",
-        "reports/fidelity/bob.json",
-        "reports/runs/evaluate-teacher-bob.json",
+        "reports/runs/evaluate_teacher-bob.json",
         "reports/runs/exact-bob.json",
         "reports/runs/fidelity-bob.json",
         "reports/runs/teach-bob.json",
@@ -321,7 +321,7 @@ def test_one_stage_with_what_it_needs_or_what_follows(project: Project) -> None:
     project.params(change)
     assert project.ran("repro", "teach@ann") == {"check", "teach@ann"}
     ran = project.ran("repro", "--downstream", "fuse@both")
-    assert ran == {"fuse@both", "evaluate-fusion@both", "train@fused", "report"} | OF_FUSED
+    assert ran == {"fuse@both", "evaluate_fusion@both", "train@fused", "report"} | OF_FUSED
 
 
 def test_adding_a_student(project: Project) -> None:
@@ -330,17 +330,17 @@ def test_adding_a_student(project: Project) -> None:
 
 
 def test_removing_a_student_that_a_suite_judged(project: Project) -> None:
-    project.params(lambda params: (params["students"].pop("labels"), params["judged"]["costs"].pop("labels")))
+    project.params(lambda params: (params["students"].pop("labels"), params["suites"]["costs"].pop("labels")))
     assert project.ran() == {"check", "report"}
 
 
 def test_a_suite_begins_and_ends(project: Project) -> None:
     """The report follows the first entry of a suite and the last, whose folder goes."""
-    project.params(lambda params: params["judged"]["glue"].update(labels={"model": "models/labels"}))
+    project.params(lambda params: params["suites"]["glue"].update(labels={"model": "models/labels"}))
     assert project.ran() == {"check", "glue@labels", "report"}
     project.params(lambda params: params["glue"].update(seeds=[1]))
     assert project.ran() == {"check", "glue@labels", "report"}
-    project.params(lambda params: [params["judged"][suite].clear() for suite in ("glue", "wsd")])
+    project.params(lambda params: [params["suites"][suite].clear() for suite in ("glue", "wsd")])
     (project.root / "data" / "glue").mkdir()
     pruned = project.run(sys.executable, "-m", "stages.prune", "--yes")
     assert "removing reports/glue/labels.json" in pruned.stdout
@@ -353,19 +353,19 @@ def test_a_suite_begins_and_ends(project: Project) -> None:
 def test_editing_a_lexical_student_and_the_costs(project: Project) -> None:
     project.params(lambda params: params["lexical"]["lex"]["training"].update(seed=1))
     project.params(lambda params: params["costs"].update(passes=30))
-    assert project.ran() == {"check", "lexical@lex", "wsd@lex", "language-model@lex", "costs@labels", "report"}
+    assert project.ran() == {"check", "lexical@lex", "wsd@lex", "language_model@lex", "costs@labels", "report"}
 
 
 def test_a_lexical_student_that_learns_from_another(project: Project) -> None:
     def add(params: dict[str, Any]) -> None:
-        params["believers"]["big"] = {"model": "models/lex", "senses": ["examples"]}
-        more = {"belief": 1.0, "beliefs": "data/beliefs/big", "start": "models/labels"}
+        params["soft_labels"]["big"] = {"model": "models/lex", "senses": ["examples"]}
+        more = {"soft_labels": 1.0, "soft_labels_from": "data/soft_labels/big", "start": "models/labels"}
         params["lexical"]["small"] = params["lexical"]["lex"] | more
 
     project.params(add)
-    assert project.ran() == {"check", "beliefs@big", "lexical@small", "report"}
+    assert project.ran() == {"check", "soft_labels@big", "lexical@small", "report"}
     project.params(lambda params: params["lexical"]["lex"]["training"].update(seed=1))
-    assert project.ran() >= {"lexical@lex", "beliefs@big", "lexical@small", "report"}
+    assert project.ran() >= {"lexical@lex", "soft_labels@big", "lexical@small", "report"}
 
 
 def test_a_teacher_that_is_made_here(project: Project) -> None:
@@ -375,8 +375,8 @@ def test_a_teacher_that_is_made_here(project: Project) -> None:
         params["teachers"]["bob"]["model"] = "models/own"
 
     project.params(add)
-    of_bob = {f"{stage}@bob" for stage in ("teach", "exact", "fidelity", "evaluate-teacher")}
-    of_both = FUSIONS | {"evaluate-fusion@both", "train@fused", "report"} | OF_FUSED
+    of_bob = {f"{stage}@bob" for stage in ("teach", "exact", "fidelity", "evaluate_teacher")}
+    of_both = FUSIONS | {"evaluate_fusion@both", "train@fused", "report"} | OF_FUSED
     assert project.ran() == {"check", "adapt@own"} | of_bob | of_both
     project.params(lambda params: params["adapters"]["own"]["training"].update(seed=1))
     assert "adapt@own" in project.ran("repro", "teach@bob")
@@ -384,7 +384,7 @@ def test_a_teacher_that_is_made_here(project: Project) -> None:
 
 def test_lexicon_and_rewriters(project: Project) -> None:
     project.params(lambda params: params["lexicon"].update(path="own"))
-    project.params(lambda params: params["rewriters"]["hand"].update(seed=1))
+    project.params(lambda params: params["rewrite"]["hand"].update(seed=1))
     of_both = SENSES | SUITES - {"costs@labels"}
     assert project.ran() == {"check", "lexical@lex", "report"} | of_both
 

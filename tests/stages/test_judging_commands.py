@@ -84,7 +84,7 @@ def test_judging_and_reporting_leave_everything_that_is_promised(project: Path) 
     assert {"nll", "nll_low", "nll_high", "accuracy", "ece", "parameters", "curve", "kl"} <= set(student)
     assert student["over_labels"]["nll"] == 0  # the same weights
     assert {"python", "torch", "device", "dtype", "seconds"} <= set(summary["run"])
-    assert "evaluate-fusion-confident" in summary["stages"]
+    assert "evaluate_fusion-confident" in summary["stages"]
     assert (project / "reports" / "report.md").read_text(encoding="utf-8").startswith("# Results")
     assert sorted(path.name for path in (project / "reports" / "plots").glob("*.png")) == [
         "convergence.png", "size.png", "weights.png",

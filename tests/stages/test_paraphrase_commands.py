@@ -14,7 +14,7 @@ from storage.format.manifest import file_sha256
 from tests.helpers import stores as fakes
 
 PARAMS = """
-rewriters:
+rewrite:
   tiny: {model: MODEL, split: heldout, shares: [0.5], temperature: 1.0, top_k: 8, words_min: 6, words_max: 20,
     paragraphs: 24, test_share: 0.5, seed: 0}
 paraphrase:
@@ -42,13 +42,13 @@ def call(command: click.Command, *arguments: str) -> Result:
 
 
 def test_a_set_is_made_and_a_model_is_judged_on_it(project: Path, tiny_mlm: Path) -> None:
-    made = call(rewrite.main, "tiny", "--documents", "data/documents", "--out", "data/paraphrase/tiny")
+    made = call(rewrite.main, "tiny", "--documents", "data/documents", "--out", "data/rewrite/tiny")
     assert made.exit_code == 0
     pairs = project / "pairs.tsv"
     rows = [f"{n % 2}\tthe dog {n} sleeps\tthe dog {n} eats" for n in range(40)]
     pairs.write_text("\n".join(["label\tsentence1\tsentence2", *rows, ""]), encoding="utf-8")
     out = "reports/paraphrase/m.json"
-    data = ["--rewritten", "data/paraphrase", "--pairs", "pairs.tsv"]
+    data = ["--rewritten", "data/rewrite", "--pairs", "pairs.tsv"]
     assert call(paraphrase.main, "m", "--model", str(tiny_mlm), *data, "--out", out).exit_code == 0
     report = json.loads((project / out).read_text(encoding="utf-8"))
     assert report["suite"] == "paraphrase"
@@ -73,6 +73,6 @@ def test_missing_data_is_refused_in_one_line(project: Path, tiny_mlm: Path, argu
 
 
 def test_a_rewriter_that_is_not_named_is_refused(project: Path) -> None:
-    result = call(rewrite.main, "tini", "--documents", "data/documents", "--out", "data/paraphrase/tini")
+    result = call(rewrite.main, "tini", "--documents", "data/documents", "--out", "data/rewrite/tini")
     assert result.exit_code == 2
-    assert "rewriters: no key 'tini' (did you mean 'tiny'?)" in result.stderr
+    assert "rewrite: no key 'tini' (did you mean 'tiny'?)" in result.stderr

@@ -68,7 +68,7 @@ def tiny_params(folder: Path, teachers: dict[str, Path], student: Path, *, rewri
         name: {
             "model": f"data/sources/{name}",
             "keep": {"form": "topk", "k": 8},
-            "tail": {"sketch": 4, "step": 0.4},
+            "tail": {"rank": 4, "step": 0.4},
             "temperatures": [1.0, 2.0],
             "seed": 0,
         }
@@ -94,15 +94,15 @@ def tiny_suites(params: dict[str, Any], inventory: Path, *, teacher: str) -> Non
     lexical["reading"] = {"context_tokens": 24, "gloss_tokens": 24, "examples": True}
     lexical["language_model"]["step_tokens"] = 200
     lexical["training"] |= {"epochs": 2.0, "step_words": 8}
-    params["rewriters"]["prose"] |= {
+    params["rewrite"]["prose"] |= {
         "model": "data/sources/scribe", "shares": [0.5], "top_k": 8, "words_min": 6, "words_max": 20, "paragraphs": 40,
         "test_share": 0.5,
     }  # fmt: skip
     params["paraphrase"] |= {"seeds": [0], "bootstrap": 20}
     params["paraphrase"]["finetune"] |= {"epochs": 1, "max_tokens": 32}
     params["costs"] |= {"sequence_tokens": 16, "batches": [1, 2]}
-    params["judged"]["paraphrase"] = {"lexical": {"model": "models/lexical"}}
-    params["judged"]["costs"] = {
+    params["suites"]["paraphrase"] = {"lexical": {"model": "models/lexical"}}
+    params["suites"]["costs"] = {
         teacher: {"model": f"data/sources/{teacher}"}, "fused": {"model": "models/fused"},
         "lexical": {"model": "models/lexical"},
     }  # fmt: skip

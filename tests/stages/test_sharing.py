@@ -102,7 +102,7 @@ def producers_params(root: Path, hub: Path) -> dict[str, Any]:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     names = list(params["teachers"])
     params = tiny_params(root, dict.fromkeys(names, hub / "fox"), hub / "student", rewriter=hub / "student")
-    params |= {"senses": {}, "lexical": {}, "rewriters": {}, "judged": {suite: {} for suite in params["judged"]}}
+    params |= {"senses": {}, "lexical": {}, "rewrite": {}, "suites": {suite: {} for suite in params["suites"]}}
     params["sources"] = {name: {"kind": "model", "local": str(hub / name)} for name in ("fox", "student")}
     params["teachers"] = {"fox": params["teachers"][names[0]] | {"model": "data/sources/fox"}}
     params["fusions"] = {FUSION: params["fusions"][FUSION] | {"teachers": ["fox"]}}

@@ -108,4 +108,4 @@ def test_the_command_writes_the_report(
     report = json.loads((workplace / "reports/language_model/lexical.json").read_text(encoding="utf-8"))
     assert report["model"]["folder"] == "models/lexical"
     assert report["metrics"]["nll_change"]["value"] < 0
-    assert (workplace / "reports/runs/language-model-lexical.json").is_file()
+    assert (workplace / "reports/runs/language_model-lexical.json").is_file()

@@ -46,7 +46,7 @@ FUSION = {
     "temperature": 1.0, "keep": 16,
 }  # fmt: skip
 TEACHER = {
-    "keep": {"form": "topk+sampled", "k": 3, "draws": 4}, "tail": {"sketch": 0, "step": 0.4}, "temperatures": [1.0],
+    "keep": {"form": "topk+sampled", "k": 3, "draws": 4}, "tail": {"rank": 0, "step": 0.4}, "temperatures": [1.0],
     "seed": 0,
 }  # fmt: skip
 

@@ -252,7 +252,7 @@ def test_losses_are_those_of_a_loop(cases: list[Any]) -> None:
     start = np.cumsum([0, *(len(score) for score, _, _ in cases)])
     score_C = torch.tensor([value for score, _, _ in cases for value in score], requires_grad=True)
     gold_C = np.array([told for _, right, _ in cases for told in right])
-    belief_C = np.concatenate(
+    soft_label_C = np.concatenate(
         [np.full(len(s), np.nan) if b is None else np.array(b) / sum(b) for s, _, b in cases]
     ).astype(np.float32)
     logp_IK, exists_IK = log_softmax_ragged(score_C, start)
@@ -265,7 +265,7 @@ def test_losses_are_those_of_a_loop(cases: list[Any]) -> None:
             expected_gold -= np.log(np.exp(logp[right]).sum())
         if belief is not None:
             expected_taught -= float((np.array(belief) / sum(belief)) @ logp)
-    gold, taught = sense_loss(score_C, start, gold_C, belief_C)
+    gold, taught = sense_loss(score_C, start, gold_C, soft_label_C)
     assert gold.item() == pytest.approx(expected_gold, abs=1e-3, rel=1e-4)
     assert taught.item() == pytest.approx(expected_taught, abs=1e-3, rel=1e-4)
     (gold + taught).backward()  # type: ignore[no-untyped-call]

@@ -77,7 +77,7 @@ def data_of(batch_builder: BatchBuilder, *, believed: bool = False) -> LexicalDa
         belief = np.random.default_rng(0).random(len(view.gold)).astype(np.float32)
         belief[: view.candidates.start_R1[1]] = np.nan
     return LexicalData(
-        batch_builder=batch_builder, instance_I=instance_I, belief=belief, gold_weight=1.0, belief_weight=0.5
+        batch_builder=batch_builder, instance_I=instance_I, soft_label_C=belief, gold_weight=1.0, soft_label_weight=0.5
     )
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.lexical.params import BelieverParams
+from pipeline.lexical.params import SoftLabelsParams
 from pipeline.lexical.reader import sense_reader
-from pipeline.lexical.soft_labels import open_beliefs, read_beliefs, write_beliefs
+from pipeline.lexical.soft_labels import open_soft_labels, read_soft_labels, write_soft_labels
 from pipeline.senses.instances import (
     INSTANCES,
     REVISION,
@@ -28,7 +28,7 @@ from tests.helpers.inventories import ENTRIES, marked, span, tiny_lexicon
 from tests.helpers.lexical import CPU, TEXT, Workplace, add_senses, make_workplace
 
 ASKED = ["examples", "story", "turned", "plain"]
-BELIEFS = Path("data/beliefs/large")
+SOFT_LABELS = Path("data/soft_labels/large")
 
 
 def turned() -> list[Marked]:
@@ -64,20 +64,20 @@ def teacher(work: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def beliefs(work: Workplace, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("beliefs")
+def soft_labels(work: Workplace, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("soft_labels")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         counts = ask(work, teacher, ASKED)
     assert counts == {name: len(found.rows) for name, found in work.open(*ASKED).items()}
     assert counts["story"] == 9 and counts["turned"] == 4
-    return folder / BELIEFS
+    return folder / SOFT_LABELS
 
 
 def ask(work: Workplace, teacher: Path, names: list[str], *, lexicon: Path | None = None) -> dict[str, int]:
-    return write_beliefs(
-        BelieverParams(model=str(teacher), senses=names), lexicon=lexicon or work.lexicon, senses=work.senses,
-        out=BELIEFS, device=CPU, dtype=torch.float32, batch_tokens=300,
+    return write_soft_labels(
+        SoftLabelsParams(model=str(teacher), senses=names), lexicon=lexicon or work.lexicon, senses=work.senses,
+        out=SOFT_LABELS, device=CPU, dtype=torch.float32, batch_tokens=300,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def candidates_of(instances: Instances, row_I: np.ndarray) -> Ragged:
     return Ragged.of(instances.rows["candidates"].take(row_I).to_pylist(), np.int64)
 
 
-def test_what_was_believed_is_read_back(work: Workplace, teacher: Path, beliefs: Path) -> None:
+def test_what_was_believed_is_read_back(work: Workplace, teacher: Path, soft_labels: Path) -> None:
     """Every row, annotated or not, in any order, as the reader itself says within float16's rounding."""
     opened = work.open(*ASKED)
     expected: list[np.ndarray] = []
@@ -98,16 +98,16 @@ def test_what_was_believed_is_read_back(work: Workplace, teacher: Path, beliefs:
     joined = Instances.joined(list(opened.values()))
     assert len(expected) == len(joined.rows)
     row_I = np.random.default_rng(0).permutation(len(expected))
-    found = read_beliefs(beliefs, opened, row_I=row_I, candidates=candidates_of(joined, row_I))
+    found = read_soft_labels(soft_labels, opened, row_I=row_I, candidates=candidates_of(joined, row_I))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.concatenate([expected[row] for row in row_I]), rtol=2**-10, atol=1e-5)
     assert not any(instances for instances in opened["plain"].rows["gold"].to_pylist()[:-1]), "nobody annotated these"
 
 
-def test_rows_stand_in_the_order_of_the_store(work: Workplace, teacher: Path, beliefs: Path) -> None:
+def test_rows_stand_in_the_order_of_the_store(work: Workplace, teacher: Path, soft_labels: Path) -> None:
     """Each word asked alone, in a store that lists words from the last to the first."""
     instances = work.open("turned")["turned"]
-    table = open_beliefs(beliefs, ["turned"]).read("turned")
+    table = open_soft_labels(soft_labels, ["turned"]).read("turned")
     assert table["instance_id"].to_pylist() == instances.rows["instance_id"].to_pylist()
     with sense_reader(teacher, device=CPU, batch_tokens=300) as reader:
         for row, believed in enumerate(table["probability"].to_pylist()):
@@ -118,27 +118,30 @@ def test_rows_stand_in_the_order_of_the_store(work: Workplace, teacher: Path, be
     assert lengths == [3, 2, 2, 3]
 
 
-def test_other_instances_are_refused(work: Workplace, beliefs: Path, tmp_path: Path) -> None:
+def test_other_instances_are_refused(work: Workplace, soft_labels: Path, tmp_path: Path) -> None:
     lexicon = Lexicon.open(work.lexicon)
     text = TEXT | {"made.d002": ["a dog/dog/NOUN"]}
     changed = Instances.open(add_senses(work, "story", text=text, out=tmp_path / "story"), lexicon=lexicon)
     none = np.zeros(0, np.int64)
-    with pytest.raises(StaleParent, match=r"large: made from senses/story .*Run: dvc repro beliefs@large"):
-        read_beliefs(beliefs, {"story": changed}, row_I=none, candidates=candidates_of(changed, none))
+    with pytest.raises(StaleParent, match=r"large: made from senses/story .*Run: dvc repro soft_labels@large"):
+        read_soft_labels(soft_labels, {"story": changed}, row_I=none, candidates=candidates_of(changed, none))
 
 
-def test_other_candidates_are_refused(work: Workplace, beliefs: Path) -> None:
+def test_other_candidates_are_refused(work: Workplace, soft_labels: Path) -> None:
     opened, row_I = work.open("story"), np.arange(3)
     wrong = candidates_of(opened["story"], np.arange(1, 4))
-    with pytest.raises(StaleParent, match=r"large: has other candidates than story\. Run: dvc repro beliefs@large"):
-        read_beliefs(beliefs, opened, row_I=row_I, candidates=wrong)
+    with pytest.raises(StaleParent, match=r"large: has other candidates than story\. Run: dvc repro soft_labels@large"):
+        read_soft_labels(soft_labels, opened, row_I=row_I, candidates=wrong)
 
 
 def test_a_name_nobody_asked_about_is_refused(work: Workplace, teacher: Path, workplace: Path) -> None:
     ask(work, teacher, ["story"])
-    message = r"large: its teacher was not asked about senses 'plain'\. Add it to believers\.large\.senses"
+    message = r"large: its teacher was not asked about senses 'plain'\. Add it to soft_labels\.large\.senses"
     with pytest.raises(StoreMissing, match=message):
-        work.train(work.entry(senses=["story", "plain"], belief=1.0, beliefs=str(BELIEFS)), Path("models/one"))
+        work.train(
+            work.entry(senses=["story", "plain"], soft_labels=1.0, soft_labels_from=str(SOFT_LABELS)),
+            Path("models/one"),
+        )
     assert not Path("models/one").exists()
 
 
@@ -154,17 +157,19 @@ def test_a_teacher_of_another_inventory_is_refused(work: Workplace, teacher: Pat
     elsewhere = Workplace(**vars(work) | {"senses": own.parent})
     with pytest.raises(StaleParent, match=r"large: learned inventory .* but the one at hand is .*lexical@large"):
         ask(elsewhere, teacher, ["other"], lexicon=workplace / "lexicon")
-    assert not BELIEFS.exists()
+    assert not SOFT_LABELS.exists()
 
 
-def test_beliefs_teach_what_nobody_annotated(work: Workplace, beliefs: Path, workplace: Path) -> None:
+def test_soft_labels_teach_what_nobody_annotated(work: Workplace, soft_labels: Path, workplace: Path) -> None:
     """Every step sees all words, so its loss is a cross-entropy that ends at the teacher's entropy."""
     training = {"epochs": 60.0, "step_words": 7, "learning_rate": 5e-3, "weight_decay": 0.0}
     given = {"senses": ["plain"], "training": training}
     with pytest.raises(DataError, match="senses plain: no word with several senses"):
         work.train(work.entry(**given), Path("models/one"))
-    record = work.train(work.entry(**given, gold=0.0, belief=1.0, beliefs=str(beliefs)), Path("models/one"))
-    rows = [np.array(row) for row in open_beliefs(beliefs, ["plain"]).read("plain")["probability"].to_pylist()]
+    record = work.train(
+        work.entry(**given, gold=0.0, soft_labels=1.0, soft_labels_from=str(soft_labels)), Path("models/one")
+    )
+    rows = [np.array(row) for row in open_soft_labels(soft_labels, ["plain"]).read("plain")["probability"].to_pylist()]
     several = [row / row.sum() for row in rows if len(row) > 1]
     entropy = -np.mean([(row * np.log(row, where=row > 0, out=np.zeros_like(row))).sum() for row in several])
     gold, taught = np.array(record["losses"]).T

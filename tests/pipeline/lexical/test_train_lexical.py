@@ -58,8 +58,8 @@ def entry(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     reading = {"context_tokens": 32, "gloss_tokens": 16, "examples": True}
     whole = {
-        "start": "m", "senses": ["examples"], "objective": "lmgc", "reading": reading, "gold": 1.0, "belief": 0.0,
-        "beliefs": "data/senses", "targets": "data/masks", "training": training,
+        "start": "m", "senses": ["examples"], "objective": "lmgc", "reading": reading, "gold": 1.0, "soft_labels": 0.0,
+        "soft_labels_from": "data/senses", "targets": "data/masks", "training": training,
     }  # fmt: skip
     return whole | changes
 
@@ -74,7 +74,7 @@ def test_the_language_model_s_part_belongs_to_m_alone(objective: str) -> None:
             LexicalParams.model_validate(wrong)
 
 
-@pytest.mark.parametrize("changes", [{"senses": []}, {"gold": 0.0, "belief": 0.0}])
+@pytest.mark.parametrize("changes", [{"senses": []}, {"gold": 0.0, "soft_labels": 0.0}])
 def test_nothing_to_learn_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="something to learn from"):
         LexicalParams.model_validate(entry(**changes))
@@ -198,9 +198,11 @@ def test_senses_of_another_inventory_are_refused(work: Workplace, tmp_path: Path
     assert not OUT.exists()
 
 
-def test_beliefs_need_a_folder(work: Workplace, workplace: Path) -> None:
-    with pytest.raises(ParamsError, match=r"beliefs have a weight but no folder\. Set beliefs to data/beliefs/NAME"):
-        work.train(work.entry(belief=0.5), OUT)
+def test_soft_labels_need_a_store(work: Workplace, workplace: Path) -> None:
+    with pytest.raises(
+        ParamsError, match=r"soft_labels has a weight but no store\. Set soft_labels_from to data/soft_labels/NAME"
+    ):
+        work.train(work.entry(soft_labels=0.5), OUT)
 
 
 def test_masked_sequences_of_another_vocabulary(work: Workplace, tiny_stores: TinyStores, workplace: Path) -> None:

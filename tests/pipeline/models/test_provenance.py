@@ -163,7 +163,7 @@ def test_stores_carry_cards_from_the_teacher_to_the_targets(
         TeacherParams(
             model=str(folder),
             keep=TopK(form="topk", k=5),
-            tail=TailParams(sketch=0, step=0.4),
+            tail=TailParams(rank=0, step=0.4),
             temperatures=[1.0],
             seed=0,
         ),

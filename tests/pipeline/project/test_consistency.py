@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate.params import JudgedParams
+from pipeline.evaluate.params import SuitesParams
 from pipeline.evaluate.suites import SUITES
 from pipeline.project.consistency import ancestors, read_consistent
 from tests.pipeline.project import test_settings
@@ -16,11 +16,11 @@ from tests.pipeline.project.test_settings import DEFAULTS, Change, changed, refu
 in_project = test_settings.in_project
 
 
-def add_believer(params: dict[str, Any]) -> None:
+def add_soft_labels(params: dict[str, Any]) -> None:
     """A second lexical student, `small`, that learns from what `lexical` believes."""
-    params["believers"]["large"] = {"model": "models/lexical", "senses": ["examples"]}
+    params["soft_labels"]["large"] = {"model": "models/lexical", "senses": ["examples"]}
     own = {"start": "models/labels-only", "targets": "models/labels-only"}
-    believes = {"belief": 1.0, "beliefs": "data/beliefs/large"}
+    believes = {"soft_labels": 1.0, "soft_labels_from": "data/soft_labels/large"}
     params["lexical"]["small"] = params["lexical"]["lexical"] | own | believes
 
 
@@ -43,7 +43,7 @@ def both(*changes: Change) -> Change:
 
 def small(**more: Any) -> Change:
     """The second lexical student with other settings."""
-    return both(add_believer, lambda params: params["lexical"]["small"].update(more))
+    return both(add_soft_labels, lambda params: params["lexical"]["small"].update(more))
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,20 @@ def small(**more: Any) -> Change:
             "lexical.lexical.language_model.loss.targets: must be 0 with targets data/masks, got 1.0"),
         (lambda p: without_language_model(p, "data/targets/confident"),
             "lexical.lexical.targets: without language_model nothing is learned from them. Set targets to data/masks"),
-        (lambda p: p["lexical"]["lexical"].update(beliefs="data/beliefs/large"),
-            "lexical.lexical.belief: is 0, so nothing is learned from data/beliefs/large. Set beliefs to data/senses"),
-        (small(beliefs="data/senses"),
-            "lexical.small.beliefs: expected data/beliefs/<an entry of believers>, got 'data/senses'"),
-        (small(beliefs="data/beliefs/larg"),
-            "lexical.small.beliefs: no entry 'larg' in believers (did you mean 'large'?)"),
+        (lambda p: p["lexical"]["lexical"].update(soft_labels_from="data/soft_labels/large"),
+            ("lexical.lexical.soft_labels: is 0, so nothing is learned from data/soft_labels/large. "
+            "Set soft_labels_from to data/senses")),
+        (small(soft_labels_from="data/senses"),
+            "lexical.small.soft_labels_from: expected data/soft_labels/<an entry of soft_labels>, got 'data/senses'"),
+        (small(soft_labels_from="data/soft_labels/larg"),
+            "lexical.small.soft_labels_from: no entry 'larg' in soft_labels (did you mean 'large'?)"),
         (both(small(senses=["examples", "more"]), lambda p: p["senses"].update(more=p["senses"]["examples"])),
-            "lexical.small.senses: no entry 'more' in believers.large.senses"),
-        (both(add_believer, lambda p: p["believers"]["large"].update(model="models/fused")),
-            "believers.large.model: 'models/fused' scores no senses; expected models/<an entry of lexical>"),
-        (both(add_believer, lambda p: p["believers"]["large"].update(senses=["examples", "text"])),
-            "believers.large.senses: no entry 'text' in senses"),
-        (both(add_believer, lambda p: p["believers"]["large"].update(model="models/small")),
+            "lexical.small.senses: no entry 'more' in soft_labels.large.senses"),
+        (both(add_soft_labels, lambda p: p["soft_labels"]["large"].update(model="models/fused")),
+            "soft_labels.large.model: 'models/fused' scores no senses; expected models/<an entry of lexical>"),
+        (both(add_soft_labels, lambda p: p["soft_labels"]["large"].update(senses=["examples", "text"])),
+            "soft_labels.large.senses: no entry 'text' in senses"),
+        (both(add_soft_labels, lambda p: p["soft_labels"]["large"].update(model="models/small")),
             "lexical.small: learns or starts from itself"),
         (lambda p: [p["students"]["fused"].update(start="models/only-sci"),
                     p["students"]["only-sci"].update(start="models/fused")],
@@ -110,24 +111,24 @@ def test_senses_and_lexical_students(tmp_path: Path, change: Change, message: st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["judged"]["costs"]["fused"].update(model="models/only-sci"),
-            ("judged.costs.fused.model: a name is one model in all suites; judged.paraphrase.fused has 'models/fused', "
+        (lambda p: p["suites"]["costs"]["fused"].update(model="models/only-sci"),
+            ("suites.costs.fused.model: a name is one model in all suites; suites.paraphrase.fused has 'models/fused', "
             "got 'models/only-sci'")),
-        (lambda p: p["judged"]["costs"].update(other={"model": "models/none"}),
-            ("judged.costs.other.model: 'models/none' needs an entry 'none' in adapters, students, lexical or "
+        (lambda p: p["suites"]["costs"].update(other={"model": "models/none"}),
+            ("suites.costs.other.model: 'models/none' needs an entry 'none' in adapters, students, lexical or "
             "published")),
-        (lambda p: p["judged"]["costs"].update(other={"model": "some/folder"}),
-            ("judged.costs.other.model: 'some/folder' does not exist. Expected data/sources/<an entry of sources>, or "
+        (lambda p: p["suites"]["costs"].update(other={"model": "some/folder"}),
+            ("suites.costs.other.model: 'some/folder' does not exist. Expected data/sources/<an entry of sources>, or "
             "a path that is there")),
-        (lambda p: p["judged"]["wsd"].update(fused={"model": "models/fused"}),
-            "judged.wsd.fused.model: 'models/fused' scores no senses; expected models/<an entry of lexical>"),
-        (lambda p: p["judged"]["language_model"]["lexical"].update(before="models/labels-only"),
-            ("judged.language_model.lexical.before: expected 'models/fused', from which 'models/lexical' started, got "
+        (lambda p: p["suites"]["wsd"].update(fused={"model": "models/fused"}),
+            "suites.wsd.fused.model: 'models/fused' scores no senses; expected models/<an entry of lexical>"),
+        (lambda p: p["suites"]["language_model"]["lexical"].update(before="models/labels-only"),
+            ("suites.language_model.lexical.before: expected 'models/fused', from which 'models/lexical' started, got "
             "'models/labels-only'")),
         (lambda p: p["senses"]["examples"].update(heldout=0.0),
-            "judged.wsd: no entry of senses holds words out to judge by. Raise senses.<name>.heldout"),
-        (lambda p: p.update(rewriters={}), "judged.paraphrase: needs an entry in rewriters, which makes the sets"),
-        (lambda p: p["judged"]["glue"].update(fused={"model": "models/fused"}),
+            "suites.wsd: no entry of senses holds words out to judge by. Raise senses.<name>.heldout"),
+        (lambda p: p.update(rewrite={}), "suites.paraphrase: needs an entry in rewrite, which makes the sets"),
+        (lambda p: p["suites"]["glue"].update(fused={"model": "models/fused"}),
             "glue.data: no folder 'no/glue'. Unpack GLUE there, or set data: hub and its revision"),
     ],
 )  # fmt: skip
@@ -138,11 +139,11 @@ def test_judged_models(tmp_path: Path, change: Change, message: str) -> None:
 def test_suites_with_what_they_need_are_accepted(tmp_path: Path) -> None:
     def change(params: dict[str, Any]) -> None:
         params["glue"]["data"] = str(tmp_path)
-        params["judged"]["glue"] = {"here": {"model": str(tmp_path)}}
-        params["judged"]["wsd"]["theirs"] = {"model": str(tmp_path)}
+        params["suites"]["glue"] = {"here": {"model": str(tmp_path)}}
+        params["suites"]["wsd"]["theirs"] = {"model": str(tmp_path)}
 
     settings = read_consistent(changed(tmp_path, change))
-    assert ("glue", "here", str(tmp_path)) in [(suite, name, e.model) for suite, name, e in settings.judged.entries()]
+    assert ("glue", "here", str(tmp_path)) in [(suite, name, e.model) for suite, name, e in settings.suites.entries()]
 
 
 def test_a_start_may_teach_itself(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_start_may_teach_itself(tmp_path: Path) -> None:
 
     def change(params: dict[str, Any]) -> None:
         params["lexical"]["lexical"]["start"] = "models/labels-only"
-        params["judged"]["language_model"]["lexical"]["before"] = "models/labels-only"
+        params["suites"]["language_model"]["lexical"]["before"] = "models/labels-only"
         own_answers(params, targets=1.0)
 
     settings = read_consistent(changed(tmp_path, change))
@@ -160,18 +161,18 @@ def test_a_start_may_teach_itself(tmp_path: Path) -> None:
 
 def test_nothing_lexical_and_nothing_judged_is_accepted(tmp_path: Path) -> None:
     def empty(params: dict[str, Any]) -> None:
-        params.update(senses={}, lexical={}, believers={}, rewriters={})
-        params["judged"] = {suite: {} for suite in params["judged"]}
+        params.update(senses={}, lexical={}, soft_labels={}, rewrite={})
+        params["suites"] = {suite: {} for suite in params["suites"]}
 
-    assert list(read_consistent(changed(tmp_path, empty)).judged.entries()) == []
+    assert list(read_consistent(changed(tmp_path, empty)).suites.entries()) == []
 
 
 def test_glue_on_the_hub_needs_no_folder(tmp_path: Path) -> None:
     def hub(params: dict[str, Any]) -> None:
         params["glue"] |= {"data": "hub", "revision": "0" * 40}
-        params["judged"]["glue"]["fused"] = {"model": "models/fused"}
+        params["suites"]["glue"]["fused"] = {"model": "models/fused"}
 
-    assert read_consistent(changed(tmp_path, hub)).judged.glue["fused"].model == "models/fused"
+    assert read_consistent(changed(tmp_path, hub)).suites.glue["fused"].model == "models/fused"
 
 
 def add_adapter(**more: Any) -> Change:
@@ -222,7 +223,7 @@ BODY, SCI, PROSE = (f"data/sources/{name}" for name in ("minilm-l6-mlm", "mpnet-
 
 
 def test_a_model_descends_from_its_start_and_its_teachers_through_all_students(tmp_path: Path) -> None:
-    settings = read_consistent(changed(tmp_path, add_believer))
+    settings = read_consistent(changed(tmp_path, add_soft_labels))
     assert ancestors("models/labels-only", settings) == {BODY}
     assert ancestors("models/only-sci", settings) == {BODY, SCI}
     assert ancestors("models/lexical", settings) == {"models/fused", BODY, SCI, PROSE}
@@ -235,7 +236,7 @@ def test_a_model_descends_from_its_start_and_its_teachers_through_all_students(t
 
 def only(name: str) -> Change:
     """That model alone is judged as a detector."""
-    return lambda params: params["judged"].update(paraphrase={name: {"model": f"models/{name}"}})
+    return lambda params: params["suites"].update(paraphrase={name: {"model": f"models/{name}"}})
 
 
 @pytest.mark.parametrize(
@@ -253,16 +254,16 @@ def only(name: str) -> Change:
     ],
 )
 def test_a_rewriter_that_a_judged_model_knows_is_refused(tmp_path: Path, name: str, rewriter: str, how: str) -> None:
-    change = both(add_believer, only(name), lambda params: params["rewriters"]["prose"].update(model=rewriter))
-    message = f"'{rewriter}' must not rewrite, as judged.paraphrase.{name} {how}. Give another model"
-    refused(tmp_path, change, f"rewriters.prose.model: {message}")
+    change = both(add_soft_labels, only(name), lambda params: params["rewrite"]["prose"].update(model=rewriter))
+    message = f"'{rewriter}' must not rewrite, as suites.paraphrase.{name} {how}. Give another model"
+    refused(tmp_path, change, f"rewrite.prose.model: {message}")
 
 
 @pytest.mark.parametrize(("name", "rewriter"), [("labels-only", SCI), ("only-sci", PROSE), ("fused", "models/lexical")])
 def test_a_rewriter_that_no_judged_model_knows_is_accepted(tmp_path: Path, name: str, rewriter: str) -> None:
-    change = both(only(name), lambda params: params["rewriters"]["prose"].update(model=rewriter))
-    assert read_consistent(changed(tmp_path, change)).rewriters["prose"].model == rewriter
+    change = both(only(name), lambda params: params["rewrite"]["prose"].update(model=rewriter))
+    assert read_consistent(changed(tmp_path, change)).rewrite["prose"].model == rewriter
 
 
 def test_every_suite_is_named_in_the_same_words_everywhere() -> None:
-    assert set(JudgedParams.model_fields) == set(SUITES) == set(DEFAULTS["judged"])
+    assert set(SuitesParams.model_fields) == set(SUITES) == set(DEFAULTS["suites"])

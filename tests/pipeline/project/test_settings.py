@@ -48,8 +48,8 @@ def draw(params: dict[str, Any], teacher: str) -> None:
 def test_drawn_teachers_are_accepted_in_calibrated_fusions(tmp_path: Path) -> None:
     settings = read_consistent(changed(tmp_path, lambda params: draw(params, "mpnet-sci")))
     sci, prose = settings.teachers["mpnet-sci"], settings.teachers["mpnet-prose"]
-    assert (sci.keep.most, sci.keep.draws, sci.sketch) == (8, 24, 0)  # nothing is left for a sketch to describe
-    assert prose.sketch == prose.tail.sketch == DEFAULTS["teachers"]["mpnet-prose"]["tail"]["sketch"]
+    assert (sci.keep.most, sci.keep.draws, sci.tail_rank) == (8, 24, 0)  # nothing is left for a sketch to describe
+    assert prose.tail_rank == prose.tail.rank == DEFAULTS["teachers"]["mpnet-prose"]["tail"]["rank"]
 
 
 def test_the_defaults_are_accepted() -> None:
@@ -85,8 +85,8 @@ def test_the_defaults_are_accepted() -> None:
             "teachers.mpnet-sci.keep.draws: Input should be less than or equal to 254, got 255"),
         (lambda p: p["teachers"]["mpnet-sci"]["tail"].update(stp=0.4),
             "teachers.mpnet-sci.tail: unknown key 'stp' (did you mean 'step'?)"),
-        (lambda p: p["teachers"]["mpnet-sci"]["tail"].update(sketch=129),
-            "teachers.mpnet-sci.tail.sketch: Input should be less than or equal to 128, got 129"),
+        (lambda p: p["teachers"]["mpnet-sci"]["tail"].update(rank=129),
+            "teachers.mpnet-sci.tail.rank: Input should be less than or equal to 128, got 129"),
         (lambda p: p["teachers"]["mpnet-sci"].pop("seed"), "teachers.mpnet-sci.seed: missing"),
         (lambda p: p["teachers"]["mpnet-sci"].update(temperatures=[2.0, 1.0]),
             "teachers.mpnet-sci.temperatures: must be positive, distinct and begin with 1.0, got [2.0, 1.0]"),
@@ -98,20 +98,26 @@ def test_the_defaults_are_accepted() -> None:
             "runtime.device: Input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
         (lambda p: p.update(teachers={}), "teachers: expected at least one entry, got {}"),
         (lambda p: p.update(inputs=["a"]), "inputs: expected at least one entry, got ['a']"),
-        (lambda p: p.update(rewriters=None), "rewriters: expected a mapping of entries, {} for none, got None"),
-        (lambda p: p.pop("believers"), "section 'believers' is missing"),
-        (lambda p: p["judged"].update(language_models={}),
-            "judged: unknown key 'language_models' (did you mean 'language_model'?)"),
-        (lambda p: p["judged"].pop("glue"), "judged.glue: missing"),
-        (lambda p: p["judged"]["wsd"].update({"a b": {"model": "models/lexical"}}),
-            "judged.wsd: name 'a b' may have letters, digits, '-' and '_' only"),
-        (lambda p: p["judged"]["language_model"]["lexical"].pop("before"),
-            "judged.language_model.lexical.before: missing"),
-        (lambda p: p["judged"]["costs"]["fused"].update(modl="x"), "judged.costs.fused: unknown key 'modl'"),
+        (lambda p: p.update(rewrite=None), "rewrite: expected a mapping of entries, {} for none, got None"),
+        (lambda p: p.pop("soft_labels"), "section 'soft_labels' is missing"),
+        (lambda p: p["suites"].update(language_models={}),
+            "suites: unknown key 'language_models' (did you mean 'language_model'?)"),
+        (lambda p: p["suites"].pop("glue"), "suites.glue: missing"),
+        (lambda p: p.update(judged=p.pop("suites")), "unknown section 'judged': it is now 'suites'"),
+        (lambda p: p.update(believers={}), "unknown section 'believers': it is now 'soft_labels'"),
+        (lambda p: p["teachers"]["mpnet-sci"].update(tail={"sketch": 16, "step": 0.4}),
+            "teachers.mpnet-sci.tail: unknown key 'sketch': it is now 'rank'"),
+        (lambda p: p["lexical"]["lexical"].update(beliefs="data/senses"),
+            "lexical.lexical: unknown key 'beliefs': it is now 'soft_labels_from'"),
+        (lambda p: p["suites"]["wsd"].update({"a b": {"model": "models/lexical"}}),
+            "suites.wsd: name 'a b' may have letters, digits, '-' and '_' only"),
+        (lambda p: p["suites"]["language_model"]["lexical"].pop("before"),
+            "suites.language_model.lexical.before: missing"),
+        (lambda p: p["suites"]["costs"]["fused"].update(modl="x"), "suites.costs.fused: unknown key 'modl'"),
         (lambda p: p["lexical"]["lexical"].update(objective="bi_encoder"),
             "lexical.lexical: language_model belongs to objectives that end in _m, and only to these"),
-        (lambda p: p["rewriters"]["prose"].update(shares=[1.5]),
-            "rewriters.prose: shares must be different numbers between 0 and 1, got [1.5]"),
+        (lambda p: p["rewrite"]["prose"].update(shares=[1.5]),
+            "rewrite.prose: shares must be different numbers between 0 and 1, got [1.5]"),
     ],
 )  # fmt: skip
 def test_sections(tmp_path: Path, change: Change, message: str) -> None:
@@ -120,7 +126,7 @@ def test_sections(tmp_path: Path, change: Change, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["bert.base", "a b", "", "ä", "a/b", "../x", 7])
 @pytest.mark.parametrize(
-    "section", ["sources", "inputs", "teachers", "fusions", "students", "senses", "lexical", "rewriters"]
+    "section", ["sources", "inputs", "teachers", "fusions", "students", "senses", "lexical", "rewrite"]
 )
 def test_names(tmp_path: Path, section: str, name: str) -> None:
     first = next(iter(DEFAULTS[section].values()))

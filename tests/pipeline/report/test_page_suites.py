@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,14 @@ reports = test_reporting.reports
 
 ALL = ("wsd", "glue", "language_model", "costs")
 NAMES = Names(
-    **{field.name: getattr(test_reporting.NAMES, field.name) for field in fields(Names)[:5]},
-    judged={
+    **{name: getattr(test_reporting.NAMES, name) for name in ("teachers", "fusions", "students")},
+    suites={
         "fused": Candidate(model="models/fused", suites=ALL),
         "lex": Candidate(model="models/lex", suites=ALL),
         "sci": Candidate(model="data/sources/sci", suites=("costs",)),
     },
     lexical={"lex": "models/fused"},
+    records=(*test_reporting.NAMES.records, "lexical-lex", "wsd-lex", "language_model-lex", "costs-sci"),
 )
 RUN = {"cpu": "Some CPU", "cores": 2, "threads": 1, "device": "cpu", "dtype": "float32", "torch": "2.13.0"}
 
@@ -70,7 +71,7 @@ def judged(reports: Path) -> Path:
         write_suite(reports, "costs", name, all_costs(22.7e6, 40.0), energy_source="estimated", run=RUN)
     write_suite(reports, "costs", "sci", all_costs(109.5e6, 200.0), energy_source="rapl", run=RUN | {"threads": 2})
     run = {"seconds": 33.5, "cpu_seconds": 40.0, "peak_memory_bytes": 2 * 10**9}
-    for record in ("lexical-lex", "wsd-lex", "language-model-lex", "costs-sci", "lexical-gone"):
+    for record in ("lexical-lex", "wsd-lex", "language_model-lex", "costs-sci", "lexical-gone"):
         write_json(reports / "runs" / f"{record}.json", run)
     return reports
 
@@ -86,9 +87,9 @@ def test_names_of_suites_come_from_params() -> None:
         "students": {"fused": {}},
         "senses": {"examples": {}},
         "lexical": {"lex": {"start": "models/fused", "objective": "lmgc"}},
-        "believers": {"large": {}},
-        "rewriters": {"prose": {}},
-        "judged": {
+        "soft_labels": {"large": {}},
+        "rewrite": {"prose": {}},
+        "suites": {
             "wsd": {"lex": lex},
             "language_model": {"lex": {**lex, "before": "models/fused"}},
             "paraphrase": {},
@@ -97,21 +98,21 @@ def test_names_of_suites_come_from_params() -> None:
         },
     }
     names = Names.of(params)
-    assert names.judged == {
+    assert names.suites == {
         "lex": Candidate(model="models/lex", suites=("wsd", "language_model", "costs")),
         "sci": Candidate(model="data/sources/sci", suites=("costs",)),
     }
     assert names.lexical == {"lex": "models/fused"}
-    runs = names.runs()
-    assert runs[-4:] == ["wsd-lex", "language-model-lex", "costs-lex", "costs-sci"]
-    assert [run for run in runs if run.startswith(("lex", "senses", "beliefs", "rewrite"))] == [
-        "lexicon", "senses-examples", "lexical-lex", "beliefs-large", "rewrite-prose",
+    runs = list(names.records)
+    assert runs[-4:] == ["language_model-lex", "rewrite-prose", "costs-sci", "costs-lex"]
+    assert [run for run in runs if run.startswith(("lex", "senses", "soft_labels", "rewrite"))] == [
+        "lexicon", "senses-examples", "lexical-lex", "soft_labels-large", "rewrite-prose",
     ]  # fmt: skip
 
 
 def test_a_suite_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(ParamsError, match=r"^judged: unknown key 'wsds' \(did you mean 'wsd'\?\)"):
-        Names.of({"judged": {"wsds": {}}})
+    with pytest.raises(ParamsError, match=r"^suites: unknown key 'wsds' \(did you mean 'wsd'\?\)"):
+        Names.of({"suites": {"wsds": {}}})
 
 
 def test_without_suites_nothing_new_is_reported(judged: Path) -> None:
@@ -144,7 +145,7 @@ def test_the_summary_has_every_suite_under_its_model(summary: dict[str, Any]) ->
     assert "wsd" not in students["labels-only"]
     assert summary["teachers"]["sci"]["costs"]["latency_ms"]["value"] == 200.0
     assert summary["teachers"]["sci"]["costs"]["energy_source"] == "rapl"
-    assert {"wsd-lex", "language-model-lex", "costs-sci", "lexical-lex"} <= set(summary["stages"])
+    assert {"wsd-lex", "language_model-lex", "costs-sci", "lexical-lex"} <= set(summary["stages"])
     assert "lexical-gone" not in summary["stages"]
 
 
@@ -220,7 +221,7 @@ def test_a_picture_of_scores_against_costs_is_drawn(judged: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("suite", "stage"), [("language_model", "language-model"), ("wsd", "wsd"), ("glue", "glue"), ("costs", "costs")]
+    ("suite", "stage"), [("language_model", "language_model"), ("wsd", "wsd"), ("glue", "glue"), ("costs", "costs")]
 )
 def test_a_suite_that_was_not_run_is_named(judged: Path, suite: str, stage: str) -> None:
     (judged / suite / "lex.json").unlink()
@@ -251,7 +252,7 @@ def test_what_the_student_started_from_need_not_be_judged(judged: Path) -> None:
     """The default settings: the report on the language model holds the numbers before."""
     started = {"nll_before": metric(3.70, 0.2), "nll_change": {"value": 0.05, "low": 0.03, "high": 0.07}}
     write_suite(judged, "language_model", "lex", {"nll": metric(3.75, 0.2), **started})
-    names = replace(NAMES, judged={"lex": NAMES.judged["lex"]})
+    names = replace(NAMES, suites={"lex": NAMES.suites["lex"]})
     rows = table(page(summarise(PARAMS, names, reports=judged)), "## With and without lexical training")
     assert rows[2:] == [
         ["`lex`", "`models/fused`", "language_model (nll)", "3.7000 [3.5000, 3.9000]", "3.7500 [3.5500, 3.9500]",
@@ -261,7 +262,7 @@ def test_what_the_student_started_from_need_not_be_judged(judged: Path) -> None:
 
 def test_a_lexical_student_that_no_suite_judged_is_listed_all_the_same(reports: Path) -> None:
     names = Names(
-        **{field.name: getattr(test_reporting.NAMES, field.name) for field in fields(Names)[:5]},
+        **{name: getattr(test_reporting.NAMES, name) for name in ("teachers", "fusions", "students")},
         lexical={"lex": "models/fused"},
     )
     summary = summarise(PARAMS, names, reports=reports)

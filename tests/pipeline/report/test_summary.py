@@ -26,11 +26,10 @@ from pipeline.report.summary import (
 from storage.errors import StaleParent, StoreMissing
 
 NAMES = Names(
-    sources=("wordnet",),
-    inputs=("wordnet",),
     teachers=("sci", "prose"),
     fusions=("confident", "uniform", "only-sci"),
     students=("labels-only", "fused", "only-sci"),
+    records=("mask", "teach-sci", "teach-prose", "train-fused", "evaluate-fused"),
 )
 PARAMS = EvaluateParams(against="data/targets/confident", bootstrap=100, seed=0)
 DOCUMENTS = 50
@@ -111,7 +110,7 @@ def reports(tmp_path: Path) -> Path:
     write_evaluation(folder / "students" / "labels-only.json", student(3.80, "labels"))
     write_evaluation(folder / "students" / "fused.json", student(3.70, "confident"))
     write_evaluation(folder / "students" / "only-sci.json", student(3.79, "only-sci"), noise=0.2)
-    for name in ("teach-sci", "train-fused", "mask", "train-gone", "evaluate-student-fused"):
+    for name in ("teach-sci", "train-fused", "mask", "train-gone", "evaluate-fused"):
         run = {"seconds": 10.5, "cpu_seconds": 20.25, "peak_memory_bytes": 10**9, "python": "3.11.7", "cores": 2}
         write_json(folder / "runs" / f"{name}.json", run | ({"torch": "2.13.0"} if name.startswith("train") else {}))
     return folder
@@ -130,9 +129,9 @@ def test_names_come_from_the_sections_of_params() -> None:
         "fusions": {"f": {}},
         "students": {"s": {}},
     }
-    assert Names.of(params).runs() == [
+    assert list(Names.of(params).records) == [
         "sources-w", "ingest-w", "corpus", "tokenize", "mask", "teach-t", "exact-t", "fidelity-t", "fuse-f", "train-s",
-        "lexicon", "evaluate-teacher-t", "evaluate-fusion-f", "evaluate-student-s",
+        "lexicon", "evaluate_teacher-t", "evaluate_fusion-f", "evaluate-s",
     ]  # fmt: skip
     assert Names.of({"teachers": None}).teachers == ()
 
@@ -158,7 +157,7 @@ def test_the_summary_joins_scores_and_costs(summary: dict[str, Any]) -> None:
 
 
 def test_runs_of_names_that_params_no_longer_list_do_not_count(summary: dict[str, Any]) -> None:
-    assert list(summary["stages"]) == ["mask", "teach-sci", "train-fused", "evaluate-student-fused"]
+    assert list(summary["stages"]) == ["mask", "teach-sci", "train-fused", "evaluate-fused"]
     assert summary["run"]["seconds"] == 42.0
     assert (summary["run"]["python"], summary["run"]["torch"]) == ("3.11.7", "2.13.0")
     assert summary["run"]["device"] is None
@@ -245,7 +244,7 @@ def test_without_a_control_nothing_is_compared_with_it(reports: Path) -> None:
 
 
 def test_nothing_to_report_is_reported(tmp_path: Path) -> None:
-    names = Names(sources=(), inputs=(), teachers=(), fusions=(), students=())
+    names = Names(teachers=(), fusions=(), students=())
     write_report(PARAMS, names, reports=tmp_path, out=tmp_path / "out")
     assert "## Students" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert png_size(tmp_path / "out" / "plots" / "weights.png") > (100, 100)

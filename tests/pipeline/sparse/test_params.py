@@ -14,7 +14,7 @@ class Teacher(Section):
     tail: TailParams
 
 
-TAIL = {"sketch": 32, "step": 0.4}
+TAIL = {"rank": 32, "step": 0.4}
 NUCLEUS = {"form": "nucleus", "mass": 1, "floor": 0.003, "least": 1, "most": 96}
 
 
@@ -59,10 +59,10 @@ def test_impossible_forms_are_refused_by_dotted_path(keep: object, message: str)
 @pytest.mark.parametrize(
     ("tail", "message"),
     [
-        ({"sketch": -1, "step": 0.4}, r"^p\.tail\.sketch: .*greater than or equal to 0, got -1$"),
-        ({"sketch": 129, "step": 0.4}, r"^p\.tail\.sketch: .*less than or equal to 128, got 129$"),
-        ({"sketch": 32, "step": 0}, r"^p\.tail\.step: .*greater than 0, got 0$"),
-        ({"sketch": 32, "stap": 1}, r"^p\.tail: unknown key 'stap' \(did you mean 'step'\?\)$"),
+        ({"rank": -1, "step": 0.4}, r"^p\.tail\.rank: .*greater than or equal to 0, got -1$"),
+        ({"rank": 129, "step": 0.4}, r"^p\.tail\.rank: .*less than or equal to 128, got 129$"),
+        ({"rank": 32, "step": 0}, r"^p\.tail\.step: .*greater than 0, got 0$"),
+        ({"rank": 32, "stap": 1}, r"^p\.tail: unknown key 'stap' \(did you mean 'step'\?\)$"),
     ],
 )
 def test_impossible_tails_are_refused_by_dotted_path(tail: dict[str, object], message: str) -> None:

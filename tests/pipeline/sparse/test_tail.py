@@ -33,7 +33,7 @@ NUCLEUS = Nucleus(form="nucleus", mass=1.0, floor=0.02, least=1, most=20)
 
 
 def fit(logits: torch.Tensor, *, sketch: int, step: float = 0.02, keep: Keep = NUCLEUS) -> TailShape:
-    return fit_tail([logits], keep=keep, temperatures=TEMPERATURES, tail=TailParams(sketch=sketch, step=step))
+    return fit_tail([logits], keep=keep, temperatures=TEMPERATURES, tail=TailParams(rank=sketch, step=step))
 
 
 def restored(logits: torch.Tensor, shape: TailShape, *, column: int, keep: Keep = NUCLEUS) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_the_fit_repeats_and_does_not_depend_on_the_cut(monkeypatch: pytest.Monk
         [logits[start : start + 31] for start in range(0, 150, 31)],
         keep=NUCLEUS,
         temperatures=TEMPERATURES,
-        tail=TailParams(sketch=4, step=0.02),
+        tail=TailParams(rank=4, step=0.02),
     )
     torch.testing.assert_close(cut.bias_JV, once.bias_JV, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(cut.basis_DV, once.basis_DV, rtol=1e-2, atol=1e-3)

@@ -25,7 +25,7 @@ from tests.helpers.stores import TinyStores
 SHARD = 32
 PARAMS: dict[str, Any] = {
     "keep": {"form": "nucleus", "mass": 1.0, "floor": 0.01, "least": 1, "most": 8},
-    "tail": {"sketch": 3, "step": 0.4},
+    "tail": {"rank": 3, "step": 0.4},
     "temperatures": [1.0],
     "seed": 0,
 }
@@ -107,7 +107,7 @@ def test_another_teacher_or_setting_begins_anew(
     masks = blank(tiny_stores, Path("masks"), copies=1)
     growth.keep(ask(tiny_stores, tiny_teacher, masks).path)
     asked.clear()
-    changed = ask(tiny_stores, tiny_teacher, masks, tail={"sketch": 2, "step": 0.4})
+    changed = ask(tiny_stores, tiny_teacher, masks, tail={"rank": 2, "step": 0.4})
     assert "extends" not in changed.manifest.inputs
     assert (0, SHARD) in asked
     assert "made by another model or with other settings" in caplog.text

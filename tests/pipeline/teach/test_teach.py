@@ -47,7 +47,7 @@ def ask(
         "device": torch.device("cpu"), "dtype": torch.float32, "batch_tokens": 300,
     }  # fmt: skip
     params = TeacherParams.model_validate({
-        "model": str(teacher), "keep": keep, "tail": {"sketch": sketch, "step": 0.4}, "temperatures": [1.0, 2.0],
+        "model": str(teacher), "keep": keep, "tail": {"rank": sketch, "step": 0.4}, "temperatures": [1.0, 2.0],
         "seed": seed,
     })  # fmt: skip
     teach(params, **(settings | changes))

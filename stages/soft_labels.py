@@ -9,8 +9,8 @@ import click
 from pipeline.core import runtime
 from pipeline.core.config import section
 from pipeline.core.params import RuntimeParams
-from pipeline.lexical.params import BelieverParams
-from pipeline.lexical.soft_labels import write_beliefs
+from pipeline.lexical.params import SoftLabelsParams
+from pipeline.lexical.soft_labels import write_soft_labels
 from stages.command import RunRecord, params_option, stage, workspace
 
 path = click.Path(path_type=Path)
@@ -24,12 +24,12 @@ path = click.Path(path_type=Path)
 @params_option
 @stage
 def main(name: str, lexicon: Path, senses: Path, out: Path, params: Path) -> None:
-    """Ask teacher NAME under `believers` of params.yaml."""
-    settings = section(params, f"believers.{name}", BelieverParams)
+    """Ask teacher NAME under `soft_labels` of params.yaml."""
+    settings = section(params, f"soft_labels.{name}", SoftLabelsParams)
     speed = section(params, "runtime", RuntimeParams)
-    record = RunRecord(f"beliefs-{name}")
+    record = RunRecord(f"soft_labels-{name}")
     device, dtype = runtime.apply(speed)
-    words = write_beliefs(
+    words = write_soft_labels(
         settings,
         lexicon=lexicon,
         senses=senses,
