@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.core.progress import Progress
 from pipeline.text.params import TokenizeParams
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
-from pipeline.text.vocabulary import encode_pieces
+from pipeline.text.vocabulary import START, encode_pieces
 from pipeline.text.windows import encode_windows
 from storage.errors import DataError, SourceError
 from storage.format.manifest import Manifest, SplitPlan
@@ -108,10 +108,10 @@ def tokenize(params: TokenizeParams, documents: Path, *, out: Path, workspace: W
     raises; SourceError too when the tokenizer does not tell words apart.
     """
     tokenizer = load_tokenizer(Path(params.tokenizer))
-    if tokenizer.backend.pre_tokenizer is None:
+    if not tokenizer.tells_words and not any(piece.startswith(START) for piece in tokenizer.backend.get_vocab()):
         raise SourceError(
             f"{tokenizer.folder}: expected a tokenizer that tells words apart, but its tokenizer.json has no "
-            "pre_tokenizer. Set tokenize.tokenizer to another one"
+            "pre_tokenizer and no piece that begins with a space. Set tokenize.tokenizer to another one"
         )
     store = DocumentStore(documents)
     splits = _count_windows(store, tokenizer, params.sequence_tokens)

@@ -1,4 +1,9 @@
-"""Open a model folder's fast tokenizer and find its special tokens."""
+"""Open a model folder's tokenizer, find its special tokens, and tell words apart.
+
+What transformers itself would use, without its cost where the files say everything: tokenizer.json is read as it
+stands, and only a folder without one, or one that names no special tokens, is opened by `transformers.AutoTokenizer`,
+whose class knows the missing part. Nothing in the folder is executed.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.text.vocabulary import normalised_pieces
+from pipeline.models.files import VOCABULARY_FILES, files_like
+from pipeline.text.vocabulary import is_punctuation, normalised_pieces
 from storage.errors import SourceError, VocabularyError
 from storage.format.manifest import digest, file_sha256
 
 ROLES = ("pad", "mask", "cls", "sep", "unk")
 FALLBACK_ROLES = {"cls": "bos", "sep": "eos"}
 """Where a tokenizer names no cls and sep token, its begin and end tokens stand for them."""
+USUAL_NAMES = {
+    "pad": ("[PAD]", "<pad>"),
+    "mask": ("[MASK]", "<mask>"),
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>"),
+    "unk": ("[UNK]", "<unk>"),
+}
+"""Spellings of special tokens, the first found counts."""
+TWO_WORDS = "a a"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,22 +50,24 @@ class FastTokenizer:
     """Special ids it puts after it."""
     identity: str
     """SHA-256 of what decides ids: tokenizer.json and the special ids."""
+    tells_words: bool = True
+    """True where the pre-tokenizer tells words apart; else a token that begins with START begins a word."""
+
+    def words(self, text: str, encoding: Any) -> list[int | None]:
+        """The word of each token of `encoding`, which was made of `text` without special tokens; None for no word."""
+        if self.tells_words:
+            words: list[int | None] = encoding.word_ids
+            return words
+        return words_by_spaces(text, encoding.offsets)
 
 
 def load_tokenizer(folder: Path) -> FastTokenizer:
-    """Open the fast tokenizer in `folder`; costs 0.2 s for 30,000 pieces, `transformers` is not imported.
+    """Open the tokenizer in `folder`; 0.2 s for 30,000 pieces, and 2 s more where `transformers` has to be asked.
 
-    Raises SourceError when there is no readable tokenizer.json, VocabularyError when a special token is not named.
+    Raises SourceError when there is no readable tokenizer, VocabularyError when a special token is not known.
     """
-    from tokenizers import Tokenizer
-
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise SourceError(f"{folder}: expected tokenizer.json of a fast tokenizer, found none. Run: dvc repro sources")
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises bare Exception
-        raise SourceError(f"{path}: not a tokenizer: {' '.join(str(error).split())[:200]}") from error
+    backend = _read(path) if path.is_file() else _convert(folder)
     # Published files carry both: every document would be cut at 128 tokens, silently.
     backend.no_padding()
     backend.no_truncation()
@@ -59,6 +76,7 @@ def load_tokenizer(folder: Path) -> FastTokenizer:
     encoding = backend.encode("a")
     inside = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
     first, last = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (len(encoding.ids), len(encoding.ids))
+    content = file_sha256(path) if path.is_file() else digest({"converted": backend.to_str()})
     return FastTokenizer(
         folder=folder,
         backend=backend,
@@ -66,24 +84,111 @@ def load_tokenizer(folder: Path) -> FastTokenizer:
         pieces=normalised_pieces(backend, special=special),
         prefix=encoding.ids[:first],
         suffix=encoding.ids[last:],
-        identity=digest({"tokenizer": file_sha256(path), "special": special}),
+        identity=digest({"tokenizer": content, "special": special}),
+        tells_words=_tells_words(backend),
     )
 
 
+def words_by_spaces(text: str, offsets: list[tuple[int, int]]) -> list[int | None]:
+    """Number the words of tokens with these characters [start, stop) of `text`: for tokenizers that cut no words.
+
+    A word begins where a token has or follows a space, and at each mark of punctuation, which is a word of its own, as
+    pre-tokenizers have it. A token that is nothing but a space belongs to the token after it.
+    """
+    words: list[int | None] = []
+    word, blank, end = -1, False, 0
+    for start, stop in offsets:
+        begin = start
+        while begin < stop and text[begin].isspace():
+            begin += 1
+        new = begin > start or start == 0 or text[start - 1].isspace()
+        if begin < stop and start > 0:
+            new = new or is_punctuation(text[begin]) or is_punctuation(text[start - 1])
+        within = start < end  # a part of a character that began in the token before
+        if word < 0 or (new and not blank and not within):
+            word += 1
+        words.append(word)
+        blank, end = begin == stop and stop > start, max(end, stop)
+    return words
+
+
+def _tells_words(backend: Any) -> bool:
+    """False where the normalizer leaves no space for the pre-tokenizer to cut at, or there is no pre-tokenizer."""
+    text = TWO_WORDS if backend.normalizer is None else backend.normalizer.normalize_str(TWO_WORDS)
+    return backend.pre_tokenizer is not None and len(backend.pre_tokenizer.pre_tokenize_str(text)) > 1
+
+
+def _read(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise SourceError(f"{path}: not a tokenizer: {' '.join(str(error).split())[:200]}") from error
+
+
+def _convert(folder: Path) -> Any:
+    """The fast tokenizer that transformers makes of vocab.txt, merges or a SentencePiece model."""
+    if not folder.is_dir() or not files_like(folder, VOCABULARY_FILES):
+        raise SourceError(f"{folder}: expected tokenizer.json of a fast tokenizer, found none. Run: dvc repro sources")
+    try:
+        return _by_transformers(folder).backend_tokenizer
+    except Exception as error:  # each converter has its own
+        raise SourceError(
+            f"{folder}: no tokenizer.json, and transformers makes no fast tokenizer of its files: "
+            f"{' '.join(str(error).split())[:200]}. Save one with AutoTokenizer and name that folder"
+        ) from error
+
+
+def _by_transformers(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+
+
 def _special_ids(folder: Path, backend: Any) -> dict[str, int]:
+    """Role to id: from the names in the folder's files, else from transformers' class, else by the usual spellings."""
     named: dict[str, Any] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
             named |= json.loads((folder / name).read_text(encoding="utf-8"))
-    special = {}
+    special = _ids_of(named, backend)
+    unnamed = {role for role in ROLES if _content(named, role) is None}
+    for more in (_names_of_class, _usual_names):
+        if unnamed - special.keys():
+            found = _ids_of(more(folder, backend), backend)
+            special |= {role: found[role] for role in unnamed - special.keys() if role in found}
     for role in ROLES:
-        value = named.get(f"{role}_token") or named.get(f"{FALLBACK_ROLES.get(role, role)}_token")
-        content = value.get("content") if isinstance(value, dict) else value
-        found = None if content is None else backend.token_to_id(content)
-        if found is None:
+        if role not in special:
             raise VocabularyError(
-                f"{folder}: tokenizer_config.json: expected {role}_token, a piece of the vocabulary, got {content!r}. "
-                "A masked language model needs pad, mask, cls, sep and unk tokens"
+                f"{folder}: tokenizer_config.json: expected {role}_token, a piece of the vocabulary, got "
+                f"{_content(named, role)!r}. A masked language model needs pad, mask, cls, sep and unk tokens"
             )
-        special[role] = int(found)
-    return special
+    return {role: special[role] for role in ROLES}
+
+
+def _ids_of(named: dict[str, Any], backend: Any) -> dict[str, int]:
+    """The roles whose token is named and in the vocabulary."""
+    ids = {role: backend.token_to_id(content) for role in ROLES if (content := _content(named, role)) is not None}
+    return {role: int(number) for role, number in ids.items() if number is not None}
+
+
+def _content(named: dict[str, Any], role: str) -> str | None:
+    value = named.get(f"{role}_token") or named.get(f"{FALLBACK_ROLES.get(role, role)}_token")
+    content: str | None = value.get("content") if isinstance(value, dict) else value
+    return content
+
+
+def _names_of_class(folder: Path, _: Any) -> dict[str, Any]:
+    """What transformers' class for this folder calls its special tokens; empty where it knows no class."""
+    try:
+        tokenizer = _by_transformers(folder)
+    except Exception:  # a folder that is a tokenizer only has no configuration that names a class
+        return {}
+    return {f"{role}_token": getattr(tokenizer, f"{role}_token", None) for role in (*ROLES, *FALLBACK_ROLES.values())}
+
+
+def _usual_names(_: Path, backend: Any) -> dict[str, str]:
+    """Special added tokens with the spellings that BERT's or RoBERTa's descendants use."""
+    added = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    return {f"{role}_token": content for role in ROLES for content in reversed(USUAL_NAMES[role]) if content in added}

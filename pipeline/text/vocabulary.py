@@ -137,7 +137,7 @@ def _speller(description: dict[str, Any]) -> Callable[[str], str]:
 def _spell_marked(piece: str) -> str:
     """A piece that begins with START when a space precedes it."""
     word = piece.removeprefix(START)
-    return START + piece if word and all(_is_punctuation(letter) for letter in word) else piece
+    return START + piece if word and all(is_punctuation(letter) for letter in word) else piece
 
 
 def _spell_bytes(piece: str) -> str:
@@ -163,7 +163,7 @@ def _byte_of_letter() -> dict[str, int]:
 BYTE_OF_LETTER = _byte_of_letter()
 
 
-def _is_punctuation(letter: str) -> bool:
+def is_punctuation(letter: str) -> bool:
     """BERT's rule: all ASCII symbols, and Unicode punctuation."""
     return (letter.isascii() and letter.isprintable() and not letter.isalnum() and letter != " ") or (
         unicodedata.category(letter).startswith("P")

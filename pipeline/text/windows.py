@@ -1,6 +1,7 @@
 """Cut encoded documents into windows of whole words.
 
-Words are those of the tokenizer's pre-tokenizer, so punctuation is a word of its own. Windows of a document never
+Words are those of the tokenizer's pre-tokenizer, or of the text's spaces where it has none, so punctuation is a word of
+its own. Windows of a document never
 overlap and are about equally long. Every token keeps its word number and its characters in the document, so that masks
 are decided on words of the text and another tokenizer can be asked about the same words.
 """
@@ -119,7 +120,8 @@ def encode_windows(
             f"tokenize: sequence_tokens: {sequence_tokens} leave {budget} beside {tokenizer.folder}'s special tokens"
         )
     encodings = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
-    windows = cut_windows([encoding.word_ids for encoding in encodings], budget=budget)
+    words = [tokenizer.words(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+    windows = cut_windows(words, budget=budget)
     length_W = windows.stop_W - windows.start_W
     row_S = np.repeat(np.arange(len(length_W)), length_W)  # S tokens that lie in a window
     within_S = np.arange(len(row_S)) - np.repeat(np.cumsum(length_W) - length_W, length_W)

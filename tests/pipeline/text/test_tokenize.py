@@ -63,7 +63,8 @@ def test_folders_without_a_usable_tokenizer_are_refused(tiny_tokenizer: Path, tm
     with pytest.raises(SourceError, match=r"tokenizer\.json: not a tokenizer"):
         load_tokenizer(tmp_path)
     shutil.copyfile(tiny_tokenizer / "tokenizer.json", tmp_path / "tokenizer.json")
-    with pytest.raises(VocabularyError, match="expected pad_token, a piece of the vocabulary, got None"):
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "<nothing>"}', encoding="utf-8")
+    with pytest.raises(VocabularyError, match="expected pad_token, a piece of the vocabulary, got '<nothing>'"):
         load_tokenizer(tmp_path)
     names = json.loads((tiny_tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(names | {"mask_token": "<blank>"}), encoding="utf-8")
