@@ -1,4 +1,4 @@
-"""Words in context with the senses they may have: what lexical training learns from and word sense disambiguation asks.
+"""Instances: words in context with their candidate senses, for lexical training and word sense disambiguation.
 
 Two Arrow tables, sealed like every store. `sentences`: text in the order of its document, so that neighbours are
 context. `instances`: a word of a sentence, its candidates (senses of its lemma and part of speech, most usual first)
@@ -31,15 +31,21 @@ INSTANCES = "instances"
 EXAMPLES = "examples of the inventory"
 """Source of sentences that a gloss may show again."""
 REVISION = 1
-SENTENCES_SCHEMA = pa.schema([
-    ("sentence_id", pa.string()), ("document_id", pa.string()), ("source", pa.string()), ("split", pa.string()),
-    ("text", pa.string()),
-])  # fmt: skip
-INSTANCES_SCHEMA = pa.schema([
-    ("instance_id", pa.string()), ("sentence", pa.uint32()), ("start", pa.uint32()), ("end", pa.uint32()),
-    ("lemma", pa.string()), ("pos", pa.string()), ("candidates", pa.list_(pa.uint32())),
-    ("gold", pa.list_(pa.uint32())),
-])  # fmt: skip
+SENTENCES_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("sentence_id", "document_id", "source", "split", "text")]
+)
+INSTANCES_SCHEMA = pa.schema(
+    [
+        ("instance_id", pa.string()),
+        ("sentence", pa.uint32()),
+        ("start", pa.uint32()),
+        ("end", pa.uint32()),
+        ("lemma", pa.string()),
+        ("pos", pa.string()),
+        ("candidates", pa.list_(pa.uint32())),
+        ("gold", pa.list_(pa.uint32())),
+    ]
+)
 SCHEMAS = {"sentences": SENTENCES_SCHEMA, "instances": INSTANCES_SCHEMA}
 WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 
@@ -178,9 +184,13 @@ def from_examples(lexicon: Lexicon, *, chosen: Callable[[str], bool], counts: Co
             start, end = place
             identifier = f"{name}#{number}"
             span = Span(
-                instance_id=identifier, start=start, end=end, lemma=normal_lemma(lemma), pos=pos,
+                instance_id=identifier,
+                start=start,
+                end=end,
+                lemma=normal_lemma(lemma),
+                pos=pos,
                 gold=(lexicon.keys[sense_of[meaning, normal_lemma(lemma)]],),
-            )  # fmt: skip
+            )
             yield Marked(sentence_id=identifier, document_id=identifier, source=EXAMPLES, text=text, spans=(span,))
 
 
@@ -205,11 +215,15 @@ def tables_of(
     instances: list[dict[str, Any]] = []
     for sentence in marked:
         document = f"{prefix}/{sentence.document_id}" if prefix else sentence.document_id
-        sentences.append({
-            "sentence_id": sentence.sentence_id, "document_id": document, "source": sentence.source,
-            "split": "heldout" if unit_hash("heldout senses", whole(document)) < heldout else "train",
-            "text": sentence.text,
-        })  # fmt: skip
+        sentences.append(
+            {
+                "sentence_id": sentence.sentence_id,
+                "document_id": document,
+                "source": sentence.source,
+                "split": "heldout" if unit_hash("heldout senses", whole(document)) < heldout else "train",
+                "text": sentence.text,
+            }
+        )
         for span in sentence.spans:
             candidates = lexicon.candidates(span.lemma, span.pos)
             gold = [row for key in span.gold if (row := lexicon.row_of.get(key)) is not None and row in candidates]
@@ -221,10 +235,18 @@ def tables_of(
                 counts["gold is no candidate"] += 1
             else:
                 counts["monosemous"] += len(candidates) == 1
-                instances.append({
-                    "instance_id": span.instance_id, "sentence": len(sentences) - 1, "start": span.start,
-                    "end": span.end, "lemma": span.lemma, "pos": span.pos, "candidates": list(candidates), "gold": gold,
-                })  # fmt: skip
+                instances.append(
+                    {
+                        "instance_id": span.instance_id,
+                        "sentence": len(sentences) - 1,
+                        "start": span.start,
+                        "end": span.end,
+                        "lemma": span.lemma,
+                        "pos": span.pos,
+                        "candidates": list(candidates),
+                        "gold": gold,
+                    }
+                )
     counts["sentences"] = len(sentences)
     return {
         "sentences": pa.Table.from_pylist(sentences, schema=SENTENCES_SCHEMA),

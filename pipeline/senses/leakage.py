@@ -1,7 +1,7 @@
-"""Which words would show a lexical student text that is held out to judge language models.
+"""Instances that would show a lexical student held-out text: its evaluation as a language model would be leaked.
 
-A sense inventory is text too: pages made of it hold its glosses and examples, and a student that reads the senses a
-word may have reads these. What stands word for word in a held-out document is kept from students.
+Documents may be made of the sense inventory itself and then hold its glosses and examples. A lexical student reads the
+glosses and examples of candidate senses. What stands word for word in a held-out document is kept from students.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
 
 LEAST_WORDS = 6
-"""Shorter texts ("a kind of tree") stand in many places and tell nothing of where they are from."""
+"""Shorter texts ("a kind of tree") stand in many documents by chance."""
 
 WORD = re.compile(r"\w+")
 
@@ -42,9 +42,9 @@ def standing_in(texts: Sequence[str], documents: Iterable[str]) -> NDArray[np.bo
 
 
 def shows_heldout(instances: Instances, lexicon: Lexicon, documents: Sequence[str]) -> NDArray[np.bool_]:
-    """Bool [R]: instances with a gloss or an example of a sense they may have, or some sentence, in a document.
+    """Bool [R]: instances of whose text a sentence, or of whose candidates a gloss or an example, stands in a document.
 
-    Any sentence of the text that an instance is from: what is read around a word goes beyond its own.
+    Any sentence of the instance's text counts, because the context of a word goes beyond its own sentence.
     """
     text_S = instances.sentences["document_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     stands_S = standing_in(instances.sentences["text"].to_pylist(), documents)

@@ -33,24 +33,45 @@ POS = ("NOUN", "VERB", "ADJ", "ADV")
 SS_TYPES = {"1": "NOUN", "2": "VERB", "3": "ADJ", "4": "ADV", "5": "ADJ"}
 """Of a WordNet sense key (senseidx(5WN)); 5 is an adjective satellite."""
 
-SENSES = pa.schema([
-    ("key", pa.string()), ("lemma", pa.string()), ("pos", pa.string()), ("rank", pa.uint16()), ("count", pa.uint32()),
-    ("meaning", pa.uint32()),
-])  # fmt: skip
-MEANINGS = pa.schema([
-    ("name", pa.string()), ("pos", pa.string()), ("lemmas", pa.list_(pa.string())), ("gloss", pa.string()),
-    ("examples", pa.list_(pa.string())), ("above", pa.list_(pa.uint32())),
-])  # fmt: skip
+SENSES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("lemma", pa.string()),
+        ("pos", pa.string()),
+        ("rank", pa.uint16()),
+        ("count", pa.uint32()),
+        ("meaning", pa.uint32()),
+    ]
+)
+MEANINGS = pa.schema(
+    [
+        ("name", pa.string()),
+        ("pos", pa.string()),
+        ("lemmas", pa.list_(pa.string())),
+        ("gloss", pa.string()),
+        ("examples", pa.list_(pa.string())),
+        ("above", pa.list_(pa.uint32())),
+    ]
+)
 FORMS = pa.schema([("form", pa.string()), ("pos", pa.string()), ("lemma", pa.string())])
 """Inflections that no rule gives."""
 SCHEMAS = {"senses": SENSES, "meanings": MEANINGS, "forms": FORMS}
 ENDINGS = {
-    "NOUN": (("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"),
-             ("men", "man"), ("ies", "y")),
+    "NOUN": (
+        ("s", ""),
+        ("ses", "s"),
+        ("ves", "f"),
+        ("xes", "x"),
+        ("zes", "z"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("men", "man"),
+        ("ies", "y"),
+    ),
     "VERB": (("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
     "ADJ": (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
     "ADV": (),
-}  # fmt: skip
+}
 """Rules of detachment (morphy(7WN))."""
 DOUBLING = ("ed", "ing", "er", "est")
 """Before these a consonant may be doubled ("stopped"); WordNet lists such forms as irregular, an own inventory not."""
@@ -189,10 +210,8 @@ def read_wordnet(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any
         key, offset, rank, count = line.split()
         lemma, _, rest = key.partition("%")
         pos = SS_TYPES[rest[0]]
-        senses.append({
-            "key": key, "lemma": lemma.lower(), "pos": pos, "rank": int(rank), "count": int(count),
-            "meaning": by_place[pos, int(offset)],
-        })  # fmt: skip
+        values = key, lemma.lower(), pos, int(rank), int(count), by_place[pos, int(offset)]
+        senses.append(dict(zip(SENSES.names, values, strict=True)))
     return senses, meanings
 
 
@@ -237,14 +256,18 @@ def read_inventory(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any
         seen.add(entry["key"])
         word = normal_lemma(entry["lemma"]), entry["pos"]
         ranks[word] = ranks.get(word, 0) + 1
-        senses.append({
-            "key": entry["key"], "lemma": word[0], "pos": word[1], "rank": ranks[word], "count": 0,
-            "meaning": len(meanings),
-        })  # fmt: skip
-        meanings.append({
-            "name": entry["key"], "pos": word[1], "lemmas": entry.get("lemmas") or [entry["lemma"]],
-            "gloss": entry["gloss"], "examples": entry.get("examples", []), "above": [],
-        })  # fmt: skip
+        values = entry["key"], *word, ranks[word], 0, len(meanings)
+        senses.append(dict(zip(SENSES.names, values, strict=True)))
+        meanings.append(
+            {
+                "name": entry["key"],
+                "pos": word[1],
+                "lemmas": entry.get("lemmas") or [entry["lemma"]],
+                "gloss": entry["gloss"],
+                "examples": entry.get("examples", []),
+                "above": [],
+            }
+        )
     if not senses:
         raise DataError(f"{path}: no sense in it")
     return senses, meanings

@@ -19,7 +19,7 @@ class SensesParams(Section):
     share: float = Field(default=1.0, gt=0, le=1)
     """Of the documents (of examples: of the meanings), by a hash of their name."""
     heldout: float = Field(ge=0, lt=1)
-    """Share of these that nobody learns from, by another hash."""
+    """Share of these that is held out for evaluation, by another hash."""
 
 
 class LexiconParams(Section):

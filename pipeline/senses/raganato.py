@@ -116,7 +116,7 @@ def read_gold(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def key_lines(path: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Place, instance id and keys of each line that is not blank; any blanks separate.
+    """Place, instance id and keys of each line that is not empty; any white space separates.
 
     The same key twice in a line counts once. Raises DataError for what is no key file in UTF-8.
     """
@@ -270,10 +270,10 @@ class _Layout:
         return Token(text=text, lemma=lemma, pos=pos, instance=instance)
 
     def _id(self, tag: str, attributes: Mapping[str, str], *, met: set[str] | None = None) -> str:
-        """The id, which must be one word, as key files separate by blanks, and new among those `met`."""
+        """The id, which must be one word, as key files separate by white space, and new among those `met`."""
         name = attributes.get("id", "")
         if len(name.split()) != 1 or name != name.strip():
-            self._refuse(f"<{tag}> needs an id without blanks, got {attributes.get('id')!r}")
+            self._refuse(f"<{tag}> needs an id without spaces, got {attributes.get('id')!r}")
         if met is not None:
             if name in met:
                 self._refuse(f"{tag} '{name}' occurs a second time")

@@ -1,6 +1,6 @@
-"""How well answers agree with labels, as GLUE and detection count it, and what several seeds say together.
+"""Metrics of predictions against labels, as GLUE and paraphrase detection use them, and their spread over seeds.
 
-Where a formula divides by 0, the number is 0: one answer to everything agrees with nothing (scikit-learn's rule).
+Where a formula divides by 0, the metric is 0, as in scikit-learn: such are predictions that are all equal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 INTERVAL_SEEDS = 3
-"""Fewest repetitions that an interval is given for; of two, the t interval is six times as wide as their distance."""
+"""Fewest seeds that an interval is given for; the one of two reaches 6.4 times their distance to either side."""
 
 
 def accuracy(answer_N: NDArray[Any], label_N: NDArray[Any]) -> float:

@@ -61,31 +61,43 @@ ENTAILMENT = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
 TASKS: dict[str, Task] = {
     "CoLA": Task(
-        texts=("sentence",), label="label", metrics=("matthews",), header=("source", "label", "mark", "sentence"),
-        hub="cola", hub_texts=("sentence",),
+        texts=("sentence",),
+        label="label",
+        metrics=("matthews",),
+        header=("source", "label", "mark", "sentence"),
+        hub="cola",
+        hub_texts=("sentence",),
     ),
     "SST-2": Task(texts=("sentence",), label="label", hub="sst2", hub_texts=("sentence",)),
     "MRPC": Task(
         texts=("#1 String", "#2 String"), label="Quality", metrics=("f1", "accuracy"), hub="mrpc", hub_texts=PAIR
     ),
-    "STS-B": Task(
-        texts=PAIR, label="score", classes=(), metrics=("pearson", "spearman"), hub="stsb", hub_texts=PAIR
-    ),
+    "STS-B": Task(texts=PAIR, label="score", classes=(), metrics=("pearson", "spearman"), hub="stsb", hub_texts=PAIR),
     "QQP": Task(
-        texts=("question1", "question2"), label="is_duplicate", metrics=("f1", "accuracy"), hub="qqp",
+        texts=("question1", "question2"),
+        label="is_duplicate",
+        metrics=("f1", "accuracy"),
+        hub="qqp",
         hub_texts=("question1", "question2"),
     ),
     "MNLI": Task(
-        texts=PAIR, label="gold_label", classes=("entailment", "neutral", "contradiction"),
-        dev={"matched": "dev_matched", "mismatched": "dev_mismatched"}, hub="mnli", hub_texts=("premise", "hypothesis"),
+        texts=PAIR,
+        label="gold_label",
+        classes=("entailment", "neutral", "contradiction"),
+        dev={"matched": "dev_matched", "mismatched": "dev_mismatched"},
+        hub="mnli",
+        hub_texts=("premise", "hypothesis"),
     ),
     "QNLI": Task(
-        texts=("question", "sentence"), label="label", classes=ENTAILMENT, hub="qnli",
+        texts=("question", "sentence"),
+        label="label",
+        classes=ENTAILMENT,
+        hub="qnli",
         hub_texts=("question", "sentence"),
     ),
     "RTE": Task(texts=PAIR, label="label", classes=ENTAILMENT, hub="rte", hub_texts=PAIR),
     "WNLI": Task(texts=PAIR, label="label", hub="wnli", hub_texts=PAIR),
-}  # fmt: skip
+}
 assert tuple(TASKS) == get_args(TaskName)
 
 

@@ -147,11 +147,16 @@ def read_rewritten(path: Path) -> list[DetectionSet]:
             }
             sets.append(
                 DetectionSet(
-                    name=f"{folder.name}-{share:g}", kind="rewritten", train=parts["train"], test=parts["test"],
-                    identity=digest({"store": store.identity, "share": share}), rewriter=folder.name, share=share,
+                    name=f"{folder.name}-{share:g}",
+                    kind="rewritten",
+                    train=parts["train"],
+                    test=parts["test"],
+                    identity=digest({"store": store.identity, "share": share}),
+                    rewriter=folder.name,
+                    share=share,
                     counts=dict(store.manifest.facts["dropped"]),
                 )
-            )  # fmt: skip
+            )
     return sets
 
 
@@ -181,10 +186,14 @@ def read_published(path: Path) -> list[DetectionSet]:
         train = folder.name.lower().endswith("train")
         sets.append(
             DetectionSet(
-                name=name, kind="published", train=texts if train else None, test=None if train else texts,
-                identity=_identity(texts), counts=dict(sorted(counts.items())),
+                name=name,
+                kind="published",
+                train=texts if train else None,
+                test=None if train else texts,
+                identity=_identity(texts),
+                counts=dict(sorted(counts.items())),
             )
-        )  # fmt: skip
+        )
     if not sets:
         raise DataError(
             f"{path}: no folder with {ORIGINAL[0]} and {MACHINE[0]} in it; expected SET/og/*.txt, SET/mg/*.txt"
@@ -210,9 +219,7 @@ def read_pairs(path: Path) -> list[DetectionSet]:
         train = train.only(clean)
     name = path.name.removesuffix(".gz").removesuffix(".tsv")
     identity = digest([_identity(train), _identity(test)])
-    return [
-        DetectionSet(name=name, kind="pairs", train=train, test=test, identity=identity, counts=dict(counts))
-    ]  # fmt: skip
+    return [DetectionSet(name=name, kind="pairs", train=train, test=test, identity=identity, counts=dict(counts))]
 
 
 def _half(folder: Path, names: tuple[str, ...]) -> Path | None:

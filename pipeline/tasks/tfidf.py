@@ -1,7 +1,7 @@
-"""The classical detector: TF-IDF of words and letters with logistic regression, to see what a language model adds.
+"""Baseline detector of paraphrases: logistic regression on TF-IDF features of words and letters.
 
-Features are word 1- and 2-grams and letter 3- to 5-grams within words, each block sublinear and of unit length. Of a
-pair the model sees where the two texts differ, |a - b|, and what they share, a * b. There is no chance in it.
+Features are word 1- and 2-grams and letter 3- to 5-grams within words; counts are sublinear, each block has unit
+length. A pair of texts with features a and b has the features |a - b| and a * b. The detector is deterministic.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ def word_detector(train: Texts, tests: list[Texts]) -> list[NDArray[np.int64]]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import FeatureUnion
 
-    blocks = FeatureUnion([
-        ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=MOST_FEATURES)),
-        ("letters", TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True,
-                                    max_features=MOST_FEATURES)),
-    ])  # fmt: skip
+    shared = {"sublinear_tf": True, "max_features": MOST_FEATURES}
+    words = TfidfVectorizer(ngram_range=(1, 2), **shared)
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), **shared)
+    blocks = FeatureUnion([("words", words), ("letters", letters)])
     blocks.fit([*train.first, *(train.second or [])])
     model = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=1000)
     model.fit(_features(blocks, train), train.label_N)

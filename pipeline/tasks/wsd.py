@@ -1,7 +1,7 @@
-"""Word sense disambiguation: let a lexical student read words in context, and score what it answers.
+"""Word sense disambiguation: a lexical student predicts the senses of words in context, which are then scored.
 
-A student's folder carries all that scoring needs (`senses/`: head, way of reading, inventory), so any set in the layout
-of Raganato et al. 2017 can be judged with it alone. Reading is in float32 for a verdict, whatever the hardware offers.
+A student's folder holds all that prediction needs (`senses/`: head, way of reading, inventory), so it can be scored on
+any set in the layout of Raganato et al. 2017. Predictions are computed in float32, whatever the settings say.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredSet:
-    """Scores of one set, the answers behind them, and what was odd in its files."""
+    """Scores of one set, the predicted senses, and counts of what is irregular in its files."""
 
     scores: WsdScores
     answers: dict[str, tuple[str, ...]]
@@ -30,7 +30,7 @@ class ScoredSet:
 
 
 def score_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Path) -> ScoredSet:
-    """Judge a student on a set in the layout of Raganato et al. 2017.
+    """Score a student on a set in the layout of Raganato et al. 2017.
 
     Raises DataError for files that are not in the layout or do not belong together.
     """
@@ -43,7 +43,7 @@ def score_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Pat
         path=data,
         candidates=lambda lemma, pos: [lexicon_keys[row] for row in reader.lexicon.candidates(lemma, pos)],
     )
-    # Gold keys are not shown to the reader: a word whose gold is no candidate is answered like any other.
+    # The reader gets no gold keys: a word whose gold is no candidate is predicted like any other.
     instances, counts = Instances.of((marked_sentence(sentence, {}) for sentence in sentences), reader.lexicon)
     answers = reader.answer(instances)
     scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
@@ -55,7 +55,7 @@ def score_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Pat
 
 
 def score_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, Instances]) -> ScoredSet:
-    """Judge a student on the held-out words of stores of instances; each store is a set."""
+    """Score a student on the held-out words of stores of instances; each store is a set."""
     keys: dict[str, tuple[str, ...]] = {}
     info: dict[str, InstanceInfo] = {}
     answers: dict[str, tuple[str, ...]] = {}
@@ -68,9 +68,12 @@ def score_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, I
             instance = f"{name}/{row['instance_id']}"
             keys[instance] = tuple(reader.lexicon.keys[sense] for sense in row["gold"])
             info[instance] = InstanceInfo(
-                set_name=name, document=sentence["document_id"], sentence=sentence["sentence_id"], pos=row["pos"],
+                set_name=name,
+                document=sentence["document_id"],
+                sentence=sentence["sentence_id"],
+                pos=row["pos"],
                 candidates=tuple(reader.lexicon.keys[sense] for sense in row["candidates"]),
-            )  # fmt: skip
+            )
         found = reader.answer(instances, split="heldout")
         answers |= {f"{name}/{instance}": answer for instance, answer in found.items() if f"{name}/{instance}" in keys}
     if not keys:
@@ -80,7 +83,7 @@ def score_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, I
 
 
 def wsd_report(folder: Path, scored: ScoredSet, **details: Any) -> dict[str, Any]:
-    """The suite's report, F1 in per cent of 1."""
+    """The suite's report, F1 in [0, 1]."""
     metrics = scored.scores.metrics()
     return suite_report("wsd", folder, metrics, headline="all", counts=scored.counts, **details)
 

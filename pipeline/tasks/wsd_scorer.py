@@ -1,4 +1,4 @@
-"""Score word senses as the official scorer of Raganato et al. 2017 does, with what is needed to judge a score.
+"""Score word senses as the official scorer of Raganato et al. 2017 does, beside a baseline and with intervals.
 
 An instance's credit is the share of its different answers that are among its gold keys. Precision is credit over
 answered instances, recall credit over gold instances; F1 = 2PR / (P + R), which is 2 credit / (answered + gold). An
@@ -154,7 +154,7 @@ def describe(
 def write_answers(path: Path, answers: Keys) -> None:
     """Write answers for the official scorer, one line an instance that has any, in the given order."""
     given = [(name, *keys) for name, keys in answers.items() if keys]
-    assert all(len(part.split()) == 1 for line in given for part in line), "an id or key with blanks"
+    assert all(len(part.split()) == 1 for line in given for part in line), "an id or key with spaces"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".new")
     partial.write_text("".join(" ".join(line) + "\n" for line in given), encoding="utf-8")

@@ -257,7 +257,7 @@ def test_answers_are_lines_of_an_id_and_its_keys(answers: Keys, tmp_path: Path) 
 
 
 def test_ids_with_blanks_are_no_answers(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="blanks"):
+    with pytest.raises(AssertionError, match="spaces"):
         write_answers(tmp_path / "answers", {"a b": ("A",)})
     assert not (tmp_path / "answers").exists()
 
