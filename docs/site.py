@@ -54,7 +54,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for name, folder in folders().items():
         modules = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
         blocks = "\n".join(f"::: {name}.{module}\n    options: {{show_root_heading: true}}\n" for module in modules)
-        files.append(File.generated(config, f"api/{name}.md", content=f"# {name}\n\n{blocks}"))
+        about = f"::: {name}\n    options: {{members: false}}\n"
+        files.append(File.generated(config, f"api/{name}.md", content=f"# {name}\n\n{about}\n{blocks}"))
     return files
 
 
