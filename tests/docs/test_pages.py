@@ -107,7 +107,7 @@ def test_the_page_on_the_pipeline_names_every_stage() -> None:
     text = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_*-]+)@?[a-z]*`", text.partition("## Run")[0]))
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert {stage for stage in stages if not {stage, f"{stage.partition('-')[0]}*"} & named} == set()
+    assert {stage for stage in stages if not {stage, f"{stage.partition('_')[0]}*"} & named} == set()
 
 
 def test_how_to_cite_is_understood() -> None:
