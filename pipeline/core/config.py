@@ -7,6 +7,7 @@ module turns its first complaint into one line.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
@@ -29,10 +30,37 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
+class _GivenTwiceError(yaml.YAMLError):
+    """A key stands twice in one mapping, of which PyYAML would keep the last without a word."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC reads and writes it: 1e-4 and 5e-05 are numbers, and a key stands once."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping; what `<<` merges into it is not there yet."""
+        node = super().compose_mapping_node(anchor)
+        first: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in first:
+                before = first[key.value]
+                raise _GivenTwiceError(f"line {line}: key '{key.value}' is given twice, first on line {before}")
+            first[key.value] = line
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def load(path: Path) -> dict[str, Any]:
-    """The whole of params.yaml as plain data; raises ParamsError when it is not a YAML mapping."""
+    """The whole of params.yaml as plain data; raises ParamsError when it is no YAML mapping or gives a key twice."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # _Loader is a safe one
+    except _GivenTwiceError as error:
+        raise ParamsError(f"{path}: {error}. Remove one of the two") from None
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found. Run from the folder that holds params.yaml") from None
     except yaml.YAMLError as error:

@@ -15,9 +15,9 @@ LABELS_ONLY = "data/masks"
 class LossParams(Section):
     """Weights of the two terms, and how the mass outside the kept entries is treated."""
 
-    targets: float = Field(ge=0)
+    targets: float = Field(default=0.0, ge=0)
     labels: float = Field(ge=0)
-    tail: Literal["prior", "bucket", "renormalised"]
+    tail: Literal["prior", "bucket", "renormalised"] = "prior"
     anneal: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps over which the targets' weight falls linearly to 0; 0 keeps it.
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.project.settings import read_settings
 from storage.testing import samples
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ students:
   labels:
     targets: data/masks
     start: data/sources/mini
-    loss: {targets: 0.0, labels: 1.0, tail: prior}
+    loss: {labels: 1.0}
 lexicon: {kind: jsonl, path: assets}
 senses:
   examples: {kind: examples, path: data/lexicon, heldout: 0.1}
@@ -322,6 +323,14 @@ def test_one_stage_with_what_it_needs_or_what_follows(project: Project) -> None:
     assert project.ran("repro", "teach@ann") == {"check", "teach@ann"}
     ran = project.ran("repro", "--downstream", "fuse@both")
     assert ran == {"fuse@both", "evaluate_fusion@both", "train@fused", "report"} | OF_FUSED
+
+
+def test_an_experiment_with_another_learning_rate(project: Project) -> None:
+    """DVC writes 5e-05, which is a number for us too."""
+    students = {"train@fused", "train@labels"} | OF_STUDENTS | OF_FUSED | SUITES
+    assert project.ran("exp", "run", "-S", "training.learning_rate=5e-5") == {"check", "report"} | students
+    assert "learning_rate: 5e-05" in (project.root / "params.yaml").read_text(encoding="utf-8")
+    assert read_settings(project.root / "params.yaml").training.learning_rate == 5e-5
 
 
 def test_adding_a_student(project: Project) -> None:

@@ -79,3 +79,36 @@ def test_files_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
     path.write_text("a: [1\n", encoding="utf-8")
     with pytest.raises(ParamsError, match="not YAML"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "line 3: key 'a' is given twice, first on line 1"),
+        ("s:\n  x: {k: 1, k: 2}\n", "line 2: key 'k' is given twice, first on line 2"),
+        ("s: &s {k: 1}\nt:\n  <<: *s\n  k: 2\n  k: 3\n", "line 5: key 'k' is given twice, first on line 4"),
+    ],
+    ids=["top", "inside", "beside a merge"],
+)
+def test_a_key_given_twice_is_refused_by_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError) as caught:
+        load(tmp_path / "p.yaml")
+    assert str(caught.value) == f"{tmp_path / 'p.yaml'}: {message}. Remove one of the two"
+
+
+def test_what_is_merged_may_be_given_again(tmp_path: Path) -> None:
+    text = "a: &a {k: 1, l: 2}\nb: &b {<<: *a, k: 3}\nc: {<<: *b, l: 4}\n"
+    (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
+    assert load(tmp_path / "p.yaml") == {"a": {"k": 1, "l": 2}, "b": {"k": 3, "l": 2}, "c": {"k": 3, "l": 4}}
+
+
+def test_numbers_are_those_that_dvc_writes(tmp_path: Path) -> None:
+    numbers = {"1e-4": 1e-4, "5e-05": 5e-5, "-2E3": -2000.0, "1.5e3": 1500.0, "1.e2": 100.0}
+    words = ["e5", "1e", "12e3f"]
+    text = "\n".join([*(f"n{i}: {key}" for i, key in enumerate(numbers)), f"words: [{', '.join(words)}]"])
+    (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
+    found = load(tmp_path / "p.yaml")
+    assert found.pop("words") == words
+    assert list(found.values()) == list(numbers.values())
+    assert all(isinstance(value, float) for value in found.values())
