@@ -60,7 +60,7 @@ class Learner:
     def _step(self, number: int) -> Step:
         from pipeline.train.data import Step
 
-        return Step(passes=self.passes[number % len(self.passes)], window=(0,))
+        return Step(example_B=self.passes[number % len(self.passes)], window=(0,))
 
 
 def learner(

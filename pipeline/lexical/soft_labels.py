@@ -1,7 +1,8 @@
-"""What a lexical teacher believes of every word in context: a distribution over its candidate senses, asked once.
+"""A lexical teacher's soft labels: for every word in context a distribution over its candidate senses, computed once.
 
-A table for each store of instances, sealed like every store, in the order of its rows, so that many students learn from
-one teacher that is not in memory. Words without an annotation are answered too: text that nobody annotated can teach.
+A table for each store of instances, in the order of its rows, sealed like every store. Many students learn from it
+without the teacher in memory. Words without an annotation have soft labels too, so students also learn from text that
+nobody annotated.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from pipeline.lexical.reader import sense_reader
 from pipeline.models.identity import weights_digest
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
+from pipeline.text.ragged import Ragged
 from storage.errors import StaleParent, StoreMissing
 from storage.tables import TableStore, write_tables
 from storage.work import Workspace
 
 if TYPE_CHECKING:
     import torch
-
-    from pipeline.text.ragged import Ragged
 
 
 KIND = "beliefs"
@@ -93,21 +93,13 @@ def open_soft_labels(folder: Path, names: list[str]) -> TableStore:
     return store
 
 
-def soft_labels_identity(folder: Path, name: str) -> str:
-    """What identifies the soft labels at `folder`."""
-    return open_soft_labels(folder, [name]).identity
-
-
 def read_soft_labels(
-    folder: Path, opened: Mapping[str, Instances], *, row_I: NDArray[np.int64], candidates: Ragged
+    store: TableStore, opened: Mapping[str, Instances], *, row_I: NDArray[np.int64], candidates: Ragged
 ) -> NDArray[np.float32]:
     """Probabilities along the candidates of a view over `opened`, joined in their order.
 
     Raises StaleParent when the teacher was asked about other instances than these.
     """
-    from pipeline.text.ragged import Ragged
-
-    store = open_soft_labels(folder, list(opened))
     flat: list[NDArray[Any]] = []
     lengths: list[NDArray[np.int64]] = []
     for name, instances in opened.items():
@@ -116,7 +108,7 @@ def read_soft_labels(
         flat.append(column.values.to_numpy(zero_copy_only=False).astype(np.float32))
         lengths.append(np.diff(column.offsets.to_numpy()).astype(np.int64))
     start_R1 = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    believed = Ragged(flat=np.concatenate(flat), start_R1=start_R1).take(row_I)
-    if not np.array_equal(believed.start_R1, candidates.start_R1):
-        raise StaleParent(f"{folder}: has other candidates than {', '.join(opened)}. {store.remedy}")
-    return np.asarray(believed.flat, np.float32)
+    labels = Ragged(flat=np.concatenate(flat), start_R1=start_R1).take(row_I)
+    if not np.array_equal(labels.start_R1, candidates.start_R1):
+        raise StaleParent(f"{store.path}: has other candidates than {', '.join(opened)}. {store.remedy}")
+    return np.asarray(labels.flat, np.float32)

@@ -3,95 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+import torch
+from safetensors.torch import save_file
 
-from pipeline.lexical.batches import open_batch_builder
+from pipeline.lexical.classifier import SenseHead, SenseModel
+from pipeline.lexical.inputs import LexicalInputs, lexical_data
 from pipeline.lexical.params import (
     HEAD_FILE,
     LEXICON_FOLDER,
-    NO_SOFT_LABELS,
     READING_FILE,
     SENSES_FOLDER,
     LexicalParams,
+    Reading,
     ReadingParams,
-    RehearsalParams,
 )
 from pipeline.lexical.rehearsal import Rehearsal
-from pipeline.models.identity import weight_hashes
+from pipeline.lexical.trainer import LexicalTrainer, steps_of
+from pipeline.models.masked_lm import MaskedLM, one_model
+from pipeline.models.optimizer import choose_attention
 from pipeline.models.publish import publishing, save_model, write_record
-from pipeline.senses.instances import Instances
-from pipeline.senses.leakage import shows_heldout
-from pipeline.senses.lexicon import Lexicon
-from storage.errors import DataError, ParamsError, VocabularyError
-from storage.format.manifest import digest
-from storage.reader import Store
-from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
+from pipeline.train.initialize import start_student
+from pipeline.train.train import open_training_data
+from storage.errors import ParamsError
 from storage.work import WorkFolder, Workspace
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.lexical.trainer import LexicalData
-
-
-log = logging.getLogger(__name__)
-
-
-def open_lexical_data(
-    params: LexicalParams,
-    opened: dict[str, Instances],
-    lexicon: Lexicon,
-    tokenizer: Any,
-    *,
-    heldout: Sequence[str],
-) -> tuple[LexicalData, int]:
-    """What the student learns from: the train split of its senses, with soft labels where a teacher gave any.
-
-    And how many words are left out because they would show it a text of `heldout`. Raises DataError when nothing is
-    left to learn.
-    """
-    from pipeline.lexical.soft_labels import read_soft_labels
-    from pipeline.lexical.trainer import LexicalData
-
-    instances = Instances.joined(list(opened.values()))
-    batch_builder = open_batch_builder(params.reading, params.objective, instances, lexicon, tokenizer, split="train")
-    view = batch_builder.view
-    soft_label_C = None
-    if params.soft_labels:
-        soft_label_C = read_soft_labels(
-            Path(params.soft_labels_from), opened, row_I=view.row_I, candidates=view.candidates
-        )
-    several_I = view.candidates.lengths() > 1
-    if soft_label_C is None:
-        known_I = np.add.reduceat(view.gold, view.candidates.start_R1[:-1]) > 0 if len(view) else several_I
-    else:
-        known_I = several_I
-    useful_I = several_I & known_I
-    shown_I = useful_I & shows_heldout(instances, lexicon, heldout)[view.row_I]
-    left_out = int(shown_I.sum())
-    if left_out:
-        log.info("%d of %d words left out: they would show it held-out text", left_out, int(useful_I.sum()))
-    instance_I = np.flatnonzero(useful_I & ~shown_I)
-    if not len(instance_I):
-        raise DataError(
-            f"senses {', '.join(opened)}: no word with several senses to learn from"
-            + (f" but {left_out} that would show the student held-out text. Give other text" if left_out else "")
-        )
-    data = LexicalData(
-        batch_builder=batch_builder,
-        instance_I=instance_I,
-        soft_label_C=soft_label_C,
-        gold_weight=params.gold,
-        soft_label_weight=params.soft_labels,
-    )
-    return data, left_out
 
 
 def train_lexical(
@@ -111,97 +49,91 @@ def train_lexical(
 ) -> dict[str, Any]:
     """Train one lexical student and publish it at `out`; returns its training record.
 
-    Words that would show it the held-out split of `documents` are left out. Raises StaleParent when stores do not
-    belong together, DataError when there is nothing to learn, VocabularyError when masked sequences speak another
-    vocabulary than the start, WorkBusy when another process trains the same.
+    Words that would show it the held-out split of `documents` are left out. Raises what `LexicalInputs.open` raises,
+    DataError when there is nothing to learn, WorkBusy when another process trains the same student.
     """
-    import torch
-
-    from pipeline.lexical.classifier import SenseHead, SenseModel
-    from pipeline.lexical.trainer import LexicalTrainer, steps_of
-    from pipeline.models.masked_lm import MaskedLM, one_model
-    from pipeline.models.optimizer import choose_attention
-    from pipeline.text.tokenizer import load_tokenizer
-    from pipeline.train.initialize import start_student
-
-    start = Path(params.start)
-    tokenizer = load_tokenizer(start)
-    inventory = Lexicon.open(lexicon)
-    opened = {name: Instances.open(senses / name, lexicon=inventory) for name in params.senses}
-    texts = DocumentStore(documents)
-    parents = {
-        "lexicon": inventory.identity,
-        **{f"senses/{name}": found.identity for name, found in opened.items()},
-        "documents": texts.identity,
-    }
-    identity = digest({
-        "lexical": params.model_dump(exclude={"start", "soft_labels_from", "targets"}), "parents": parents,
-        "start": weight_hashes(start),
-        "beliefs": _soft_labels_identities(params), "targets": _targets_identity(params, masks),
-    })  # fmt: skip
+    inputs = LexicalInputs.open(
+        params, lexicon=lexicon, senses=senses, documents=documents, sequences=sequences, masks=masks, name=out.name
+    )
+    identity = inputs.identity(params)
     with WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work, one_model():
-        heldout = texts.read("heldout").column("text").to_pylist()
-        data, left_out = open_lexical_data(params, opened, inventory, tokenizer, heldout=heldout)
-        lm_model = start_student(start, tokenizer=tokenizer, layers=None, config=None, seed=params.training.seed)
-        parameters = sum(parameter.numel() for parameter in lm_model.parameters())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(params.training.seed)
-            head = SenseHead(int(lm_model.config.hidden_size), data.batch_builder.reading)
-        tokens = longest_sequence(params.reading, data.batch_builder.reading)
-        if params.language_model is not None:
-            tokens = max(tokens, Store(sequences, Sequences).manifest.arrays["input_ids_NL"].row_shape[0])
-        choose_attention(lm_model, device=device, autocast=dtype, tokens=tokens)
-        lm = MaskedLM(lm_model, device)
-        require_room(params.reading, data.batch_builder.reading, positions=lm.positions, start=start)
-        model = SenseModel(lm_model, head).to(device)
+        data = lexical_data(
+            inputs,
+            params.reading,
+            params.objective,
+            gold_weight=params.gold,
+            soft_label_weight=params.soft_labels,
+            heldout=inputs.heldout_texts(),
+        )
+        reading, steps = data.batch_builder.reading, steps_of(data, params.training)
+        model = new_model(inputs, reading, seed=params.training.seed)
+        tokens = longest_sequence(params.reading, reading)
+        if inputs.rehearsal is not None:
+            tokens = max(tokens, inputs.rehearsal.longest)
+        choose_attention(model.lm, device=device, autocast=dtype, tokens=tokens)
+        lm = MaskedLM(model.lm, device)
+        parameters = lm.parameters
+        require_room(params.reading, reading, positions=lm.positions, start=inputs.start)
+        model.to(device)
         rehearsal = None
-        if params.language_model is not None:
-            rehearsal = open_rehearsal(
-                params.language_model,
+        if params.language_model is not None and inputs.rehearsal is not None:
+            rehearsal = Rehearsal(
                 lm,
-                targets=None if params.own_targets else params.targets,
-                sequences=sequences,
-                masks=masks,
-                pieces=len(tokenizer.pieces),
+                params.language_model,
+                data=open_training_data(inputs.rehearsal.sequences, inputs.rehearsal.masks, inputs.rehearsal.targets),
+                own=inputs.rehearsal.own_targets,
                 autocast=dtype,
                 batch_tokens=batch_tokens,
-                steps=steps_of(data, params.training),
+                steps=steps,
                 seed=params.training.seed,
-                where=out.name,
             )
         trainer = LexicalTrainer(
             model,
             data,
             params.training,
             rehearsal=rehearsal,
-            pad=tokenizer.special["pad"],
+            pad=inputs.tokenizer.special["pad"],
             device=device,
             autocast=dtype,
             batch_tokens=batch_tokens,
         )
         trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
         record = {
-            "identity": identity, "parents": parents, "parameters": parameters, "steps": trainer.steps,
-            "words": len(data.instance_I), "left_out": left_out, "losses": trainer.plain()["losses"],
-            "start": params.start, "objective": params.objective,
-        }  # fmt: skip
-        kept = sum(parameter.numel() for parameter in lm_model.parameters())
-        assert kept == parameters, "lexical training must not add parameters to the model"
+            "identity": identity,
+            "parents": inputs.parents(),
+            "parameters": parameters,
+            "steps": steps,
+            "words": len(data.instance_I),
+            "left_out": data.left_out,
+            "losses": trainer.plain()["losses"],
+            "start": params.start,
+            "objective": params.objective,
+        }
+        assert lm.parameters == parameters, "lexical training must not add parameters to the model"
         with publishing(work) as folder:
-            save_model(lm_model.cpu(), folder, tokenizer=start)
-            save_senses(head, params.reading, params.objective, lexicon, folder / SENSES_FOLDER)
+            save_model(model.lm.cpu(), folder, tokenizer=inputs.start)
+            save_senses(model.head, params.reading, params.objective, lexicon, folder / SENSES_FOLDER)
             write_record(folder, record, card=model_card(out.name, params, record))
     return record
 
 
-def longest_sequence(reading: ReadingParams, way: str) -> int:
-    """Tokens of the longest sequence that is read, "bi" or "cross"."""
+def new_model(inputs: LexicalInputs, reading: Reading, *, seed: int) -> SenseModel:
+    """The start in float32 on the CPU with a new sense head."""
+    lm = start_student(inputs.start, tokenizer=inputs.tokenizer, layers=None, config=None, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # initialisers take no generator; the fork leaves the global state as it was
+        head = SenseHead(int(lm.config.hidden_size), reading)
+    return SenseModel(lm, head)
+
+
+def longest_sequence(reading: ReadingParams, way: Reading) -> int:
+    """Tokens of the longest sequence that is encoded, "bi" or "cross"."""
     if way == "cross":
         return reading.context_tokens + reading.gloss_tokens + 2  # the quotation marks around the word
     return max(reading.context_tokens, reading.gloss_tokens)
 
 
-def require_room(reading: ReadingParams, way: str, *, positions: int, start: Path) -> None:
+def require_room(reading: ReadingParams, way: Reading, *, positions: int, start: Path) -> None:
     """Raise ParamsError when the longest sequence would have more tokens than the model has positions."""
     longest = longest_sequence(reading, way)
     if longest > positions:
@@ -211,68 +143,14 @@ def require_room(reading: ReadingParams, way: str, *, positions: int, start: Pat
         )
 
 
-def open_rehearsal(
-    params: RehearsalParams,
-    lm: Any,
-    *,
-    targets: str | None,
-    sequences: Path,
-    masks: Path,
-    pieces: int,
-    where: str,
-    **more: Any,
-) -> Rehearsal:
-    """The language model's part; without `targets`, what `lm` answers now is what it is kept at.
-
-    Raises VocabularyError when the stores speak another vocabulary than the start.
-    """
-    from pipeline.train.train import open_targets, open_training_data
-
-    stores = Store(sequences, Sequences), Store(masks, Masks)
-    stores[1].require_parent("sequences", stores[0])
-    if stores[1].facts["vocabulary"] != pieces:
-        raise VocabularyError(
-            f"{masks}: {stores[1].facts['vocabulary']} ids, but the start of lexical.{where} has {pieces}. "
-            "Start from a model with the students' tokenizer"
-        )
-    found = None if targets is None else open_targets(targets, params.loss, masks=stores[1])
-    return Rehearsal(lm, params, data=open_training_data(*stores, found), own=targets is None, **more)
-
-
-def save_senses(head: Any, reading: ReadingParams, objective: str, lexicon: Path, folder: Path) -> None:
+def save_senses(head: SenseHead, reading: ReadingParams, objective: str, lexicon: Path, folder: Path) -> None:
     """Write what scoring senses needs beside the model: head, way of reading, inventory."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True)
     save_file({name: value.contiguous().cpu() for name, value in head.state_dict().items()}, folder / HEAD_FILE)
     (folder / READING_FILE).write_text(
         json.dumps({"objective": objective, **reading.model_dump()}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
     shutil.copytree(lexicon, folder / LEXICON_FOLDER)
-
-
-def _soft_labels_identities(params: LexicalParams) -> list[str]:
-    from pipeline.lexical.soft_labels import soft_labels_identity
-
-    if params.soft_labels == 0:
-        return []
-    if params.soft_labels_from == NO_SOFT_LABELS:
-        raise ParamsError(
-            "lexical: soft_labels has a weight but no store. Set soft_labels_from to data/soft_labels/NAME"
-        )
-    return [soft_labels_identity(Path(params.soft_labels_from), name) for name in params.senses]
-
-
-def _targets_identity(params: LexicalParams, masks: Path) -> str | None:
-    if params.language_model is None:
-        return None
-    from pipeline.train.train import open_targets
-
-    blanks = Store(masks, Masks)
-    if params.own_targets:
-        return f"own answers to {blanks.identity}"
-    store = open_targets(params.targets, params.language_model.loss, masks=blanks)
-    return blanks.identity if store is None else store.identity
 
 
 def model_card(name: str, params: LexicalParams, record: dict[str, Any]) -> str:

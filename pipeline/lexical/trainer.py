@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.seeds import generator
-from pipeline.lexical.batches import BatchBuilder, micro_batches
+from pipeline.lexical.batches import micro_batches
 from pipeline.lexical.classifier import SenseModel, candidate_scores, sense_loss
 from pipeline.lexical.context import LexicalView
+from pipeline.lexical.inputs import LexicalData
 from pipeline.lexical.params import LexicalTrainingParams
 from pipeline.models.optimizer import adamw, linear_schedule, update
 from pipeline.models.precision import autocast
@@ -23,19 +23,6 @@ from pipeline.train.loop import run_steps
 
 if TYPE_CHECKING:
     from pipeline.lexical.rehearsal import Rehearsal
-
-
-@dataclass(frozen=True, kw_only=True)
-class LexicalData:
-    """What is learned: a view, which of its instances, and what teachers believe of them."""
-
-    batch_builder: BatchBuilder
-    instance_I: Int
-    """Instances to learn from: more than one candidate, and gold or soft labels."""
-    soft_label_C: NDArray[np.float32] | None
-    """Along the view's candidates; NaN where no teacher was asked."""
-    gold_weight: float
-    soft_label_weight: float
 
 
 def plan_steps(view: LexicalView, instance_I: Int, *, step_words: int, seed: int) -> Iterator[tuple[int, Int]]:

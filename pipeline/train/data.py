@@ -1,7 +1,8 @@
-"""What a student sees, and when: the order of passes, and the fused targets of a window of shards.
+"""The order of a student's training examples, and the fused targets of a window of shards.
 
-The order depends on the masks and the seed only: all students of a run see the same passes in the same steps, and a
-resumed run continues where it was. Targets are read by windows of whole shards: memory does not grow with the store.
+An example is a sequence with the masked positions of one mask copy. The order depends on the masks and the seed only:
+all students of a run see the same examples in the same steps, and a resumed run continues where it was. Targets are
+read by windows of whole shards: memory does not grow with the store.
 """
 
 from __future__ import annotations
@@ -26,20 +27,22 @@ if TYPE_CHECKING:
 
 
 WINDOW_PREDICTIONS = 131_072
-"""Predictions whose targets are in memory at once, some 55 MB; shuffling is perfect within a window."""
+"""Predictions whose targets are in memory at once, about 55 MB; examples are shuffled within a window."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What one optimiser step sees: pass numbers, and the window of shards their targets lie in."""
+    """What one optimiser step sees."""
 
-    passes: NDArray[np.int64]
+    example_B: NDArray[np.int64]
+    """Numbers of its examples."""
     window: tuple[int, ...]
+    """The shards of targets that are in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """All a student learns from. `targets` is None for labels only."""
+    """The train split: examples, true tokens, and fused targets (None for labels only)."""
 
     view: View
     masks: Masks
@@ -59,7 +62,7 @@ class ShardWindow:
         if data.targets is None:
             return
         for shard, size in zip(shards, sizes, strict=True):
-            # Copied into place one shard after another: all at once, a window would take twice its memory.
+            # Shard by shard into one array: concatenating them all would take twice the memory.
             arrays = data.targets.shard("train", shard).arrays()
             rows = slice(int(self._base[shard]), int(self._base[shard]) + size)
             for name in ("ids_PM", "logprob_PM", "tail_PT", "sketch_PTD"):
@@ -88,7 +91,7 @@ class ShardWindow:
 
 
 def plan_steps(data: TrainingData, *, step_tokens: int, seed: int, window_shards: int) -> Iterator[Step]:
-    """Endless steps: epochs over windows of shards in random order, passes shuffled within a window."""
+    """Steps without end: in each epoch windows of shards in random order, and examples shuffled within a window."""
     length_G = data.view.lengths_G()
     first_shard_G = data.view.start_G1[:-1] // data.plan.shard_rows
     last_shard_G = (data.view.start_G1[1:] - 1) // data.plan.shard_rows
@@ -98,8 +101,8 @@ def plan_steps(data: TrainingData, *, step_tokens: int, seed: int, window_shards
         for number, start in enumerate(range(0, len(shards), window_shards)):
             window = tuple(sorted(int(shard) for shard in shards[start : start + window_shards]))
             inside = np.isin(first_shard_G, window) | np.isin(last_shard_G, window)
-            passes = generator(seed, "passes", epoch, number).permutation(np.flatnonzero(inside))
-            ends = np.cumsum(length_G[passes]) // step_tokens
-            for piece in np.split(passes, np.flatnonzero(np.diff(ends)) + 1):
-                yield Step(passes=piece, window=window)
+            examples = generator(seed, "passes", epoch, number).permutation(np.flatnonzero(inside))
+            ends = np.cumsum(length_G[examples]) // step_tokens
+            for example_B in np.split(examples, np.flatnonzero(np.diff(ends)) + 1):
+                yield Step(example_B=example_B, window=window)
         epoch += 1

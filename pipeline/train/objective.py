@@ -1,6 +1,6 @@
-"""One step of masked-LM training: sums of two losses over the blanks of some passes, and their gradients.
+"""One step of masked-LM training: two losses at the masked positions of some examples, and their gradients.
 
-Distillation does nothing else; lexical training does it beside its own loss, to keep the student a language model.
+Distillation does nothing else. Lexical training adds it to its own loss, to keep the student a language model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepDone:
-    """What a step saw."""
+    """Counts and losses of a step."""
 
     tokens: int
     labels: int
@@ -43,7 +43,7 @@ class StepDone:
 
 
 class LanguageTask:
-    """A model, what it learns from, and how the two losses are weighed."""
+    """A model, its data, and the weights of the two losses."""
 
     def __init__(
         self, lm: MaskedLM, loss: LossParams, *, data: TrainingData, autocast: torch.dtype, batch_tokens: int
@@ -75,7 +75,7 @@ class LanguageTask:
             (scale * loss).backward()  # type: ignore[no-untyped-call]
             sums = {name: float(term.total) for name, term in zip(terms, found, strict=True)}
             totals += [sums.get("targets", 0.0) / max(1, targets), sums.get("labels", 0.0) / labels]
-        tokens = int(self.data.view.lengths_G()[step.passes].sum())
+        tokens = int(self.data.view.lengths_G()[step.example_B].sum())
         return StepDone(tokens=tokens, labels=labels, means=(float(totals[0]), float(totals[1])))
 
     def autocasting(self) -> Any:
@@ -84,9 +84,10 @@ class LanguageTask:
 
     def _micro_batches(self, step: Step, window: ShardWindow) -> list[MicroBatch]:
         batches = []
-        for batch in token_batches(self.data.view.lengths_G()[step.passes], self.batch_tokens):
-            inputs = model_inputs(self.data.view, step.passes[batch])
-            kept = window.contains(inputs.prediction_Q)  # a pass on the border of a window brings its part only
+        for batch in token_batches(self.data.view.lengths_G()[step.example_B], self.batch_tokens):
+            inputs = model_inputs(self.data.view, step.example_B[batch])
+            # An example at the border of a window is in two: each trains on the positions whose targets it has.
+            kept = window.contains(inputs.prediction_Q)
             prediction_Q = inputs.prediction_Q[kept]
             label_Q = self.data.masks.label_P[prediction_Q].astype(np.int64)
             batches.append(
@@ -101,7 +102,7 @@ class LanguageTask:
         return batches
 
     def _terms(self, batch: MicroBatch, *, targets_weight: float, labels_weight: float) -> dict[str, Term]:
-        """The target loss and the label loss; a term that is not asked for is not computed."""
+        """The target loss and the label loss; a term without a weight is not computed."""
         from pipeline.sparse.loss import label_term, target_term
 
         terms = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipeline.lexical.inputs import LexicalInputs
 from pipeline.lexical.params import LexicalParams
 from pipeline.lexical.train import train_lexical
 from pipeline.senses.instances import Instances, build_instances
@@ -109,6 +110,13 @@ class Workplace:
             "batch_tokens": 4000, "checkpoint_seconds": 1e9,
         }  # fmt: skip
         return train_lexical(params, out=out, **given | changes)
+
+    def inputs(self, params: LexicalParams, name: str = "one") -> LexicalInputs:
+        """All that student `name` is made from."""
+        return LexicalInputs.open(
+            params, lexicon=self.lexicon, senses=self.senses, documents=self.stores.documents,
+            sequences=self.stores.sequences, masks=self.stores.masks, name=name,
+        )  # fmt: skip
 
     def open(self, *names: str) -> dict[str, Instances]:
         """Stores of words in context."""

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pipeline.lexical.batches import BatchBuilder, micro_batches
 from pipeline.lexical.classifier import candidate_scores
 from pipeline.lexical.context import LexicalView, lexical_view, meaning_tokens
+from pipeline.lexical.inputs import LexicalData
 from pipeline.lexical.params import LexicalTrainingParams, Reading
 from pipeline.lexical.reader import known_glosses, score_all
 from pipeline.lexical.trainer import (
-    LexicalData,
     LexicalTrainer,
     kept_candidates,
     plan_steps,
@@ -77,8 +77,9 @@ def data_of(batch_builder: BatchBuilder, *, believed: bool = False) -> LexicalDa
         belief = np.random.default_rng(0).random(len(view.gold)).astype(np.float32)
         belief[: view.candidates.start_R1[1]] = np.nan
     return LexicalData(
-        batch_builder=batch_builder, instance_I=instance_I, soft_label_C=belief, gold_weight=1.0, soft_label_weight=0.5
-    )
+        batch_builder=batch_builder, instance_I=instance_I, soft_label_C=belief, gold_weight=1.0, soft_label_weight=0.5,
+        left_out=0,
+    )  # fmt: skip
 
 
 # Views made by hand: only what planning looks at.

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.lexical.inputs import lexical_data
 from pipeline.lexical.params import RehearsalParams
 from pipeline.lexical.rehearsal import Rehearsal
-from pipeline.lexical.train import open_lexical_data
 from pipeline.lexical.trainer import LexicalTrainer, kept_candidates
 from pipeline.models.masked_lm import MaskedLM
-from pipeline.senses.lexicon import Lexicon
 from pipeline.text.inputs import model_inputs
 from pipeline.text.tokenizer import load_tokenizer
 from pipeline.train.data import ShardWindow, Step, plan_steps
@@ -88,8 +87,10 @@ def every_blank(work: Workplace, model: Any) -> torch.Tensor:
 def test_a_step_s_gradients_are_those_of_both_losses(work: Workplace) -> None:
     """Every pass in one step, so that the language model's part can be computed from the plain model."""
     entry = work.entry(objective="bi_encoder_m", training={"gradient_clip": 1e9})
-    tokenizer, opened = load_tokenizer(work.start), work.open("examples", "story")
-    data, _ = open_lexical_data(entry, opened, Lexicon.open(work.lexicon), tokenizer, heldout=[])
+    tokenizer = load_tokenizer(work.start)
+    data = lexical_data(
+        work.inputs(entry), entry.reading, entry.objective, gold_weight=1.0, soft_label_weight=0.0, heldout=[]
+    )
     kept = kept_candidates(data.batch_builder.view, most=3, seed=0, epoch=0)
 
     def stepped(weight: float | None) -> dict[str, torch.Tensor]:
@@ -128,7 +129,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     def record(self: LanguageTask, step: Step, window: ShardWindow, *, targets_weight: float, scale: float) -> StepDone:
         shard_rows = self.data.plan.shard_rows
         held = [shard for shard in range(self.data.plan.shards) if window.contains(np.array([shard * shard_rows]))[0]]
-        found.append((step.passes.tolist(), tuple(held), targets_weight, scale))
+        found.append((step.example_B.tolist(), tuple(held), targets_weight, scale))
         return StepDone(tokens=0, labels=0, means=(0.0, 0.0))
 
     monkeypatch.setattr(LanguageTask, "backward", record)
@@ -158,7 +159,7 @@ def test_passes_are_those_of_the_plan(work: Workplace, seen: list[Seen]) -> None
         taught.backward(number)
     plan = plan_steps(taught._data, step_tokens=200, seed=3, window_shards=2)
     assert [(passes, window) for passes, window, _, _ in seen] == [
-        (step.passes.tolist(), step.window) for step in itertools.islice(plan, 9)
+        (step.example_B.tolist(), step.window) for step in itertools.islice(plan, 9)
     ]
     first = seen[0]
     rehearsal_of(work, model, params_of(), seed=4).backward(0)
@@ -240,7 +241,7 @@ def test_only_what_will_be_brought_is_asked(work: Workplace, monkeypatch: pytest
     model = sense_model(work.start, "bi").lm
     taught = rehearsal_of(work, model, params_of(targets=1.0, labels=0.0), own=True, steps=3)
     plan = itertools.islice(plan_steps(taught._data, step_tokens=200, seed=0, window_shards=10**6), 3)
-    assert sorted(asked) == sorted(set(np.concatenate([step.passes for step in plan]).tolist()))
+    assert sorted(asked) == sorted(set(np.concatenate([step.example_B for step in plan]).tolist()))
     assert len(asked) < len(taught._data.view.lengths_G())
     for number in range(3):
         taught.backward(number)

@@ -98,7 +98,9 @@ def test_what_was_believed_is_read_back(work: Workplace, teacher: Path, soft_lab
     joined = Instances.joined(list(opened.values()))
     assert len(expected) == len(joined.rows)
     row_I = np.random.default_rng(0).permutation(len(expected))
-    found = read_soft_labels(soft_labels, opened, row_I=row_I, candidates=candidates_of(joined, row_I))
+    found = read_soft_labels(
+        open_soft_labels(soft_labels, list(opened)), opened, row_I=row_I, candidates=candidates_of(joined, row_I)
+    )
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.concatenate([expected[row] for row in row_I]), rtol=2**-10, atol=1e-5)
     assert not any(instances for instances in opened["plain"].rows["gold"].to_pylist()[:-1]), "nobody annotated these"
@@ -122,16 +124,16 @@ def test_other_instances_are_refused(work: Workplace, soft_labels: Path, tmp_pat
     lexicon = Lexicon.open(work.lexicon)
     text = TEXT | {"made.d002": ["a dog/dog/NOUN"]}
     changed = Instances.open(add_senses(work, "story", text=text, out=tmp_path / "story"), lexicon=lexicon)
-    none = np.zeros(0, np.int64)
+    none, store = np.zeros(0, np.int64), open_soft_labels(soft_labels, ["story"])
     with pytest.raises(StaleParent, match=r"large: made from senses/story .*Run: dvc repro soft_labels@large"):
-        read_soft_labels(soft_labels, {"story": changed}, row_I=none, candidates=candidates_of(changed, none))
+        read_soft_labels(store, {"story": changed}, row_I=none, candidates=candidates_of(changed, none))
 
 
 def test_other_candidates_are_refused(work: Workplace, soft_labels: Path) -> None:
     opened, row_I = work.open("story"), np.arange(3)
     wrong = candidates_of(opened["story"], np.arange(1, 4))
     with pytest.raises(StaleParent, match=r"large: has other candidates than story\. Run: dvc repro soft_labels@large"):
-        read_soft_labels(soft_labels, opened, row_I=row_I, candidates=wrong)
+        read_soft_labels(open_soft_labels(soft_labels, list(opened)), opened, row_I=row_I, candidates=wrong)
 
 
 def test_a_name_nobody_asked_about_is_refused(work: Workplace, teacher: Path, workplace: Path) -> None:

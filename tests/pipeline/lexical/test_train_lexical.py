@@ -179,7 +179,7 @@ def test_held_out_text_is_not_shown(
     story = " ".join(word.partition("/")[0] for word in TEXT["made.d000"][1].split())
     texts = tuple(f"number {number}: {story.capitalize()}." for number in range(20))
     documents = fakes.tiny_documents(workplace, texts=texts, calibration=0.3, heldout=0.4)
-    with caplog.at_level("INFO", logger="pipeline.lexical.train"):
+    with caplog.at_level("INFO", logger="pipeline.lexical.inputs"):
         less = work.train(params, OUT, documents=documents)
     assert record["left_out"] == 0 and less["left_out"] == 4
     assert less["words"] == record["words"] - 4

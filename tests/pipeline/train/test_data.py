@@ -47,7 +47,7 @@ def epoch_of(school: TrainingData, *, window_shards: int) -> list[Step]:
 
 
 def predictions_of(view: View, step: Step) -> np.ndarray:
-    return np.concatenate([np.arange(view.start_G1[g], view.start_G1[g + 1]) for g in step.passes])
+    return np.concatenate([np.arange(view.start_G1[g], view.start_G1[g + 1]) for g in step.example_B])
 
 
 @pytest.mark.parametrize("window_shards", [1, 3, 100])
@@ -60,7 +60,7 @@ def test_an_epoch_uses_every_prediction_once(window_shards: int) -> None:
 def test_steps_hold_about_the_tokens_asked_for() -> None:
     school = data(sequences=200)
     steps = epoch_of(school, window_shards=1000)
-    tokens = [int(school.view.lengths_G()[step.passes].sum()) for step in steps[:-1]]
+    tokens = [int(school.view.lengths_G()[step.example_B].sum()) for step in steps[:-1]]
     assert np.mean(tokens) == pytest.approx(STEP_TOKENS, rel=0.05)
     assert max(tokens) < STEP_TOKENS + 12
 
@@ -70,8 +70,8 @@ def test_the_plan_depends_on_the_seed_and_not_on_what_was_drawn_before() -> None
     first = list(islice(plan_steps(school, step_tokens=STEP_TOKENS, seed=7, window_shards=4), 30))
     again = list(islice(plan_steps(school, step_tokens=STEP_TOKENS, seed=7, window_shards=4), 30))
     other = list(islice(plan_steps(school, step_tokens=STEP_TOKENS, seed=8, window_shards=4), 30))
-    assert all((a.passes == b.passes).all() and a.window == b.window for a, b in zip(first, again, strict=True))
-    assert any(a.passes.tolist() != b.passes.tolist() for a, b in zip(first, other, strict=True))
+    assert all((a.example_B == b.example_B).all() and a.window == b.window for a, b in zip(first, again, strict=True))
+    assert any(a.example_B.tolist() != b.example_B.tolist() for a, b in zip(first, other, strict=True))
 
 
 class OnCpu:
