@@ -25,6 +25,7 @@ from pipeline.fuse.params import FusionParams
 from pipeline.project.settings import Settings, read_settings
 from pipeline.senses.instances import build_instances
 from pipeline.senses.params import SensesParams
+from pipeline.train.params import OWN_TRAINING
 from storage.format.manifest import digest
 from storage.records.hidden_states import HiddenStates
 from storage.records.sequences import Masks, Sequences
@@ -137,7 +138,7 @@ def hashed_sections(settings: Settings) -> Iterator[tuple[str, Any]]:
         yield f"fusions.{name}", fusion.model_dump()
     yield "training", settings.training.model_dump()
     for name, student in settings.students.items():
-        yield f"students.{name}", student.model_dump(exclude={"start", "targets", "seed"})
+        yield f"students.{name}", student.model_dump(exclude={"start", "targets", *OWN_TRAINING})
     for name, senses in settings.senses.items():
         yield f"senses.{name}", senses.model_dump(exclude={"path"})
     for name, lexical in settings.lexical.items():

@@ -44,10 +44,20 @@ class StudentParams(Section):
     seed: int | None = None
     """In place of `training.seed`. Entries that differ in nothing else are one student, trained again: the report
     averages over them and pairs them with those of other students by seed."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """In place of `training.learning_rate`, for a control that is at its best with another one."""
+
+    def own_training(self, params: TrainingParams) -> TrainingParams:
+        """The section `training` with what this student has of its own in its place."""
+        return params.model_copy(update=self.model_dump(include=OWN_TRAINING, exclude_none=True))
+
+
+OWN_TRAINING = {"seed", "learning_rate"}
+"""Keys of `training` that an entry of `students` may replace. Only the value that holds is part of an identity."""
 
 
 class TrainingParams(Section):
-    """The `training` section, the same for every student."""
+    """The `training` section, the same for every student but for OWN_TRAINING."""
 
     steps: int = Field(ge=1)
     step_tokens: int = Field(ge=1)

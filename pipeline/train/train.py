@@ -15,7 +15,7 @@ from pipeline.models.identity import weight_hashes
 from pipeline.models.publish import publishing, save_model, write_record
 from pipeline.text.inputs import reference_view
 from pipeline.train.data import TrainingData
-from pipeline.train.params import LossParams, StudentParams, TrainingParams
+from pipeline.train.params import OWN_TRAINING, LossParams, StudentParams, TrainingParams
 from pipeline.train.trainer import PASSES_SILENT, Trainer
 from storage.errors import StaleParent, VocabularyError
 from storage.format.manifest import digest
@@ -54,8 +54,7 @@ def train(
     from pipeline.text.tokenizer import load_tokenizer
     from pipeline.train.initialize import start_student
 
-    if student.seed is not None:
-        params = params.model_copy(update={"seed": student.seed})
+    params = student.own_training(params)
     stores = Store(sequences, Sequences), Store(masks, Masks)
     stores[1].require_parent("sequences", stores[0])
     targets = open_targets(student.targets, student.loss, masks=stores[1])
@@ -67,7 +66,7 @@ def train(
         parents["targets"] = targets.identity
     identity = digest(
         {
-            "student": student.model_dump(exclude={"start", "targets", "seed"}),
+            "student": student.model_dump(exclude={"start", "targets", *OWN_TRAINING}),
             "training": params.model_dump(),
             "start": weight_hashes(Path(student.start)),
             "parents": parents,
@@ -103,6 +102,7 @@ def train(
             "parents": parents,
             "parameters": lm.parameters,
             "steps": params.steps,
+            "learning_rate": params.learning_rate,
             "tokens": trainer.state["tokens"],
             "predictions": trainer.state["predictions"],
             "passes": round(trainer.state["predictions"] / len(data.masks), 2),
@@ -160,7 +160,7 @@ A masked language model of {record["parameters"]:,} parameters, distilled offlin
 - targets: `{student.targets}`
 - loss: {student.loss.model_dump()}
 - {record["steps"]} steps, {record["tokens"]:,} tokens, {record["predictions"]:,} predictions, \
-{record["passes"]} passes over the blanks, seed {params.seed}
+{record["passes"]} passes over the blanks, learning rate {params.learning_rate:g}, seed {params.seed}
 
 The licence follows from the start, the teachers and the text; see the stores below.
 

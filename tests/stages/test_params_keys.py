@@ -108,6 +108,7 @@ students.*.loss.labels
 students.*.loss.tail
 students.*.loss.anneal
 students.*.seed
+students.*.learning_rate
 lexicon.kind
 lexicon.path
 senses.*.kind
@@ -221,6 +222,7 @@ def members(hint: Any) -> list[Any]:
 
 def keys(where: str, kind: type[Section]) -> Iterator[str]:
     """Dotted keys of a section, down to the values."""
+    kind.model_rebuild()  # pydantic leaves names of classes further down in the file as strings until the first use
     for name, field in kind.model_fields.items():
         inner = [part for part in members(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
         for part in inner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,13 @@ def targets_of(
     )
 
 
-def run(stores: TinyStores, model: Path, tokenizer: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    """One step over the whole train split."""
+def run(
+    stores: TinyStores, model: Path, tokenizer: Path, out: Path, own: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """One step over the whole train split; own: what the student has in place of `training`'s."""
     loss = {"targets": 1.0, "labels": 0.5, "tail": "prior"} | changes
     return train(
-        StudentParams(targets="data/targets/any", start=str(model), loss=LossParams(**loss)),
+        StudentParams(targets="data/targets/any", start=str(model), loss=LossParams(**loss), **(own or {})),
         PARAMS.model_copy(update={"steps": 1, "step_tokens": 10**6, "evaluations": 1}),
         sequences=stores.sequences,
         masks=stores.masks,
@@ -132,20 +135,29 @@ def test_walking_the_same_blanks_again_is_said(
         )
 
 
-def test_a_students_own_seed_takes_the_place_of_the_sections(
-    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+@pytest.mark.parametrize(("key", "value", "other"), [("seed", 1, 0), ("learning_rate", 3e-4, 1e-3)], ids=str)
+def test_what_a_student_has_of_its_own_takes_the_place_of_the_sections(
+    tiny_stores: TinyStores,
+    tiny_mlm: Path,
+    tiny_tokenizer: Path,
+    workplace: Path,
+    key: str,
+    value: float,
+    other: float,
 ) -> None:
     """With the same identity, so that spelling out what the section says trains nothing again."""
 
-    def trained(name: str, *, own: int | None, section: int) -> dict[str, Any]:
+    def trained(name: str, *, own: float | None, section: float) -> dict[str, Any]:
         return train(
-            StudentParams(
-                targets="data/masks",
-                start=str(tiny_mlm),
-                loss=LossParams(targets=0.0, labels=1.0, tail="prior"),
-                seed=own,
+            StudentParams.model_validate(
+                {
+                    "targets": "data/masks",
+                    "start": str(tiny_mlm),
+                    "loss": {"targets": 0.0, "labels": 1.0, "tail": "prior"},
+                    key: own,
+                }
             ),
-            PARAMS.model_copy(update={"steps": 3, "step_tokens": 200, "evaluations": 1, "seed": section}),
+            PARAMS.model_copy(update={"steps": 3, "step_tokens": 200, "evaluations": 1, key: section}),
             sequences=tiny_stores.sequences,
             masks=tiny_stores.masks,
             tokenizer=tiny_tokenizer,
@@ -156,10 +168,20 @@ def test_a_students_own_seed_takes_the_place_of_the_sections(
             checkpoint_seconds=1e6,
         )
 
-    first, second = trained("a", own=None, section=1), trained("b", own=1, section=0)
-    other = trained("c", own=0, section=1)
-    assert first["identity"] == second["identity"] != other["identity"]
-    assert first["losses"] == second["losses"] != other["losses"]
+    first, second = trained("a", own=None, section=value), trained("b", own=value, section=other)
+    third = trained("c", own=other, section=value)
+    assert first["identity"] == second["identity"] != third["identity"]
+    assert first["losses"] == second["losses"] != third["losses"]
+
+
+def test_the_learning_rate_that_was_used_is_recorded(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+) -> None:
+    out = workplace / "student"
+    record = run(tiny_stores, tiny_mlm, tiny_tokenizer, out, own={"learning_rate": 1.2e-4}, targets=0.0)
+    assert record["learning_rate"] == 1.2e-4
+    assert json.loads((out / "training.json").read_text(encoding="utf-8"))["learning_rate"] == 1.2e-4
+    assert "learning rate 0.00012, seed 7" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_attention_is_chosen_for_the_device_and_the_number_format(
