@@ -124,6 +124,15 @@ def constant_weight(reports: Reports) -> str:
     )
 
 
+def tails(reports: Reports) -> str:
+    """The same run with one seed, by what the loss does with the tail."""
+    rows = [
+        [name, interval(entry, "nll"), number(entry["accuracy"]), number(entry["ece"])]
+        for name, entry in reports.read("long/corpus-tails.json").items()
+    ]
+    return table(["student", "NLL", "accuracy", "ECE"], rows)
+
+
 def copies(reports: Reports) -> str:
     """Final NLL with seed 0 by mask copies and steps."""
     final: dict[tuple[int, int, str], float] = {(1, 112, kind): nll for kind, nll in ONE_EPOCH.items()}
@@ -225,6 +234,7 @@ TABLES = {
     "seeds": seeds,
     "forms": forms,
     "constant-weight": constant_weight,
+    "tails": tails,
     "copies": copies,
     "mixed-small": mixed_small,
     "losses": losses,

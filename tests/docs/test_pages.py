@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -18,6 +20,9 @@ from click.testing import CliRunner
 from benchmarks.pages.__main__ import TABLES, filled, main, pages
 from benchmarks.pages.markdown import Reports, interval, number, signed, table
 from benchmarks.scaling import page as scaling
+from pipeline.fuse.weighting import Weighting
+from pipeline.lexical.params import Objective
+from pipeline.sparse.params import Keep, Tail
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,6 +113,22 @@ def test_the_page_on_the_pipeline_names_every_stage() -> None:
     named = set(re.findall(r"`([a-z_*-]+)@?[a-z]*`", text.partition("## Run")[0]))
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert {stage for stage in stages if not {stage, f"{stage.partition('_')[0]}*"} & named} == set()
+
+
+@pytest.mark.parametrize(
+    ("page", "values"),
+    [
+        ("concepts", get_args(Weighting)),
+        ("concepts", [form.model_fields["form"].annotation.__args__[0] for form in get_args(get_args(Keep)[0])]),
+        ("concepts", get_args(Tail)),
+        ("lexical", get_args(Objective)),
+    ],
+    ids=["weighting", "form", "tail", "objective"],
+)
+def test_every_choice_is_explained(page: str, values: Sequence[str]) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    rows = "".join(line for line in text.splitlines(keepends=True) if line.startswith("| `"))
+    assert values and [value for value in values if f"`{value}`" not in rows] == []
 
 
 def test_how_to_cite_is_understood() -> None:
