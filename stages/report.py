@@ -18,8 +18,16 @@ path = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--reports", type=path, required=True, help="Folder with the evaluations and the run records.")
-@click.option("--out", type=path, required=True, help="Folder for summary.json, report.md and plots.")
+@click.option(
+    "--reports",
+    type=path,
+    default=Path("reports"),
+    show_default=True,
+    help="Folder with the evaluations and the run records.",
+)
+@click.option(
+    "--out", type=path, default=Path("reports"), show_default=True, help="Folder for summary.json, report.md and plots."
+)
 @params_option
 @stage
 def main(reports: Path, out: Path, params: Path) -> None:

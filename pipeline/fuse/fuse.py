@@ -110,7 +110,7 @@ def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:
         if folder.name not in declared:
             raise StoreError(
                 f"{folder}: the store of a teacher that params.yaml does not name{nearest(folder.name, declared)}. "
-                "Run: python -m stages.prune --yes"
+                "Run: cohesive prune --yes"
             )
 
 

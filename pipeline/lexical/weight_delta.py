@@ -164,7 +164,7 @@ def _facts(changes: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads((changes / FACTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SourceError(
-            f"{changes}: expected {FACTS_FILE} and {CHANGES_FILE}, as `python -m stages.pack` writes them: {error}"
+            f"{changes}: expected {FACTS_FILE} and {CHANGES_FILE}, as `cohesive pack` writes them: {error}"
         ) from None
     if facts.get("format") != 1 or not (changes / CHANGES_FILE).is_file():
         raise SourceError(f"{changes}: expected format 1 with {CHANGES_FILE}, got format {facts.get('format')}")

@@ -244,7 +244,7 @@ def _published(name: str, published: PublishedParams, settings: Settings) -> Com
     if published.start.startswith("models/"):
         yield f"{where}.start: expected what anybody can fetch, data/sources/<an entry>, got '{published.start}'"
     if not Path(published.changes).is_dir():
-        yield f"{where}.changes: no folder '{published.changes}', as `python -m stages.pack` writes"
+        yield f"{where}.changes: no folder '{published.changes}', as `cohesive pack` writes"
 
 
 def _scores_senses(where: str, model: str, settings: Settings) -> Complaints:

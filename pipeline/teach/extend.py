@@ -1,7 +1,7 @@
 """Extend a teacher's store without asking the teacher again: shards whose question is unchanged are taken over.
 
 More mask copies and more documents come after what is there, so all shards but the last, short one of a split keep
-their predictions. `python -m stages.store keep` links a store aside before `dvc repro` empties its place; the teacher
+their predictions. `cohesive store keep` links a store aside before `dvc repro` empties its place; the teacher
 then starts from it: its temperature and the shape of its tails stay as they were fitted, a shard is linked over when
 its digest of all it was made from is the same, and the teacher is asked the rest. The store names the one it extends,
 for its bytes are not those of one made at once.

@@ -157,7 +157,7 @@ def assemble(
     if strangers:
         raise DataError(
             f"{text_folder}: holds {', '.join(sorted(strangers))}, which `inputs` of params.yaml does not name. "
-            "Run: python -m stages.prune"
+            "Run: cohesive prune"
         )
     stores = {name: DocumentStore(text_folder / name, made_by=f"ingest@{name}") for name in sorted(inputs)}
     table = pa.concat_tables([_shared(store.read(ALL), params.share) for store in stores.values()])

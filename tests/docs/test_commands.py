@@ -76,13 +76,20 @@ def require_python(words: list[str]) -> None:
     assert package is not None, name
     entry = f"{name}.__main__" if package.submodule_search_locations is not None else name
     command = importlib.import_module(entry).main
-    if isinstance(command, click.Group) and rest:
-        assert rest[0] in command.commands, rest
-        command, rest = command.commands[rest[0]], rest[1:]
+    require_click(command, rest)
+
+
+def require_click(command: click.Command, words: list[str]) -> None:
+    """The command knows each option and subcommand."""
+    rest = words
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        found = command.get_command(click.Context(command), rest[0])
+        assert found is not None, words
+        command, rest = found, rest[1:]
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for word in rest:
         if word.startswith("-") and not re.fullmatch(r"-\d.*", word):
-            assert word.partition("=")[0] in known | {"--help"}, (name, word)
+            assert word.partition("=")[0] in known | {"--help"}, words
 
 
 def require(words: list[str]) -> None:
@@ -95,8 +102,7 @@ def require(words: list[str]) -> None:
     elif program == "python":
         require_python(rest)
     elif program == "cohesive":
-        command: Any = importlib.import_module("stages.cohesive").main
-        assert rest[0] in command.list_commands(click.Context(command)), words
+        require_click(importlib.import_module("stages.tools.cohesive").main, rest)
     else:
         assert program in OTHERS, words
 

@@ -103,7 +103,7 @@ def test_the_page_for_contributors_names_the_layers_in_order() -> None:
     text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
     layout = re.sub(r"\s+", " ", text)
     for contract in contracts:
-        if contract["type"] == "layers":
+        if contract["type"] == "layers" and contract.get("containers") != ["stages"]:  # there, a layer is all stages
             layers = [layer.replace(" | ", "`, `") for layer in contract["layers"]]
             assert " → ".join(f"`{layer}`" for layer in layers) in layout, contract["name"]
 

@@ -58,7 +58,7 @@ def reads(stage: str, body: dict[str, list[str]], params: dict[str, Any]) -> tup
     if stage == "fuse":
         others = sorted({path.name for path in Path("data/logits").iterdir()} - set(params["teachers"]))
         if others:
-            sys.exit(f"data/logits/{others[0]}: not in teachers. Run: python -m stages.prune")
+            sys.exit(f"data/logits/{others[0]}: not in teachers. Run: cohesive prune")
         tracked = [name for name in tracked if name != "teachers"]
         teachers = pick(params, tracked[0])["teachers"]
         deps = [dep for dep in deps if dep != "data/logits"] + [f"data/logits/{teacher}" for teacher in teachers]

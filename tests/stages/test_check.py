@@ -97,11 +97,11 @@ def test_prune_lists_and_removes_only_when_told(project: Path) -> None:
         held.publish()
         with work("logits-mpnet-sci") as finished:
             finished.publish()
-        listed = run(project, "stages.prune")
+        listed = run(project, "stages.tools.prune")
         assert listed.returncode == 0, listed.stderr
         assert listed.stdout.splitlines()[:-1] == [f"would remove {path}" for path in found]
         assert all((project / path).exists() for path in found)
-        removed = run(project, "stages.prune", "--yes")
+        removed = run(project, "stages.tools.prune", "--yes")
         assert removed.stdout.splitlines() == [f"removing {path}" for path in found]
     left = {path.relative_to(project).as_posix() for path in (project / ".work").iterdir() if path.is_dir()}
     assert left == {f".work/logits-mpnet-prose-{'a' * 16}", f".work/logits-held-{'a' * 16}"}
@@ -110,4 +110,4 @@ def test_prune_lists_and_removes_only_when_told(project: Path) -> None:
 
 
 def test_nothing_to_prune(project: Path) -> None:
-    assert run(project, "stages.prune").stdout == "nothing to remove\n"
+    assert run(project, "stages.tools.prune").stdout == "nothing to remove\n"

@@ -26,11 +26,11 @@ def test_a_stage_depends_on_the_modules_of_its_command(name: str) -> None:
     assert found == ([] if name == "code" else [f"data/code/{command(body)}.txt"])
 
 
-def test_every_stage_module_is_a_stage_or_a_tool() -> None:
-    """`show`, `prune`, `pack` and `store` are for people; `command` is shared."""
+def test_every_module_of_stages_is_a_stage() -> None:
+    """`command` is shared; what is for people is in `stages.tools`."""
     commands = {command(body) for body in stages().values()}
     modules = {path.stem for path in (ROOT / "stages").glob("*.py")}
-    assert modules - commands == {"__init__", "command", "pack", "show", "prune", "store"}
+    assert modules - commands == {"__init__", "command"}
     assert commands <= modules
 
 

@@ -285,9 +285,9 @@ def test_removing_a_teacher(project: Project) -> None:
     project.params(remove)
     refused = project.run(sys.executable, "-m", "dvc", "repro")
     assert refused.returncode != 0
-    assert "data/logits/bob: not in teachers. Run: python -m stages.prune" in refused.stderr
+    assert "data/logits/bob: not in teachers. Run: cohesive prune" in refused.stderr
     assert project.log() >= {"check"}
-    listed = project.run(sys.executable, "-m", "stages.prune")
+    listed = project.run(sys.executable, "-m", "stages.tools.prune")
     expected = [
         "data/logits/bob",
         "data/exact/bob",
@@ -303,7 +303,7 @@ def test_removing_a_teacher(project: Project) -> None:
         f"would remove {path}" for path in expected
     ]
     assert all((project.root / path).exists() for path in expected)
-    pruned = project.run(sys.executable, "-m", "stages.prune", "--yes")
+    pruned = project.run(sys.executable, "-m", "stages.tools.prune", "--yes")
     assert pruned.returncode == 0, pruned.stderr
     assert not any((project.root / path).exists() for path in expected)
     ran = project.ran()
@@ -351,7 +351,7 @@ def test_a_suite_begins_and_ends(project: Project) -> None:
     assert project.ran() == {"check", "glue@labels", "report"}
     project.params(lambda params: [params["suites"][suite].clear() for suite in ("glue", "wsd")])
     (project.root / "data" / "glue").mkdir()
-    pruned = project.run(sys.executable, "-m", "stages.prune", "--yes")
+    pruned = project.run(sys.executable, "-m", "stages.tools.prune", "--yes")
     assert "removing reports/glue/labels.json" in pruned.stdout
     shutil.rmtree(project.root / "reports" / "glue")
     shutil.rmtree(project.root / "reports" / "wsd")

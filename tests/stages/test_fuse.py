@@ -50,4 +50,4 @@ def test_a_teacher_removed_from_params_is_noticed(project: Path):
     Path("params.yaml").write_text(yaml.safe_dump(params))
     result = CliRunner().invoke(main, ["mixed", *PATHS, "--out", "data/targets/mixed"])
     assert result.exit_code == 2
-    assert "data/logits/beta" in result.output and "python -m stages.prune" in result.output
+    assert "data/logits/beta" in result.output and "cohesive prune" in result.output

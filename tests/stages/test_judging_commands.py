@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.evaluate.results import write_json
-from stages import evaluate, evaluate_fusion, evaluate_teacher, report, show
+from stages import evaluate, evaluate_fusion, evaluate_teacher, report
+from stages.tools import show
 from tests.helpers.stores import TinyStores
 from tests.helpers.teacher_stores import make_world, write_student
 

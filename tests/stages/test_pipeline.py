@@ -227,10 +227,10 @@ def test_metrics_and_plots_are_shown_by_dvc(project: Path) -> None:
 
 
 def test_show_prints_a_documents_way(project: Path) -> None:
-    shown = call(project, sys.executable, "-m", "stages.show").stdout
+    shown = call(project, sys.executable, "-m", "stages.tools.show").stdout
     for word in ("fox", "hen", "labels-only"):
         assert word in shown
-    refused = call(project, sys.executable, "-m", "stages.show", "--document", "animals:t9999", check=False)
+    refused = call(project, sys.executable, "-m", "stages.tools.show", "--document", "animals:t9999", check=False)
     assert refused.returncode == 2
     assert refused.stderr.strip().splitlines()[-1].startswith("Error: ")
 

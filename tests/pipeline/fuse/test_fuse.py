@@ -346,7 +346,7 @@ def test_a_shard_a_thread_is_in_memory(world: World, monkeypatch: pytest.MonkeyP
 def test_a_folder_params_does_not_name_is_refused(world: World):
     (world.data / "logits" / ".beta.staged").mkdir()
     (world.data / "logits" / ".gitignore").write_text("/alpha\n")
-    message = r"data/logits/beta: the store of a teacher that params.yaml does not name.*python -m stages.prune"
+    message = r"data/logits/beta: the store of a teacher that params.yaml does not name.*cohesive prune"
     with pytest.raises(StoreError, match=message):
         run(world, teachers=["alpha"], declared=("alpha",))
     run(world, teachers=["alpha"], declared=("alpha", "beta"))

@@ -101,7 +101,7 @@ def small(**more: Any) -> Change:
             ("published.minilm-l6-wsd.start: expected what anybody can fetch, data/sources/<an entry>, got "
             "'models/fused'")),
         (lambda p: p["published"]["minilm-l6-wsd"].update(changes="assets/none"),
-            "published.minilm-l6-wsd.changes: no folder 'assets/none', as `python -m stages.pack` writes"),
+            "published.minilm-l6-wsd.changes: no folder 'assets/none', as `cohesive pack` writes"),
     ],
 )  # fmt: skip
 def test_senses_and_lexical_students(tmp_path: Path, change: Change, message: str) -> None:

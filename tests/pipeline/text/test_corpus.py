@@ -189,9 +189,7 @@ def test_parts_of_one_document_lie_in_one_split() -> None:
 def test_a_text_that_params_no_longer_name_is_refused(workplace: Path) -> None:
     assembled(workplace, {"animals": records_of(TINY_TEXT), "old": records_of(TINY_TEXT, "o")})
     inputs = {"animals": InputParams(kind="jsonl", path="animals.jsonl")}
-    with pytest.raises(
-        DataError, match=r"text: holds old, which `inputs` .* does not name. Run: python -m stages.prune"
-    ):
+    with pytest.raises(DataError, match=r"text: holds old, which `inputs` .* does not name. Run: cohesive prune"):
         assemble(Path("text"), inputs, THIRDS, Path("documents"))
     both = {**inputs, "old": inputs["animals"], "new": inputs["animals"]}
     with pytest.raises(StoreMissing, match="new: no sealed store"):

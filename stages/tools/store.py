@@ -162,7 +162,7 @@ def _require_no_archive(store: Path) -> None:
     if store.is_file():
         raise StoreMissing(
             f"{store}: a file, and a store is a folder. If it is an archive, run: "
-            f"python -m stages.store import {store} --out FOLDER"
+            f"cohesive store import {store} --out FOLDER"
         )
 
 

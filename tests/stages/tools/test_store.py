@@ -1,4 +1,4 @@
-"""`python -m stages.store`: what it says, its exit codes, and one line for whatever goes wrong."""
+"""`cohesive store`: what it says, its exit codes, and one line for whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from stages.store import main
+from stages.tools.store import main
 from storage.share import parquet as exchange
 from storage.share import remote
 from storage.testing import damage, samples
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def call(*arguments: str | Path) -> Result:
 
 
 def process(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stages.store", *map(str, arguments)]
+    command = [sys.executable, "-m", "stages.tools.store", *map(str, arguments)]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -169,7 +169,7 @@ def test_an_archive_is_to_be_imported_first(made: Path, tmp_path: Path, command:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
         f"Error: {tmp_path}/x.tar: a file, and a store is a folder. If it is an archive, run: "
-        f"python -m stages.store import {tmp_path}/x.tar --out FOLDER\n"
+        f"cohesive store import {tmp_path}/x.tar --out FOLDER\n"
     )
     assert not (tmp_path / "out").exists()
 

@@ -1,0 +1,1 @@
+"""Commands for people, which dvc.yaml does not call; `cohesive` lists them."""
