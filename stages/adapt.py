@@ -8,37 +8,22 @@ import click
 
 from pipeline.adapt.adapt import adapt
 from pipeline.adapt.params import AdapterParams
-from pipeline.core import runtime
 from pipeline.core.config import section
-from pipeline.core.params import RuntimeParams
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, params_option, path_option, runtime_params, stage
 
 
 @click.command()
 @click.argument("name")
-@click.option("--documents", type=path, required=True, help="Store of documents.")
-@click.option("--out", type=path, required=True, help="Model folder to write.")
+@path_option("--documents", "Store of documents.")
+@path_option("--out", "Model folder to write.")
 @params_option
 @stage
-def main(name: str, documents: Path, out: Path, params: Path) -> None:
+def main(name: str, documents: Path, out: Path, params_file: Path) -> None:
     """Train adapter NAME of params.yaml and write the masked language model it makes."""
-    adapter = section(params, f"adapters.{name}", AdapterParams)
-    settings = section(params, "runtime", RuntimeParams)
-    record = RunRecord(f"adapt-{name}")
-    device, dtype = runtime.apply(settings)
-    trained = adapt(
-        adapter,
-        documents=documents,
-        out=out,
-        device=device,
-        dtype=dtype,
-        batch_tokens=settings.batch_tokens,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        workspace=workspace(__file__),
-    )
-    record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), tokens=trained["tokens"])
+    params = section(params_file, f"adapters.{name}", AdapterParams)
+    with Run(f"adapt-{name}", __file__) as run:
+        runtime = run.apply(runtime_params(params_file))
+        run.add(tokens=adapt(params, documents=documents, out=out, runtime=runtime)["tokens"])
 
 
 if __name__ == "__main__":

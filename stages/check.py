@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 
 from pipeline.project.consistency import read_consistent
-from stages.command import params_option, stage
+from stages.command import params_option, path_option, stage
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="File to write when all is well.")
+@path_option("--out", "File to write when all is well.", required=False)
 @params_option
 @stage
-def main(params: Path, out: Path | None) -> None:
+def main(params_file: Path, out: Path | None) -> None:
     """Refuse settings that are unknown, impossible or contradict each other, with exit code 2."""
-    read_consistent(params)
+    read_consistent(params_file)
     if out is not None:
         # Always the same text: what depends on it waits for the check and does not run again because of it.
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from pipeline.core.import_closure import write_digests
-from stages.command import stage
+from stages.command import path_option, stage
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, a file for each command.")
+@path_option("--out", "Folder to write, a file for each command.")
 @stage
 def main(out: Path) -> None:
     """List the modules that each command imports, with their SHA-256; dvc.yaml depends on the lists."""

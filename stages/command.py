@@ -1,4 +1,4 @@
-"""What every stage command shares: logging, one-line refusals with exit code 2, and a record of what the run cost."""
+"""What the stage commands share: options, logging, one-line refusals with exit code 2, and a record of each run."""
 
 from __future__ import annotations
 
@@ -13,28 +13,41 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ParamSpec
+from types import TracebackType
+from typing import Any, ParamSpec, Self
 
 import click
 
+from pipeline.core.config import section
 from pipeline.core.import_closure import command_digest
+from pipeline.core.params import RuntimeParams
+from pipeline.core.runtime import Runtime, apply
 from storage.errors import DistillError
 from storage.work import Workspace
 
 P = ParamSpec("P")
+Command = Callable[P, None]
 log = logging.getLogger("stages")
 
+PATH = click.Path(path_type=Path)
+
+
+def path_option(flag: str, description: str, **more: Any) -> Callable[[Command[P]], Command[P]]:
+    """An option that is a path; required unless `more`, which goes to click, says otherwise."""
+    return click.option(flag, type=PATH, help=description, **({"required": True} | more))
+
+
 params_option = click.option(
-    "--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True, help="Settings file."
+    "--params",
+    "params_file",
+    type=PATH,
+    default=Path("params.yaml"),
+    show_default=True,
+    help="Settings file.",
 )
 
 
-def workspace(file: str) -> Workspace:
-    """Where the command in `file` works, with the digest of the modules that it imports."""
-    return Workspace(code=command_digest(Path(file).stem))
-
-
-def stage(function: Callable[P, None]) -> Callable[P, None]:
+def stage(function: Command[P]) -> Command[P]:
     """Make a DistillError one line on stderr and exit code 2; anything else is a bug and keeps its traceback."""
 
     @functools.wraps(function)
@@ -54,18 +67,61 @@ def stage(function: Callable[P, None]) -> Callable[P, None]:
     return wrapper
 
 
-class RunRecord:
-    """Seconds, peak memory and software of one stage run, written to `reports/runs/<stage>.json`.
+def corpus_options(function: Command[P]) -> Command[P]:
+    """The options --documents, --sequences and --masks, the three paths of `MaskedCorpus.open`."""
+    for flag, description in (("--masks", "masks"), ("--sequences", "sequences"), ("--documents", "documents")):
+        function = path_option(flag, f"Store of {description}.")(function)
+    return function
 
-    It lies outside the stores, which must not differ between runs. Seconds of an interrupted run are not in it.
+
+def workspace(file: str) -> Workspace:
+    """Where the command in `file` works, with the digest of the modules that it imports."""
+    return Workspace(code=command_digest(Path(file).stem))
+
+
+def runtime_params(params_file: Path) -> RuntimeParams:
+    """The section `runtime`."""
+    return section(params_file, "runtime", RuntimeParams)
+
+
+class Run:
+    """Record of one run, written to `reports/runs/<name>.json` when the block ends without an exception.
+
+    It has seconds, peak memory and software, device and dtype where `apply` was called, and what `add` was given. It
+    lies outside the stores, which must not differ between runs. Seconds of an interrupted run are not in it.
     """
 
-    def __init__(self, stage_name: str, folder: Path = Path("reports/runs")) -> None:
-        self.path = folder / f"{stage_name}.json"
-        self._began = time.monotonic()
+    def __init__(self, name: str | None, file: str, folder: Path = Path("reports/runs")) -> None:
+        """`file` is that of the command; without a name nothing is written."""
+        self.path = None if name is None else folder / f"{name}.json"
+        self.command = Path(file).stem
+        self._file = file
+        self._facts: dict[str, Any] = {}
 
-    def write(self, **facts: Any) -> None:
-        """Write the record with further facts such as device, dtype and rate."""
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        return self
+
+    @functools.cached_property
+    def workspace(self) -> Workspace:
+        """Where the command works."""
+        return workspace(self._file)
+
+    def apply(self, params: RuntimeParams, *, float32: bool = False) -> Runtime:
+        """Choose device and dtype for this process; float32 says that the command computes in it whatever is chosen."""
+        runtime = apply(params, workspace=self.workspace)
+        self.add(**runtime.facts() | ({"dtype": "float32"} if float32 else {}))
+        return runtime
+
+    def add(self, **facts: Any) -> None:
+        """Add to the record."""
+        self._facts |= facts
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None or self.path is None:
+            return
         usage = resource.getrusage(resource.RUSAGE_SELF)
         record = {
             "seconds": round(time.monotonic() - self._began, 2),
@@ -73,7 +129,7 @@ class RunRecord:
             "peak_memory_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
             "python": platform.python_version(),
             "cores": os.cpu_count(),
-            **facts,
+            **self._facts,
         }
         if "torch" in sys.modules:
             record["torch"] = version("torch")

@@ -9,23 +9,20 @@ import click
 from pipeline.core.config import section
 from pipeline.text.corpus import assemble
 from pipeline.text.params import CorpusParams, input_params
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, params_option, path_option, stage
 
 
 @click.command()
-@click.option("--text", type=path, required=True, help="Folder with one table of documents an input.")
-@click.option("--out", type=path, required=True, help="Store of documents to write.")
+@path_option("--text", "Folder with one table of documents an input.")
+@path_option("--out", "Store of documents to write.")
 @params_option
 @stage
-def main(text: Path, out: Path, params: Path) -> None:
+def main(text: Path, out: Path, params_file: Path) -> None:
     """Draw the share, drop duplicates, split by document."""
-    inputs = input_params(params)
-    settings = section(params, "corpus", CorpusParams)
-    record = RunRecord("corpus")
-    manifest = assemble(text, inputs, settings, out, workspace=workspace(__file__))
-    record.write(documents=sum(manifest.facts["documents"].values()), words=sum(manifest.facts["words"].values()))
+    inputs, params = input_params(params_file), section(params_file, "corpus", CorpusParams)
+    with Run("corpus", __file__) as run:
+        facts = assemble(text, inputs, params, out, workspace=run.workspace).facts
+        run.add(documents=sum(facts["documents"].values()), words=sum(facts["words"].values()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Judge one store of fused targets on the held-out blanks, beside the teachers it was fused from."""
+"""Evaluate one store of fused targets at the held-out masked positions, beside the teachers it was fused from."""
 
 from __future__ import annotations
 
@@ -10,30 +10,27 @@ from pipeline.core.config import section
 from pipeline.evaluate.evaluate import evaluate_fusion
 from pipeline.evaluate.heldout import open_heldout
 from pipeline.evaluate.params import EvaluateParams
-from stages.command import RunRecord, params_option, stage
-
-path = click.Path(path_type=Path)
+from pipeline.text.corpus_view import MaskedCorpus
+from stages.command import Run, corpus_options, params_option, path_option, stage
 
 
 @click.command()
 @click.argument("name")
-@click.option("--documents", type=path, required=True, help="Store of documents.")
-@click.option("--sequences", type=path, required=True, help="Store of sequences.")
-@click.option("--masks", type=path, required=True, help="Store of masks.")
-@click.option("--logits", type=path, required=True, help="Folder of the teachers' stores.")
-@click.option("--targets", type=path, required=True, help="The fusion's store.")
-@click.option("--out", type=path, required=True, help="Report to write, .json; sums by document beside it, .arrow.")
+@corpus_options
+@path_option("--logits", "Folder of the teachers' stores.")
+@path_option("--targets", "The fusion's store.")
+@path_option("--out", "Report to write, .json; sums by document beside it, .arrow.")
 @params_option
 @stage
 def main(
-    name: str, documents: Path, sequences: Path, masks: Path, logits: Path, targets: Path, out: Path, params: Path
+    name: str, documents: Path, sequences: Path, masks: Path, logits: Path, targets: Path, out: Path, params_file: Path
 ) -> None:
-    """Judge fusion NAME of params.yaml."""
-    settings = section(params, "evaluate", EvaluateParams)
-    record = RunRecord(f"evaluate_fusion-{name}")
-    heldout = open_heldout(documents=documents, sequences=sequences, masks=masks)
-    evaluate_fusion(settings, heldout, targets=targets, logits=logits).write(out)
-    record.write(predictions=len(heldout.blanks))
+    """Evaluate fusion NAME of params.yaml."""
+    params = section(params_file, "evaluate", EvaluateParams)
+    with Run(f"evaluate_fusion-{name}", __file__) as run:
+        heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
+        evaluate_fusion(params, heldout, targets=targets, logits=logits).write(out)
+        run.add(predictions=len(heldout.blanks))
 
 
 if __name__ == "__main__":

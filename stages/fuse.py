@@ -1,4 +1,4 @@
-"""Fuse teachers' beliefs into one store of targets."""
+"""Fuse teachers' predictions into one store of targets."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ from pathlib import Path
 import click
 
 from pipeline.core.config import load, section
-from pipeline.core.params import RuntimeParams
 from pipeline.executor.dask import open_executor
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, params_option, path_option, runtime_params, stage
 
 
 @click.command()
 @click.argument("name")
-@click.option("--sequences", type=path, required=True, help="Store of sequences.")
-@click.option("--masks", type=path, required=True, help="Store of masks.")
-@click.option("--logits", type=path, required=True, help="Folder of the teachers' stores.")
-@click.option("--out", type=path, required=True, help="Store of targets to write.")
+@path_option("--sequences", "Store of sequences.")
+@path_option("--masks", "Store of masks.")
+@path_option("--logits", "Folder of the teachers' stores.")
+@path_option("--out", "Store of targets to write.")
 @params_option
 @stage
-def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, params: Path) -> None:
+def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, params_file: Path) -> None:
     """Make the fused targets NAME of params.yaml."""
-    fusion = section(params, f"fusions.{name}", FusionParams)
-    settings = section(params, "runtime", RuntimeParams)
-    record = RunRecord(f"fuse-{name}")
+    params = section(params_file, f"fusions.{name}", FusionParams)
+    settings = runtime_params(params_file)
     threads = settings.threads or os.cpu_count() or 1
-    with open_executor(settings, threads=threads, gpu=False, command="fuse") as (who, _):
+    with (
+        Run(f"fuse-{name}", __file__) as run,
+        open_executor(settings, threads=threads, gpu=False, command=run.command) as (executor, _),
+    ):
         manifest = fuse(
-            fusion,
+            params,
             sequences=sequences,
             masks=masks,
             logits=logits,
             out=out,
-            declared=load(params).get("teachers") or (),
+            declared=load(params_file).get("teachers") or (),
             threads=threads,
-            executor=who,
-            workspace=workspace(__file__),
+            executor=executor,
+            workspace=run.workspace,
         )
-    record.write(predictions=sum(plan.rows for plan in manifest.splits.values()))
+        run.add(predictions=sum(plan.rows for plan in manifest.splits.values()))
 
 
 if __name__ == "__main__":

@@ -9,20 +9,19 @@ import click
 from pipeline.core.config import section
 from pipeline.text.corpus import ingest
 from pipeline.text.params import InputParams
-from stages.command import RunRecord, params_option, stage, workspace
+from stages.command import Run, params_option, path_option, stage
 
 
 @click.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Table of documents to write.")
+@path_option("--out", "Table of documents to write.")
 @params_option
 @stage
-def main(name: str, out: Path, params: Path) -> None:
+def main(name: str, out: Path, params_file: Path) -> None:
     """Read the input NAME of params.yaml."""
-    settings = section(params, f"inputs.{name}", InputParams)
-    record = RunRecord(f"ingest-{name}")
-    manifest = ingest(name, settings, out, workspace=workspace(__file__))
-    record.write(**manifest.facts["counts"])
+    params = section(params_file, f"inputs.{name}", InputParams)
+    with Run(f"ingest-{name}", __file__) as run:
+        run.add(**ingest(name, params, out, workspace=run.workspace).facts["counts"])
 
 
 if __name__ == "__main__":

@@ -9,19 +9,18 @@ import click
 from pipeline.core.config import section
 from pipeline.senses.lexicon import build_lexicon
 from pipeline.senses.params import LexiconParams
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, params_option, path_option, stage
 
 
 @click.command()
-@click.option("--out", type=path, required=True, help="Store to write.")
+@path_option("--out", "Store to write.")
 @params_option
 @stage
-def main(out: Path, params: Path) -> None:
+def main(out: Path, params_file: Path) -> None:
     """Write WordNet, or your own inventory, as a store."""
-    record = RunRecord("lexicon")
-    record.write(**build_lexicon(section(params, "lexicon", LexiconParams), out=out, workspace=workspace(__file__)))
+    params = section(params_file, "lexicon", LexiconParams)
+    with Run("lexicon", __file__) as run:
+        run.add(**build_lexicon(params, out=out, workspace=run.workspace))
 
 
 if __name__ == "__main__":

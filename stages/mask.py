@@ -1,4 +1,4 @@
-"""Decide the blanks of every window."""
+"""Decide the masked positions of every sequence."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ import click
 from pipeline.core.config import section
 from pipeline.text.masking import mask
 from pipeline.text.params import MaskParams
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, params_option, path_option, stage
 
 
 @click.command()
-@click.option("--documents", type=path, required=True, help="Store of documents.")
-@click.option("--sequences", type=path, required=True, help="Store of sequences.")
-@click.option("--out", type=path, required=True, help="Store of masks to write.")
+@path_option("--documents", "Store of documents.")
+@path_option("--sequences", "Store of sequences.")
+@path_option("--out", "Store of masks to write.")
 @params_option
 @stage
-def main(documents: Path, sequences: Path, out: Path, params: Path) -> None:
-    """Choose whole words to blank, in all splits."""
-    settings = section(params, "mask", MaskParams)
-    record = RunRecord("mask")
-    manifest = mask(settings, documents, sequences=sequences, out=out, workspace=workspace(__file__))
-    counts = manifest.facts["counts"]
-    record.write(**{key: sum(split[key] for split in counts.values()) for key in ("passes", "predictions")})
+def main(documents: Path, sequences: Path, out: Path, params_file: Path) -> None:
+    """Choose whole words to mask, in all splits."""
+    params = section(params_file, "mask", MaskParams)
+    with Run("mask", __file__) as run:
+        counts = mask(params, documents, sequences=sequences, out=out, workspace=run.workspace).facts["counts"]
+        run.add(**{key: sum(split[key] for split in counts.values()) for key in ("passes", "predictions")})
 
 
 if __name__ == "__main__":

@@ -9,24 +9,20 @@ import click
 from pipeline.core.config import section
 from pipeline.lexical.params import PublishedParams
 from pipeline.lexical.weight_delta import unpack
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, params_option, path_option, stage
 
 
 @click.command()
 @click.argument("name")
-@click.option("--lexicon", type=path, required=True, help="Store of the inventory.")
-@click.option("--out", type=path, required=True, help="Model folder to write.")
+@path_option("--lexicon", "Store of the inventory.")
+@path_option("--out", "Model folder to write.")
 @params_option
 @stage
-def main(name: str, lexicon: Path, out: Path, params: Path) -> None:
+def main(name: str, lexicon: Path, out: Path, params_file: Path) -> None:
     """Make published student NAME of params.yaml."""
-    record = RunRecord(f"published-{name}")
-    unpack(
-        section(params, f"published.{name}", PublishedParams), lexicon=lexicon, out=out, workspace=workspace(__file__)
-    )
-    record.write()
+    params = section(params_file, f"published.{name}", PublishedParams)
+    with Run(f"published-{name}", __file__) as run:
+        unpack(params, lexicon=lexicon, out=out, workspace=run.workspace)
 
 
 if __name__ == "__main__":

@@ -12,28 +12,18 @@ import click
 from pipeline.core.config import load, section
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.report.summary import Names, write_report
-from stages.command import params_option, stage
-
-path = click.Path(path_type=Path)
+from stages.command import params_option, path_option, stage
 
 
 @click.command()
-@click.option(
-    "--reports",
-    type=path,
-    default=Path("reports"),
-    show_default=True,
-    help="Folder with the evaluations and the run records.",
-)
-@click.option(
-    "--out", type=path, default=Path("reports"), show_default=True, help="Folder for summary.json, report.md and plots."
-)
+@path_option("--reports", "Folder with the evaluations and the run records.", required=False, default=Path("reports"))
+@path_option("--out", "Folder for summary.json, report.md and plots.", required=False, default=Path("reports"))
 @params_option
 @stage
-def main(reports: Path, out: Path, params: Path) -> None:
+def main(reports: Path, out: Path, params_file: Path) -> None:
     """Report on all teachers, fusions and students of params.yaml."""
-    settings = section(params, "evaluate", EvaluateParams)
-    write_report(settings, Names.of(load(params)), reports=reports, out=out)
+    params = section(params_file, "evaluate", EvaluateParams)
+    write_report(params, Names.of(load(params_file)), reports=reports, out=out)
 
 
 if __name__ == "__main__":

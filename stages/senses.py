@@ -10,28 +10,21 @@ from pipeline.core.config import section
 from pipeline.senses.instances import build_instances
 from pipeline.senses.lexicon import Lexicon
 from pipeline.senses.params import SensesParams
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, params_option, path_option, stage
 
 
 @click.command()
 @click.argument("name")
-@click.option("--lexicon", type=path, required=True, help="Store of the inventory.")
-@click.option("--out", type=path, required=True, help="Store to write.")
+@path_option("--lexicon", "Store of the inventory.")
+@path_option("--out", "Store to write.")
 @params_option
 @stage
-def main(name: str, lexicon: Path, out: Path, params: Path) -> None:
+def main(name: str, lexicon: Path, out: Path, params_file: Path) -> None:
     """Write source NAME under `senses` of params.yaml."""
-    record = RunRecord(f"senses-{name}")
-    facts = build_instances(
-        name,
-        section(params, f"senses.{name}", SensesParams),
-        Lexicon.open(lexicon),
-        out=out,
-        workspace=workspace(__file__),
-    )
-    record.write(counts=facts["counts"])
+    params = section(params_file, f"senses.{name}", SensesParams)
+    with Run(f"senses-{name}", __file__) as run:
+        facts = build_instances(name, params, Lexicon.open(lexicon), out=out, workspace=run.workspace)
+        run.add(counts=facts["counts"])
 
 
 if __name__ == "__main__":

@@ -8,28 +8,27 @@ import click
 
 from pipeline.sources.fetch import fetch
 from pipeline.sources.params import source_section
-from stages.command import RunRecord, params_option, stage, workspace
+from stages.command import Run, params_option, path_option, stage
 from storage.format.manifest import digest
 from storage.work import WorkFolder
-
-path = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("name")
-@click.option("--out", type=path, required=True, help="Folder to write.")
+@path_option("--out", "Folder to write.")
 @params_option
 @stage
-def main(name: str, out: Path, params: Path) -> None:
+def main(name: str, out: Path, params_file: Path) -> None:
     """Fetch source NAME of params.yaml."""
-    settings = source_section(params, name)
-    record = RunRecord(f"sources-{name}")
-    identity = digest(settings.model_dump(mode="json"))
-    with WorkFolder(out, name=f"sources-{name}", identity=identity, workspace=workspace(__file__)) as work:
+    params = source_section(params_file, name)
+    identity = digest(params.model_dump(mode="json"))
+    with (
+        Run(f"sources-{name}", __file__) as run,
+        WorkFolder(out, name=f"sources-{name}", identity=identity, workspace=run.workspace) as work,
+    ):
         work.empty_content()
-        used = fetch(name, settings, work.content)
+        run.add(route=fetch(name, params, work.content)["route"])
         work.publish()
-    record.write(route=used["route"])
 
 
 if __name__ == "__main__":

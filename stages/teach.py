@@ -1,4 +1,4 @@
-"""Run one teacher over the corpus and write what it believes at every blank."""
+"""Run one teacher over the corpus and write its predictions at every masked position."""
 
 from __future__ import annotations
 
@@ -6,47 +6,30 @@ from pathlib import Path
 
 import click
 
-from pipeline.core import runtime
 from pipeline.core.config import section
-from pipeline.core.params import RuntimeParams
 from pipeline.executor.dask import open_executor
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from pipeline.text.corpus_view import MaskedCorpus
+from stages.command import Run, corpus_options, params_option, path_option, runtime_params, stage
 
 
 @click.command()
 @click.argument("name")
-@click.option("--documents", type=path, required=True, help="Store of documents.")
-@click.option("--sequences", type=path, required=True, help="Store of sequences.")
-@click.option("--masks", type=path, required=True, help="Store of masks.")
-@click.option("--out", type=path, required=True, help="Store of logits to write.")
+@corpus_options
+@path_option("--out", "Store of logits to write.")
 @params_option
 @stage
-def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, params: Path) -> None:
-    """Ask teacher NAME of params.yaml for its beliefs."""
-    teacher = section(params, f"teachers.{name}", TeacherParams)
-    settings = section(params, "runtime", RuntimeParams)
-    record = RunRecord(f"teach-{name}")
-    with open_executor(settings, threads=1, gpu=True, command="teach") as (who, settings):
-        device, dtype = runtime.apply(settings)
-        manifest = teach(
-            teacher,
-            documents=documents,
-            sequences=sequences,
-            masks=masks,
-            out=out,
-            device=device,
-            dtype=dtype,
-            batch_tokens=settings.batch_tokens,
-            threads=settings.threads,
-            executor=who,
-            workspace=workspace(__file__),
-        )
-    predictions = sum(plan.rows for plan in manifest.splits.values())
-    record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), predictions=predictions)
+def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, params_file: Path) -> None:
+    """Run teacher NAME of params.yaml."""
+    params = section(params_file, f"teachers.{name}", TeacherParams)
+    with (
+        Run(f"teach-{name}", __file__) as run,
+        open_executor(runtime_params(params_file), threads=1, gpu=True, command=run.command) as (executor, settings),
+    ):
+        corpus = MaskedCorpus.open(documents, sequences, masks)
+        manifest = teach(params, corpus, out=out, runtime=run.apply(settings), executor=executor)
+        run.add(predictions=sum(plan.rows for plan in manifest.splits.values()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cut the documents into windows of the students' vocabulary."""
+"""Cut the documents into sequences of the students' vocabulary."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ import click
 from pipeline.core.config import section
 from pipeline.text.params import TokenizeParams
 from pipeline.text.tokenize import tokenize
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, params_option, path_option, stage
 
 
 @click.command()
-@click.option("--documents", type=path, required=True, help="Store of documents.")
-@click.option("--out", type=path, required=True, help="Store of sequences to write.")
+@path_option("--documents", "Store of documents.")
+@path_option("--out", "Store of sequences to write.")
 @params_option
 @stage
-def main(documents: Path, out: Path, params: Path) -> None:
+def main(documents: Path, out: Path, params_file: Path) -> None:
     """Tokenize all splits."""
-    settings = section(params, "tokenize", TokenizeParams)
-    record = RunRecord("tokenize")
-    manifest = tokenize(settings, documents, out=out, workspace=workspace(__file__))
-    counts = manifest.facts["counts"]
-    record.write(**{key: sum(split[key] for split in counts.values()) for key in ("sequences", "tokens", "words")})
+    params = section(params_file, "tokenize", TokenizeParams)
+    with Run("tokenize", __file__) as run:
+        counts = tokenize(params, documents, out=out, workspace=run.workspace).facts["counts"]
+        run.add(**{key: sum(split[key] for split in counts.values()) for key in ("sequences", "tokens", "words")})
 
 
 if __name__ == "__main__":

@@ -6,45 +6,31 @@ from pathlib import Path
 
 import click
 
-from pipeline.core import runtime
 from pipeline.core.config import section
-from pipeline.core.params import RuntimeParams
+from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.train.params import StudentParams, TrainingParams
 from pipeline.train.train import train
-from stages.command import RunRecord, params_option, stage, workspace
-
-path = click.Path(path_type=Path)
+from stages.command import Run, corpus_options, params_option, path_option, runtime_params, stage
 
 
 @click.command()
 @click.argument("name")
-@click.option("--sequences", type=path, required=True, help="Store of sequences.")
-@click.option("--masks", type=path, required=True, help="Store of masks.")
-@click.option("--tokenizer", type=path, required=True, help="Folder of the students' tokenizer.")
-@click.option("--out", type=path, required=True, help="Model folder to write.")
+@corpus_options
+@path_option("--tokenizer", "Folder of the students' tokenizer.")
+@path_option("--out", "Model folder to write.")
 @params_option
 @stage
-def main(name: str, sequences: Path, masks: Path, tokenizer: Path, out: Path, params: Path) -> None:
+def main(
+    name: str, documents: Path, sequences: Path, masks: Path, tokenizer: Path, out: Path, params_file: Path
+) -> None:
     """Train student NAME of params.yaml."""
-    student = section(params, f"students.{name}", StudentParams)
-    training = section(params, "training", TrainingParams)
-    settings = section(params, "runtime", RuntimeParams)
-    record = RunRecord(f"train-{name}")
-    device, dtype = runtime.apply(settings)
-    trained = train(
-        student,
-        training,
-        sequences=sequences,
-        masks=masks,
-        tokenizer=tokenizer,
-        out=out,
-        device=device,
-        dtype=dtype,
-        batch_tokens=settings.batch_tokens,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        workspace=workspace(__file__),
-    )
-    record.write(device=device.type, dtype=str(dtype).removeprefix("torch."), tokens=trained["tokens"])
+    student = section(params_file, f"students.{name}", StudentParams)
+    params = section(params_file, "training", TrainingParams)
+    with Run(f"train-{name}", __file__) as run:
+        runtime = run.apply(runtime_params(params_file))
+        corpus = MaskedCorpus.open(documents, sequences, masks)
+        trained = train(student, params, corpus, tokenizer=tokenizer, out=out, runtime=runtime)
+        run.add(tokens=trained["tokens"])
 
 
 if __name__ == "__main__":

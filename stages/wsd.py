@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.core import runtime
 from pipeline.core.config import section
-from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.results import write_json
 from pipeline.lexical.reader import sense_reader
 from pipeline.senses.instances import Instances
@@ -20,20 +18,18 @@ from pipeline.tasks.wsd import (
     wsd_report,
 )
 from pipeline.tasks.wsd_scorer import write_answers
-from stages.command import RunRecord, params_option, stage
+from stages.command import Run, params_option, path_option, runtime_params, stage
 from storage.errors import ParamsError
 from storage.format.manifest import MANIFEST, file_sha256
 
-path = click.Path(path_type=Path)
-
 
 @click.command()
-@click.option("--student", type=path, required=True, help="Folder of the lexical student.")
-@click.option("--data", type=path, help="A set, NAME.data.xml (also .gz, .zst).")
-@click.option("--gold", type=path, help="Its key, NAME.gold.key.txt.")
-@click.option("--senses", type=path, multiple=True, help="Store of instances, or a folder of such stores.")
-@click.option("--answers", type=path, help="Also write the answers, in the layout of a key file.")
-@click.option("--out", type=path, help="Report to write, .json.")
+@path_option("--student", "Folder of the lexical student.")
+@path_option("--data", "A set, NAME.data.xml (also .gz, .zst).", required=False)
+@path_option("--gold", "Its key, NAME.gold.key.txt.", required=False)
+@path_option("--senses", "Store of instances, or a folder of such stores.", required=False, multiple=True)
+@path_option("--answers", "Also write the answers, in the layout of a key file.", required=False)
+@path_option("--out", "Report to write, .json.", required=False)
 @params_option
 @stage
 def main(
@@ -43,28 +39,28 @@ def main(
     senses: tuple[Path, ...],
     answers: Path | None,
     out: Path | None,
-    params: Path,
+    params_file: Path,
 ) -> None:
     """Score a student on --data with --gold, or on the held-out words of --senses."""
     if (data is None) != (gold is None) or (data is None) == (not senses):
         raise ParamsError("wsd: expected --data with --gold, or --senses; give one of the two")
-    settings = section(params, "wsd", WsdParams)
-    speed = section(params, "runtime", RuntimeParams)
-    record = RunRecord(f"wsd-{student.name if out is None else out.stem}")
-    device, _ = runtime.apply(speed)
-    with sense_reader(student, device=device, batch_tokens=speed.batch_tokens) as reader:
-        if data is not None and gold is not None:
-            judged = score_files(reader, settings, data=data, gold=gold)
-        else:
-            stores = [store for folder in senses for store in stores_in(folder)]
-            opened = {store.name: Instances.open(store, lexicon=reader.lexicon) for store in stores}
-            judged = score_heldout(reader, settings, opened)
-    click.echo(table(judged))
-    if answers is not None:
-        write_answers(answers, judged.answers)
-    if out is not None:
-        write_json(out, wsd_report(student, judged))
-        record.write(device=device.type, dtype="float32", words=len(judged.answers), report=file_sha256(out))
+    params = section(params_file, "wsd", WsdParams)
+    with Run(None if out is None else f"wsd-{out.stem}", __file__) as run:
+        runtime = run.apply(runtime_params(params_file), float32=True)
+        with sense_reader(student, runtime) as reader:
+            if data is not None and gold is not None:
+                judged = score_files(reader, params, data=data, gold=gold)
+            else:
+                stores = [store for folder in senses for store in stores_in(folder)]
+                opened = {store.name: Instances.open(store, lexicon=reader.lexicon) for store in stores}
+                judged = score_heldout(reader, params, opened)
+        click.echo(table(judged))
+        if answers is not None:
+            write_answers(answers, judged.answers)
+        run.add(words=len(judged.answers))
+        if out is not None:
+            write_json(out, wsd_report(student, judged))
+            run.add(report=file_sha256(out))
 
 
 def stores_in(folder: Path) -> list[Path]:

@@ -109,6 +109,10 @@ class WorkFolder:
             self.out.rename(retired)
         staged.rename(self.out)
         shutil.rmtree(retired, ignore_errors=True)
+        self.finish()
+
+    def finish(self) -> None:
+        """Say that nothing is left to be done here; the folder goes when another stage begins, or with other code."""
         (self.path / PUBLISHED).touch()
 
     def empty_content(self) -> None:

@@ -6,10 +6,15 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed.train import MODEL
+
+if TYPE_CHECKING:
+    from pipeline.core.runtime import Runtime
+    from pipeline.text.corpus_view import MaskedCorpus
 
 STEP_TOKENS = 1024
 
@@ -85,16 +90,14 @@ def asked(folder: str) -> dict[str, float]:
     held: list[Any] = []
 
     def work(at: Path) -> None:
-        stores = {name: at / name for name in ("documents", "sequences", "masks")}
-        held.append(TeacherInputs.open(model, cast(MaskedLM, shaped), **stores, batch_tokens=2048).split("train"))
+        inputs = TeacherInputs.open(model, cast(MaskedLM, shaped), _corpus(at), batch_tokens=2048)
+        held.append(inputs.split("train"))
 
     return _timed(folder, work)
 
 
 def teach(folder: str, name: str, k: int) -> dict[str, float]:
     """Stage `teach`, with the small model of the default run as the teacher."""
-    import torch
-
     from pipeline.sparse.params import TailParams, TopK
     from pipeline.teach.params import TeacherParams
     from pipeline.teach.teach import teach as stage
@@ -106,19 +109,13 @@ def teach(folder: str, name: str, k: int) -> dict[str, float]:
         temperatures=[1.0],
         seed=0,
     )
-    device, dtype = _runtime()
-    assert isinstance(device, torch.device)
     return _timed(
         folder,
         lambda at: stage(
             params,
-            documents=at / "documents",
-            sequences=at / "sequences",
-            masks=at / "masks",
+            _corpus(at),
             out=at / f"logits-{k}" / name,
-            device=device,
-            dtype=dtype,
-            batch_tokens=2048,
+            runtime=_runtime(),
         ),
     )
 
@@ -165,28 +162,29 @@ def train(folder: str, targets: str, steps: int) -> dict[str, float]:
         evaluations=1,
         seed=0,
     )
-    device, dtype = _runtime()
     return _timed(
         folder,
         lambda at: stage(
             student,
             params,
-            sequences=at / "sequences",
-            masks=at / "masks",
+            _corpus(at),
             tokenizer=Path(student.start),
             out=at / f"models-{targets.replace('/', '-')}",
-            device=device,
-            dtype=dtype,
-            batch_tokens=2048,
-            checkpoint_seconds=3600.0,
+            runtime=_runtime(),
         ),
     )
 
 
-def _runtime() -> tuple[Any, Any]:
+def _runtime() -> Runtime:
     from benchmarks.speed.train import runtime
 
-    return runtime("cpu", "auto")
+    return replace(runtime("cpu", "auto"), batch_tokens=2048, checkpoint_seconds=3600.0)
+
+
+def _corpus(at: Path) -> MaskedCorpus:
+    from pipeline.text.corpus_view import MaskedCorpus
+
+    return MaskedCorpus.open(at / "documents", at / "sequences", at / "masks")
 
 
 def _timed(folder: str, work: Callable[[Path], object]) -> dict[str, float]:

@@ -83,11 +83,13 @@ def load(kind: Literal["cpu", "cuda"], folder: Path, data: Path) -> Teacher:
     from pipeline.models.masked_lm import MaskedLM, load_checked
     from pipeline.teach.inference import TeacherInputs
     from pipeline.text.alignment import teacher_view
+    from pipeline.text.corpus_view import MaskedCorpus
 
-    device, dtype = runtime(kind, "auto")
-    lm = MaskedLM(load_checked(folder).to(device=device, dtype=dtype).eval(), device)
-    stores = {name: data / name for name in ("documents", "sequences", "masks")}
-    teacher_inputs = TeacherInputs.open(folder, lm, **stores, batch_tokens=BATCH_TOKENS[kind])
+    chosen = runtime(kind, "auto")
+    device = chosen.device
+    lm = MaskedLM(load_checked(folder).to(device=device, dtype=chosen.dtype).eval(), device)
+    corpus = MaskedCorpus.open(data / "documents", data / "sequences", data / "masks")
+    teacher_inputs = TeacherInputs.open(folder, lm, corpus, batch_tokens=chosen.batch_tokens)
     part = teacher_inputs.split("train")
     view, gold_P = teacher_view(
         part.texts,

@@ -71,13 +71,8 @@ def small_stores(folder: Path, kind: Literal["cpu", "cuda"]) -> Stores:
     stores = Stores(documents=folder / "documents", sequences=folder / "sequences", masks=folder / "masks")
     size = {"train": TRAIN_DOCUMENTS[kind], "calibration": CALIBRATION_DOCUMENTS, "heldout": 1}
     with contextlib.chdir(folder):
-        write_documents(
-            stores.documents,
-            {name: corpus.read(name).slice(0, size[name]) for name in SPLITS},
-            inputs=size,
-            facts={},
-            workspace=Workspace(),
-        )
+        tables = {name: corpus.read(name).slice(0, size[name]) for name in SPLITS}
+        write_documents(stores.documents, tables, inputs=size, facts={}, workspace=Workspace())
         settings = TokenizeParams(tokenizer=str(tokenizer), sequence_tokens=FIXED_TOKENS)
         tokenize(settings, stores.documents, out=stores.sequences)
         blanks = MaskParams(rate=0.15, copies=1, seed=0, shard_rows=SHARD_ROWS[kind])
@@ -93,19 +88,20 @@ def fast_type(machine: Machine) -> torch.dtype:
     settings = RuntimeParams(
         device=machine.kind, dtype="auto", threads=0, batch_tokens=BATCH_TOKENS[machine.kind], checkpoint_seconds=60.0
     )
-    return apply(settings)[1]
+    return apply(settings).dtype
 
 
 def shard_inputs(model: Path, lm: Any, stores: Stores, machine: Machine) -> list[list[Inputs]]:
     """Each shard's batches, as the stage makes them: the train split in the teacher's own vocabulary."""
     from pipeline.teach.inference import TeacherInputs
     from pipeline.text.alignment import teacher_view
+    from pipeline.text.corpus_view import MaskedCorpus
     from pipeline.text.inputs import model_inputs, token_batches
     from storage.records.sequences import Masks
 
-    where = {"documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks}
-    teacher_inputs = TeacherInputs.open(model, lm, **where, batch_tokens=BATCH_TOKENS[machine.kind])
-    part, plan = teacher_inputs.split("train"), teacher_inputs.masks.manifest.splits["train"]
+    corpus = MaskedCorpus.open(stores.documents, stores.sequences, stores.masks)
+    teacher_inputs = TeacherInputs.open(model, lm, corpus, batch_tokens=BATCH_TOKENS[machine.kind])
+    part, plan = teacher_inputs.split("train"), corpus.masks.manifest.splits["train"]
     shards = []
     for index in range(plan.shards):
         low, high = part.whole_passes(*plan.bounds(index))
@@ -169,8 +165,10 @@ def stage(model: Path, stores: Stores, machine: Machine, dtype: torch.dtype) -> 
     import torch
 
     from pipeline.core.config import load
+    from pipeline.core.runtime import Runtime
     from pipeline.teach.params import TeacherParams
     from pipeline.teach.teach import teach
+    from pipeline.text.corpus_view import MaskedCorpus
 
     entry = load(require("params.yaml", run="git checkout params.yaml"))["teachers"][model.name]
     params = TeacherParams.model_validate({**entry, "model": str(model)})
@@ -178,13 +176,9 @@ def stage(model: Path, stores: Stores, machine: Machine, dtype: torch.dtype) -> 
     def run(out: Path) -> float:
         teach(
             params,
-            documents=stores.documents,
-            sequences=stores.sequences,
-            masks=stores.masks,
+            MaskedCorpus.open(stores.documents, stores.sequences, stores.masks),
             out=out,
-            device=torch.device(machine.kind),
-            dtype=dtype,
-            batch_tokens=BATCH_TOKENS[machine.kind],
+            runtime=Runtime(device=torch.device(machine.kind), dtype=dtype, batch_tokens=BATCH_TOKENS[machine.kind]),
         )
         return steady_seconds(out)
 

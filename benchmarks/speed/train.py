@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.speed.harness import Machine, Measured, Row, alternate, require
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
+    from pipeline.core.runtime import Runtime
     from pipeline.train.data import ShardWindow, Step
     from pipeline.train.trainer import Trainer
 
@@ -68,22 +68,21 @@ def learner(
 ) -> Learner:
     """A student in `model` that learns from the stores of `data`, with the targets there, or from labels alone."""
     from pipeline.models.masked_lm import MaskedLM
+    from pipeline.text.corpus_view import MaskedCorpus
     from pipeline.text.tokenizer import load_tokenizer
     from pipeline.train.data import WINDOW_PREDICTIONS, ShardWindow
     from pipeline.train.initialize import start_student
     from pipeline.train.params import LossParams, StudentParams, TrainingParams
     from pipeline.train.train import open_targets, open_training_data
     from pipeline.train.trainer import Trainer
-    from storage.reader import Store
-    from storage.records.sequences import Masks, Sequences
 
-    device, number_format = runtime(kind, dtype)
+    chosen = runtime(kind, dtype)
     loss = LossParams(targets=0.0 if targets is None else 1.0, labels=1.0, tail="prior", anneal=1.0)
-    stores = Store(data / "sequences", Sequences), Store(data / "masks", Masks)
-    data = open_training_data(*stores, open_targets(targets or "", loss, masks=stores[1]))
+    corpus = MaskedCorpus.open(data / "documents", data / "sequences", data / "masks")
+    data = open_training_data(corpus, open_targets(targets or "", loss, masks=corpus.masks))
     started = start_student(model, tokenizer=load_tokenizer(model), layers=None, config=None, seed=0)
     trainer = Trainer(
-        MaskedLM(started.to(device), device),
+        MaskedLM(started.to(chosen.device), chosen.device),
         StudentParams(targets=targets or "", start=str(model), loss=loss),
         TrainingParams(
             steps=STEPS,
@@ -96,9 +95,9 @@ def learner(
             seed=0,
         ),
         data=data,
-        heldout=(stores[0].read("heldout"), stores[1].read("heldout")),
-        special=stores[0].facts["special"],
-        autocast=number_format,
+        heldout=(corpus.sequences.read("heldout"), corpus.masks.read("heldout")),
+        special=corpus.special,
+        autocast=chosen.dtype,
         batch_tokens=BATCH_TOKENS[kind],
     )
     shards = min(data.plan.shards, max(1, WINDOW_PREDICTIONS // data.plan.shard_rows))
@@ -108,7 +107,7 @@ def learner(
     return Learner(trainer=trainer, window=ShardWindow(data, tuple(range(shards))), passes=np.split(order, count))
 
 
-def runtime(kind: Literal["cpu", "cuda"], dtype: str) -> tuple[torch.device, torch.dtype]:
+def runtime(kind: Literal["cpu", "cuda"], dtype: str) -> Runtime:
     """Device and number format of the stages."""
     from pipeline.core.params import RuntimeParams
     from pipeline.core.runtime import apply

@@ -19,11 +19,13 @@ from typing import Any
 import click
 import yaml
 
-from pipeline.core import runtime
 from pipeline.core.config import section
+from pipeline.core.params import RuntimeParams
+from pipeline.core.runtime import apply
 from pipeline.evaluate.evaluate import evaluate_student
 from pipeline.evaluate.heldout import open_heldout
 from pipeline.evaluate.params import EvaluateParams
+from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.train.params import StudentParams, TrainingParams
 from pipeline.train.train import train
 
@@ -37,25 +39,20 @@ def run_pair(params: Path, student: str, seed: int, work: Path) -> dict[str, Any
     folder = work / f"{student}-seed{seed}"
     result = folder / "result.json"
     if not result.exists():
-        settings = section(params, "runtime", runtime.RuntimeParams)
         training = section(params, "training", TrainingParams).model_copy(update={"seed": seed})
         evaluate = section(params, "evaluate", EvaluateParams)
-        device, dtype = runtime.apply(settings)
+        runtime = apply(section(params, "runtime", RuntimeParams))
+        corpus = MaskedCorpus.open(DATA / "documents", DATA / "sequences", DATA / "masks")
         model = folder / f"{student}-{seed}"
         record = train(
             section(params, f"students.{student}", StudentParams),
             training,
-            sequences=DATA / "sequences",
-            masks=DATA / "masks",
+            corpus,
             tokenizer=Path(yaml.safe_load(params.read_text(encoding="utf-8"))["tokenize"]["tokenizer"]),
             out=model,
-            device=device,
-            dtype=dtype,
-            batch_tokens=settings.batch_tokens,
-            checkpoint_seconds=settings.checkpoint_seconds,
+            runtime=runtime,
         )
-        heldout = open_heldout(documents=DATA / "documents", sequences=DATA / "sequences", masks=DATA / "masks")
-        judged = evaluate_student(evaluate, heldout, model=model, device=device, batch_tokens=settings.batch_tokens)
+        judged = evaluate_student(evaluate, open_heldout(corpus), model=model, runtime=runtime)
         judged.write(folder / "report.json")
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         wanted = {"curve": record["curve"], "tokens": record["tokens"], **report}

@@ -10,13 +10,14 @@ from __future__ import annotations
 import gc
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.adapt.params import AdapterParams
 from pipeline.adapt.text import HELDOUT_TOKENS, MaskedText, masked_text, read_pages
+from pipeline.core.runtime import Runtime
 from pipeline.models.identity import model_digest
 from pipeline.models.provenance import stated_licence
 from pipeline.models.publish import publishing, write_record
@@ -25,11 +26,7 @@ from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.train.data import TrainingData
 from pipeline.train.params import LossParams, StudentParams
 from storage.format.manifest import SplitPlan, digest
-from storage.work import WorkFolder, Workspace
-
-if TYPE_CHECKING:
-    import torch
-
+from storage.work import WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +34,7 @@ ADAPTER = "adapter"
 """Folder of the adapter within the model's."""
 
 
-def adapt(
-    params: AdapterParams,
-    *,
-    documents: Path,
-    out: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    checkpoint_seconds: float,
-    workspace: Workspace = Workspace(),
-) -> dict[str, Any]:
+def adapt(params: AdapterParams, *, documents: Path, out: Path, runtime: Runtime) -> dict[str, Any]:
     """Train one adapter and publish the masked language model it makes at `out`; returns the training record.
 
     documents is the corpus' store. Raises SourceError when the start cannot become a masked language model, DataError
@@ -69,19 +56,19 @@ def adapt(
         "text": _text_digest(text), "heldout": _text_digest(heldout),
     })  # fmt: skip
     with (
-        WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work,
+        WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=runtime.workspace) as work,
         publishing(work) as folder,
     ):
         adapter = folder / ADAPTER
         state = _trained(
             params, tokenizer, text=text, heldout=heldout, checkpoints=work.path / "checkpoints", adapter=adapter,
-            device=device, dtype=dtype, batch_tokens=batch_tokens, checkpoint_seconds=checkpoint_seconds,
+            runtime=runtime,
         )  # fmt: skip
         gc.collect()
         merge(start, adapter, folder)
-        with masked_lm(folder, device=device, dtype=dtype) as lm:
+        with masked_lm(folder, device=runtime.device, dtype=runtime.dtype) as lm:
             nll_P = heldout_nll(
-                lm, heldout.sequences, heldout.masks, batch_tokens=batch_tokens, special=tokenizer.special
+                lm, heldout.sequences, heldout.masks, batch_tokens=runtime.batch_tokens, special=tokenizer.special
             )
         record = {
             "identity": identity,
@@ -116,10 +103,7 @@ def _trained(
     heldout: MaskedText,
     checkpoints: Path,
     adapter: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    checkpoint_seconds: float,
+    runtime: Runtime,
 ) -> dict[str, Any]:
     """Train, write the folder `adapter`, and let go of the model; returns the trainer's state and the model's size."""
     from pipeline.adapt.lora import save_adapter, with_adapter
@@ -134,7 +118,7 @@ def _trained(
             frequency_V=_counts(text.masks.label_P, vocabulary=len(tokenizer.pieces)),
         )
         sizes = [p.numel() for p in model.parameters() if p.requires_grad]
-        lm = MaskedLM(model.to(device), device)
+        lm = MaskedLM(model.to(runtime.device), runtime.device)
         plan = SplitPlan(rows=len(text.masks), shard_rows=len(text.masks))
         view = reference_view(text.sequences, text.masks, special=tokenizer.special)
         trainer = Trainer(
@@ -144,10 +128,10 @@ def _trained(
             data=TrainingData(view=view, masks=text.masks, plan=plan, targets=None),
             heldout=(heldout.sequences, heldout.masks),
             special=tokenizer.special,
-            autocast=dtype,
-            batch_tokens=batch_tokens,
+            autocast=runtime.dtype,
+            batch_tokens=runtime.batch_tokens,
         )
-        trainer.run(checkpoints, checkpoint_seconds=checkpoint_seconds)
+        trainer.run(checkpoints, checkpoint_seconds=runtime.checkpoint_seconds)
         save_adapter(model, Path(params.start).name, rank=params.rank, out=adapter)
         return {**trainer.state, "trained": sum(sizes), "parameters": lm.parameters - sum(sizes)}
 

@@ -1,25 +1,55 @@
-"""What decides speed and not results: device, number format, threads, batch size, and which processes do the work."""
+"""What decides speed and not results: device, number format, threads, batch size; and where a stage works."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.params import RuntimeParams
+from storage.work import Workspace
 
 if TYPE_CHECKING:
     import torch
 
 
-def apply(params: RuntimeParams) -> tuple[torch.device, torch.dtype]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """The section `runtime`, its choices made for this process."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of matrix products; what is judged is computed in float32 whatever this says."""
+    batch_tokens: int
+    """Tokens, padding included, of one forward."""
+    threads: int = 0
+    """CPU threads of the process; 0 leaves them as they are."""
+    checkpoint_seconds: float = 300.0
+    workspace: Workspace = Workspace()
+
+    def facts(self) -> dict[str, str]:
+        """Device and number format, as run records name them."""
+        return {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
+
+
+def apply(params: RuntimeParams, workspace: Workspace = Workspace()) -> Runtime:
     """Set the thread count and choose device and dtype; `auto` takes bfloat16 where it is faster than float32."""
     import torch
 
     device = params.device if params.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     settle(torch.device(device), threads=params.threads)
     if params.dtype != "auto":
-        return torch.device(device), getattr(torch, params.dtype)
-    fast = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_gains_from_bfloat16()
-    return torch.device(device), torch.bfloat16 if fast else torch.float32
+        dtype = getattr(torch, params.dtype)
+    else:
+        fast = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_gains_from_bfloat16()
+        dtype = torch.bfloat16 if fast else torch.float32
+    return Runtime(
+        device=torch.device(device),
+        dtype=dtype,
+        batch_tokens=params.batch_tokens,
+        threads=params.threads,
+        checkpoint_seconds=params.checkpoint_seconds,
+        workspace=workspace,
+    )
 
 
 def settle(device: torch.device, *, threads: int) -> None:
@@ -29,7 +59,7 @@ def settle(device: torch.device, *, threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cuda":
-        # It plans anew for every shape of a batch, and ours differ in length.
+        # cuDNN re-plans per shape of a batch, and ours differ in length.
         torch.backends.cuda.enable_cudnn_sdp(enabled=False)
 
 

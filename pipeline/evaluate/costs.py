@@ -21,14 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.hardware import Meter, PeakMemory, described, estimated_joules, idle_watts, open_meter
+from pipeline.core.runtime import Runtime
 from pipeline.core.seeds import generator
 from pipeline.evaluate.params import CostParams
 from pipeline.evaluate.suites import Metric, suite_report
 from storage.errors import ParamsError, TeacherRefused
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.models.masked_lm import MaskedLM
 
 
@@ -61,7 +60,7 @@ class Passes:
     """Of a pass, without what the idle machine draws."""
 
 
-def measure_costs(params: CostParams, folder: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def measure_costs(params: CostParams, folder: Path, *, runtime: Runtime) -> dict[str, Any]:
     """The report of the suite `costs` for the model in `folder`.
 
     Numbers without a suffix are of one sequence at a time, those ending in `_batch_32` of 32 at once. Sets the number
@@ -72,6 +71,7 @@ def measure_costs(params: CostParams, folder: Path, *, device: torch.device, dty
 
     from pipeline.models.masked_lm import masked_lm
 
+    device, dtype = runtime.device, runtime.dtype
     threads = params.threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
     _import_architecture(folder)

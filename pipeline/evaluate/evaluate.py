@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.runtime import Runtime
 from pipeline.evaluate.bootstrap import Means, calibration_error, mean_intervals
 from pipeline.evaluate.heldout import SPLIT, Heldout
 from pipeline.evaluate.params import EvaluateParams
@@ -36,10 +37,6 @@ from storage.errors import VocabularyError
 from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
-
-if TYPE_CHECKING:
-    import torch
-
 
 SOURCES = 12
 """Sources of text whose mean weights are reported: those with most blanks."""
@@ -128,9 +125,7 @@ def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, 
     return Evaluation(report=report, sums=sums)
 
 
-def evaluate_student(
-    params: EvaluateParams, heldout: Heldout, *, model: Path, device: torch.device, batch_tokens: int
-) -> Evaluation:
+def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, runtime: Runtime) -> Evaluation:
     """Run a student over the held-out blanks; raises StaleParent when it was trained on other text or blanks."""
     import torch
 
@@ -139,7 +134,7 @@ def evaluate_student(
     training = training_record(model, sequences=heldout.sequences, masks=heldout.masks)
     store, rows = _open_fusion(Path(params.against), heldout)
     reference = Reference(rows=rows, store=store, temperature=float(store.facts["temperature"]))
-    with masked_lm(model, device=device, dtype=torch.float32) as lm:
+    with masked_lm(model, device=runtime.device, dtype=torch.float32) as lm:
         if lm.vocabulary != heldout.masks.facts["vocabulary"]:
             raise VocabularyError(
                 f"{model}: {lm.vocabulary} ids, but {heldout.masks.path} has {heldout.masks.facts['vocabulary']}. "
@@ -150,7 +145,7 @@ def evaluate_student(
             heldout.rows,
             heldout.blanks,
             special=heldout.sequences.facts["special"],
-            batch_tokens=batch_tokens,
+            batch_tokens=runtime.batch_tokens,
             reference=reference,
         )
         parameters = lm.parameters

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.vocabulary import decode_pieces
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
 
 SPLIT = "heldout"
 
@@ -42,19 +41,16 @@ def document_of_each(rows: Sequences, masks: Masks) -> tuple[NDArray[np.int64], 
     return row_D.astype(np.int64), document_P.astype(np.int64)
 
 
-def open_heldout(*, documents: Path, sequences: Path, masks: Path) -> Heldout:
-    """Open the three stores of the held-out text; raises StaleParent when they do not belong together."""
-    texts, cut, blank = DocumentStore(documents), Store(sequences, Sequences), Store(masks, Masks)
-    cut.require_parent("documents", texts)
-    blank.require_parent("sequences", cut)
-    rows, blanks = cut.read(SPLIT), blank.read(SPLIT)
+def open_heldout(corpus: MaskedCorpus) -> Heldout:
+    """Read the held-out split of a corpus."""
+    rows, blanks = corpus.sequences.read(SPLIT), corpus.masks.read(SPLIT)
     row_D, document_P = document_of_each(rows, blanks)
     return Heldout(
-        sequences=cut,
-        masks=blank,
+        sequences=corpus.sequences,
+        masks=corpus.masks,
         rows=rows,
         blanks=blanks,
         document_P=document_P,
         row_D=row_D,
-        source_D=texts.read(SPLIT).column("source").take(row_D).to_pylist(),
+        source_D=corpus.documents.read(SPLIT).column("source").take(row_D).to_pylist(),
     )

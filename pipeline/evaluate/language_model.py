@@ -7,8 +7,9 @@ vocabulary: what it was trained on need not be these stores. The text must be he
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.core.runtime import Runtime
 from pipeline.evaluate.bootstrap import Means, calibration_error, mean_intervals, paired_differences
 from pipeline.evaluate.heldout import Heldout
 from pipeline.evaluate.params import EvaluateParams
@@ -18,9 +19,6 @@ from pipeline.models.identity import weights_digest
 from pipeline.text.tokenizer import load_tokenizer
 from storage.errors import VocabularyError
 
-if TYPE_CHECKING:
-    import torch
-
 
 def judge_language_model(
     params: EvaluateParams,
@@ -28,8 +26,7 @@ def judge_language_model(
     *,
     model: Path,
     before: Path | None = None,
-    device: torch.device,
-    batch_tokens: int,
+    runtime: Runtime,
 ) -> dict[str, Any]:
     """The report of the suite `language_model`: nll in nats a piece, accuracy and ece, with 95 % intervals.
 
@@ -37,7 +34,7 @@ def judge_language_model(
     minus before, from resamples of documents that both share. Runs in float32, one model after the other. Raises
     VocabularyError when a folder speaks another vocabulary than the stores, and what `masked_lm` raises.
     """
-    judged = _answers(model, heldout, device=device, batch_tokens=batch_tokens)
+    judged = _answers(model, heldout, runtime=runtime)
     means = _means(heldout, judged)
     metrics = _metrics(mean_intervals(means, resamples=params.bootstrap, seed=params.seed), n=len(heldout.blanks))
     calibration = calibration_error(
@@ -53,7 +50,7 @@ def judge_language_model(
     if before is not None:
         both = {
             "after": means,
-            "before": _means(heldout, _answers(before, heldout, device=device, batch_tokens=batch_tokens)),
+            "before": _means(heldout, _answers(before, heldout, runtime=runtime)),
         }
         started = mean_intervals(both["before"], resamples=params.bootstrap, seed=params.seed)
         change = paired_differences(both, resamples=params.bootstrap, seed=params.seed)["after", "before"]
@@ -63,15 +60,15 @@ def judge_language_model(
     return suite_report("language_model", model, metrics, headline="nll", **details)
 
 
-def _answers(folder: Path, heldout: Heldout, *, device: torch.device, batch_tokens: int) -> Judged:
+def _answers(folder: Path, heldout: Heldout, *, runtime: Runtime) -> Judged:
     import torch
 
     from pipeline.models.masked_lm import masked_lm
 
-    with masked_lm(folder, device=device, dtype=torch.float32) as lm:
+    with masked_lm(folder, device=runtime.device, dtype=torch.float32) as lm:
         _require_vocabulary(folder, heldout, ids=lm.vocabulary)
         special = heldout.sequences.facts["special"]
-        return judge_student(lm, heldout.rows, heldout.blanks, special=special, batch_tokens=batch_tokens)
+        return judge_student(lm, heldout.rows, heldout.blanks, special=special, batch_tokens=runtime.batch_tokens)
 
 
 def _require_vocabulary(folder: Path, heldout: Heldout, *, ids: int) -> None:

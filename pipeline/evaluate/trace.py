@@ -10,14 +10,16 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.config import nearest
+from pipeline.core.runtime import Runtime
 from pipeline.evaluate.predictions import answers
 from pipeline.evaluate.results import training_record
+from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.inputs import no_id
 from pipeline.text.vocabulary import BRACKETED, START, decode_pieces
 from storage.errors import DataError
@@ -27,10 +29,6 @@ from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.tables import DocumentStore
-
-if TYPE_CHECKING:
-    import torch
-
 
 SHOWN = 5
 """Tokens shown of each answer."""
@@ -70,9 +68,7 @@ class Trace:
 class Stores:
     """The stores a document goes through; students are model folders."""
 
-    documents: DocumentStore
-    sequences: Store[Sequences]
-    masks: Store[Masks]
+    corpus: MaskedCorpus
     logits: dict[str, Store[SparseLogits]]
     targets: Store[FusedTargets]
     students: dict[str, Path]
@@ -80,42 +76,37 @@ class Stores:
     @staticmethod
     def open(data: Path, *, teachers: Sequence[str], targets: Path, students: dict[str, Path]) -> Stores:
         """Open everything under `data`; raises StoreMissing, or StaleParent when the stores do not belong together."""
-        documents = DocumentStore(data / "documents")
-        sequences, masks = Store(data / "sequences", Sequences), Store(data / "masks", Masks)
-        sequences.require_parent("documents", documents)
-        masks.require_parent("sequences", sequences)
+        corpus = MaskedCorpus.open(data / "documents", data / "sequences", data / "masks")
         logits = {name: Store(data / "logits" / name, SparseLogits) for name in teachers}
         fused = Store(targets, FusedTargets)
         answered: list[Store[Any]] = [*logits.values(), fused]
         for store in answered:
-            store.require_parent("masks", masks)
+            store.require_parent("masks", corpus.masks)
         for folder in students.values():
-            training_record(folder, sequences=sequences, masks=masks)
-        return Stores(
-            documents=documents, sequences=sequences, masks=masks, logits=logits, targets=fused, students=students
-        )
+            training_record(folder, sequences=corpus.sequences, masks=corpus.masks)
+        return Stores(corpus=corpus, logits=logits, targets=fused, students=students)
 
 
-def trace(stores: Stores, doc_id: str | None, *, device: torch.device, batch_tokens: int) -> Trace:
+def trace(stores: Stores, doc_id: str | None, *, runtime: Runtime) -> Trace:
     """Follow the document `doc_id` of any split, or by default the first held-out one that has a blank.
 
     Raises DataError with the nearest id when there is no such document.
     """
-    split, row = _first(stores) if doc_id is None else _find(stores.documents, doc_id)
-    document = stores.documents.read(split).slice(row, 1).to_pylist()[0]
-    sequences, first = _windows(stores.sequences, split, row)
-    everything = stores.masks.read(split)
+    split, row = _first(stores) if doc_id is None else _find(stores.corpus.documents, doc_id)
+    document = stores.corpus.documents.read(split).slice(row, 1).to_pylist()[0]
+    sequences, first = _windows(stores.corpus.sequences, split, row)
+    everything = stores.corpus.masks.read(split)
     mine = (everything.sequence_P >= first) & (everything.sequence_P < first + len(sequences))
     prediction_P = np.flatnonzero(mine)
     masks = Masks(**{name: array[mine] for name, array in everything.arrays().items()})
     masks = Masks(masks.copy_P, (masks.sequence_P - first).astype(np.uint32), masks.column_P, masks.label_P)
-    pieces = decode_pieces(stores.sequences.constant("pieces_utf8"))
+    pieces = stores.corpus.pieces
     found: list[list[Answer]] = [[] for _ in prediction_P]
     if len(prediction_P):
         columns = [
             *_teachers(stores, split, prediction_P),
             _fusion(stores.targets, _rows(stores.targets, split, prediction_P), masks, pieces),
-            *_students(stores, sequences, masks, pieces, device=device, batch_tokens=batch_tokens),
+            *_students(stores, sequences, masks, pieces, runtime=runtime),
         ]
         found = [list(answers_at) for answers_at in zip(*columns, strict=True)]
     return Trace(
@@ -180,9 +171,9 @@ def _for_example(ids: list[str]) -> str:
 
 def _first(stores: Stores) -> tuple[str, int]:
     split = "heldout"
-    sequence = int(stores.masks.shard(split, 0).sequence_P[0])
-    shard_rows = stores.sequences.plan(split).shard_rows
-    shard = stores.sequences.shard(split, sequence // shard_rows)
+    sequence = int(stores.corpus.masks.shard(split, 0).sequence_P[0])
+    shard_rows = stores.corpus.sequences.plan(split).shard_rows
+    shard = stores.corpus.sequences.shard(split, sequence // shard_rows)
     return split, int(shard.document_N[sequence % shard_rows])
 
 
@@ -279,18 +270,18 @@ def _fusion(store: Store[FusedTargets], rows: FusedTargets, masks: Masks, pieces
 
 
 def _students(
-    stores: Stores, sequences: Sequences, masks: Masks, pieces: list[str], *, device: torch.device, batch_tokens: int
+    stores: Stores, sequences: Sequences, masks: Masks, pieces: list[str], *, runtime: Runtime
 ) -> Iterator[list[Answer]]:
     import torch
 
     from pipeline.models.masked_lm import masked_lm
 
-    special = stores.sequences.facts["special"]
+    special = stores.corpus.special
     label_P = masks.label_P.astype(np.int64)
     for name, folder in stores.students.items():
         found: dict[int, Answer] = {}
-        with masked_lm(folder, device=device, dtype=torch.float32) as lm, torch.inference_mode():
-            for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+        with masked_lm(folder, device=runtime.device, dtype=torch.float32) as lm, torch.inference_mode():
+            for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=runtime.batch_tokens):
                 probability_QV = logits_QV.softmax(dim=1).cpu()
                 top = probability_QV.topk(min(SHOWN, probability_QV.shape[1]), dim=1)
                 for number, row in enumerate(row_Q.tolist()):

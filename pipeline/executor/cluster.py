@@ -134,8 +134,7 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, str]:
     """Device and number format that this process chooses by the runtime settings given as plain data."""
     from pipeline.core.runtime import apply
 
-    device, dtype = apply(RuntimeParams.model_validate(settings))
-    return {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}
+    return apply(RuntimeParams.model_validate(settings)).facts()
 
 
 def require_uniform_workers(

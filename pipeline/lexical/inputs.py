@@ -17,13 +17,13 @@ from pipeline.models.identity import weight_hashes
 from pipeline.senses.instances import Instances
 from pipeline.senses.leakage import shows_heldout
 from pipeline.senses.lexicon import Lexicon
+from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.ragged import Int
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.train.train import open_targets
 from storage.errors import DataError, ParamsError, VocabularyError
 from storage.format.manifest import digest
 from storage.reader import Store
-from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.tables import DocumentStore, TableStore
 
@@ -34,44 +34,41 @@ log = logging.getLogger(__name__)
 class RehearsalInputs:
     """The masked sequences that keep a student a language model."""
 
-    sequences: Store[Sequences]
-    masks: Store[Masks]
+    corpus: MaskedCorpus
     targets: Store[FusedTargets] | None
     """None for true tokens alone, and for the start's own predictions."""
     own_targets: bool
     """True where the start's own predictions are the targets."""
 
     @staticmethod
-    def open(params: LexicalParams, *, sequences: Path, masks: Path, tokens: int, name: str) -> RehearsalInputs | None:
+    def open(params: LexicalParams, corpus: MaskedCorpus, *, tokens: int, name: str) -> RehearsalInputs | None:
         """The stores that student `name` rehearses on, or None where it does not.
 
-        tokens is the size of the start's vocabulary. Raises VocabularyError when the stores have another one,
-        StaleParent when they do not belong together.
+        tokens is the size of the start's vocabulary. Raises VocabularyError when the stores have another one.
         """
         if params.language_model is None:
             return None
-        sequence_store, mask_store = Store(sequences, Sequences), Store(masks, Masks)
-        mask_store.require_parent("sequences", sequence_store)
-        if mask_store.facts["vocabulary"] != tokens:
+        vocabulary = corpus.masks.facts["vocabulary"]
+        if vocabulary != tokens:
             raise VocabularyError(
-                f"{masks}: {mask_store.facts['vocabulary']} ids, but the start of lexical.{name} has {tokens}. "
+                f"{corpus.masks.path}: {vocabulary} ids, but the start of lexical.{name} has {tokens}. "
                 "Start from a model with the students' tokenizer"
             )
         own = params.own_targets
-        targets = None if own else open_targets(params.targets, params.language_model.loss, masks=mask_store)
-        return RehearsalInputs(sequences=sequence_store, masks=mask_store, targets=targets, own_targets=own)
+        targets = None if own else open_targets(params.targets, params.language_model.loss, masks=corpus.masks)
+        return RehearsalInputs(corpus=corpus, targets=targets, own_targets=own)
 
     @property
     def identity(self) -> str:
         """What stands for these inputs in the student's identity."""
         if self.own_targets:
-            return f"own answers to {self.masks.identity}"
-        return self.masks.identity if self.targets is None else self.targets.identity
+            return f"own answers to {self.corpus.masks.identity}"
+        return self.corpus.masks.identity if self.targets is None else self.targets.identity
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        return int(self.sequences.manifest.arrays["input_ids_NL"].row_shape[0])
+        return int(self.corpus.sequences.manifest.arrays["input_ids_NL"].row_shape[0])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,16 +86,7 @@ class LexicalInputs:
     rehearsal: RehearsalInputs | None
 
     @staticmethod
-    def open(
-        params: LexicalParams,
-        *,
-        lexicon: Path,
-        senses: Path,
-        documents: Path,
-        sequences: Path,
-        masks: Path,
-        name: str,
-    ) -> LexicalInputs:
+    def open(params: LexicalParams, corpus: MaskedCorpus, *, lexicon: Path, senses: Path, name: str) -> LexicalInputs:
         """Open the stores of student `name`; senses is the folder of stores of words in context.
 
         Raises StaleParent when stores do not belong together, VocabularyError when masked sequences have another
@@ -113,11 +101,9 @@ class LexicalInputs:
             tokenizer=tokenizer,
             lexicon=inventory,
             senses=opened,
-            documents=DocumentStore(documents),
+            documents=corpus.documents,
             soft_labels=_soft_labels(params),
-            rehearsal=RehearsalInputs.open(
-                params, sequences=sequences, masks=masks, tokens=len(tokenizer.pieces), name=name
-            ),
+            rehearsal=RehearsalInputs.open(params, corpus, tokens=len(tokenizer.pieces), name=name),
         )
 
     def parents(self) -> dict[str, str]:

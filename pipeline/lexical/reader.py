@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.core.runtime import Runtime
 from pipeline.lexical.batches import BatchBuilder, micro_batches, open_batch_builder
 from pipeline.lexical.classifier import SenseModel, candidate_scores, log_softmax_ragged, mean_pooled
 from pipeline.models.precision import autocast
@@ -78,9 +79,7 @@ class SenseReader:
     lexicon: Lexicon
     reading: Any
     objective: str
-    device: torch.device
-    dtype: torch.dtype
-    batch_tokens: int
+    runtime: Runtime
 
     def require_lexicon(self, lexicon: Lexicon) -> None:
         """Raise StaleParent when the student learned another inventory."""
@@ -101,9 +100,9 @@ class SenseReader:
             self.model,
             batch_builder,
             pad=self.tokenizer.special["pad"],
-            device=self.device,
-            dtype=self.dtype,
-            batch_tokens=self.batch_tokens,
+            device=self.runtime.device,
+            dtype=self.runtime.dtype,
+            batch_tokens=self.runtime.batch_tokens,
         )
         return batch_builder.view, logp_C
 
@@ -119,14 +118,11 @@ class SenseReader:
 
 
 @contextmanager
-def sense_reader(
-    folder: Path, *, device: torch.device, batch_tokens: int, dtype: torch.dtype | None = None
-) -> Iterator[SenseReader]:
-    """Load the lexical student in `folder`, to read in float32 unless `dtype` says otherwise.
+def sense_reader(folder: Path, runtime: Runtime, *, dtype: torch.dtype = torch.float32) -> Iterator[SenseReader]:
+    """Load the lexical student in `folder`, to read in `dtype` whatever `runtime` says.
 
     Raises SourceError when it carries no senses, SecondModelError when a model is in memory.
     """
-    import torch
     from safetensors.torch import load_file
 
     from pipeline.lexical.classifier import SenseHead, SenseModel
@@ -155,12 +151,10 @@ def sense_reader(
         head.load_state_dict(load_file(senses / HEAD_FILE))
         yield SenseReader(
             folder=folder,
-            model=SenseModel(lm, head).to(device).eval(),
+            model=SenseModel(lm, head).to(runtime.device).eval(),
             tokenizer=load_tokenizer(folder),
             lexicon=lexicon,
             reading=ReadingParams.model_validate(settings),
             objective=objective,
-            device=device,
-            dtype=dtype or torch.float32,
-            batch_tokens=batch_tokens,
+            runtime=replace(runtime, dtype=dtype),
         )

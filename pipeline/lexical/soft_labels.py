@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.core.runtime import Runtime
 from pipeline.lexical.params import SoftLabelsParams
 from pipeline.lexical.reader import sense_reader
 from pipeline.models.identity import weights_digest
@@ -23,11 +24,6 @@ from pipeline.senses.lexicon import Lexicon
 from pipeline.text.ragged import Ragged
 from storage.errors import StaleParent, StoreMissing
 from storage.tables import TableStore, write_tables
-from storage.work import Workspace
-
-if TYPE_CHECKING:
-    import torch
-
 
 KIND = "beliefs"
 """Of the store; identities hash this old name."""
@@ -41,16 +37,13 @@ def write_soft_labels(
     lexicon: Path,
     senses: Path,
     out: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    workspace: Workspace = Workspace(),
+    runtime: Runtime,
 ) -> dict[str, int]:
     """Ask one lexical teacher about all words of some stores; returns how many words each has."""
     inventory = Lexicon.open(lexicon)
     opened = {name: Instances.open(senses / name, lexicon=inventory) for name in params.senses}
     tables = {}
-    with sense_reader(Path(params.model), device=device, dtype=dtype, batch_tokens=batch_tokens) as reader:
+    with sense_reader(Path(params.model), runtime, dtype=runtime.dtype) as reader:
         reader.require_lexicon(inventory)
         for name, instances in opened.items():
             view, logp_C = reader.read(instances)
@@ -75,7 +68,7 @@ def write_soft_labels(
         inputs={"model": weights_digest(Path(params.model))},
         parents={"lexicon": inventory.identity, **{f"senses/{name}": found.identity for name, found in opened.items()}},
         facts={"model": params.model, "words": {name: len(table) for name, table in tables.items()}},
-        workspace=workspace,
+        workspace=runtime.workspace,
     )
     return {name: len(table) for name, table in tables.items()}
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from pipeline.core.runtime import Runtime
 from pipeline.lexical.classifier import SenseHead, SenseModel
 from pipeline.lexical.inputs import LexicalInputs, lexical_data
 from pipeline.lexical.params import (
@@ -26,37 +27,25 @@ from pipeline.lexical.trainer import LexicalTrainer, steps_of
 from pipeline.models.masked_lm import MaskedLM, one_model
 from pipeline.models.optimizer import choose_attention
 from pipeline.models.publish import publishing, save_model, write_record
+from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.train.initialize import start_student
 from pipeline.train.train import open_training_data
 from storage.errors import ParamsError
-from storage.work import WorkFolder, Workspace
+from storage.work import WorkFolder
 
 
 def train_lexical(
-    params: LexicalParams,
-    *,
-    lexicon: Path,
-    senses: Path,
-    documents: Path,
-    sequences: Path,
-    masks: Path,
-    out: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    checkpoint_seconds: float,
-    workspace: Workspace = Workspace(),
+    params: LexicalParams, corpus: MaskedCorpus, *, lexicon: Path, senses: Path, out: Path, runtime: Runtime
 ) -> dict[str, Any]:
     """Train one lexical student and publish it at `out`; returns its training record.
 
-    Words that would show it the held-out split of `documents` are left out. Raises what `LexicalInputs.open` raises,
+    Words that would show it the held-out split of the documents are left out. Raises what `LexicalInputs.open` raises,
     DataError when there is nothing to learn, WorkBusy when another process trains the same student.
     """
-    inputs = LexicalInputs.open(
-        params, lexicon=lexicon, senses=senses, documents=documents, sequences=sequences, masks=masks, name=out.name
-    )
+    inputs = LexicalInputs.open(params, corpus, lexicon=lexicon, senses=senses, name=out.name)
     identity = inputs.identity(params)
-    with WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work, one_model():
+    work_folder = WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=runtime.workspace)
+    with work_folder as work, one_model():
         data = lexical_data(
             inputs,
             params.reading,
@@ -70,20 +59,20 @@ def train_lexical(
         tokens = longest_sequence(params.reading, reading)
         if inputs.rehearsal is not None:
             tokens = max(tokens, inputs.rehearsal.longest)
-        choose_attention(model.lm, device=device, autocast=dtype, tokens=tokens)
-        lm = MaskedLM(model.lm, device)
+        choose_attention(model.lm, device=runtime.device, autocast=runtime.dtype, tokens=tokens)
+        lm = MaskedLM(model.lm, runtime.device)
         parameters = lm.parameters
         require_room(params.reading, reading, positions=lm.positions, start=inputs.start)
-        model.to(device)
+        model.to(runtime.device)
         rehearsal = None
         if params.language_model is not None and inputs.rehearsal is not None:
             rehearsal = Rehearsal(
                 lm,
                 params.language_model,
-                data=open_training_data(inputs.rehearsal.sequences, inputs.rehearsal.masks, inputs.rehearsal.targets),
+                data=open_training_data(inputs.rehearsal.corpus, inputs.rehearsal.targets),
                 own=inputs.rehearsal.own_targets,
-                autocast=dtype,
-                batch_tokens=batch_tokens,
+                autocast=runtime.dtype,
+                batch_tokens=runtime.batch_tokens,
                 steps=steps,
                 seed=params.training.seed,
             )
@@ -93,11 +82,11 @@ def train_lexical(
             params.training,
             rehearsal=rehearsal,
             pad=inputs.tokenizer.special["pad"],
-            device=device,
-            autocast=dtype,
-            batch_tokens=batch_tokens,
+            device=runtime.device,
+            autocast=runtime.dtype,
+            batch_tokens=runtime.batch_tokens,
         )
-        trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
+        trainer.run(work.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds)
         record = {
             "identity": identity,
             "parents": inputs.parents(),

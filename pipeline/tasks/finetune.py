@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress
+from pipeline.core.runtime import Runtime
 from pipeline.core.seeds import generator
 from pipeline.models.masked_lm import MaskedLM, load_checked, one_model, released
 from pipeline.models.optimizer import adamw, choose_attention, linear_schedule, update
@@ -93,21 +94,19 @@ class Classifier:
         classes: int,
         params: FinetuneParams,
         seed: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        batch_tokens: int,
+        runtime: Runtime,
     ) -> None:
         import torch
 
         # In eval mode throughout: the encoder's own dropout, where its configuration has any, stays off.
-        self.encoder = encoder.to(device).eval()
+        self.encoder = encoder.to(runtime.device).eval()
         self.tokenizer, self.params, self.seed = tokenizer, params, seed
-        self.device, self.dtype, self.batch_tokens = device, dtype, batch_tokens
+        self.device, self.dtype, self.batch_tokens = runtime.device, runtime.dtype, runtime.batch_tokens
         weight_CH = generator(seed, "finetune", "head").normal(0, HEAD_SD, (classes, encoder.config.hidden_size))
         self.head = torch.nn.Linear(weight_CH.shape[1], classes)
         self.head.weight.data.copy_(torch.from_numpy(weight_CH))
         self.head.bias.data.zero_()
-        self.head.to(device)
+        self.head.to(runtime.device)
         self.losses: list[float] = []
         """Mean training loss of each epoch, nats or squared standard deviations."""
         self._two_types = (
@@ -240,15 +239,13 @@ def finetuned(
     classes: int,
     params: FinetuneParams,
     seed: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
+    runtime: Runtime,
 ) -> Iterator[Classifier]:
     """Fine-tune the encoder in `folder` and yield it; it is gone from memory after the block.
 
-    classes is 1 for regression; weights are float32, `dtype` is what autocast computes in. Raises DataError without
-    examples, ParamsError when max_tokens is more than the model takes or the loss diverges, and what
-    `models.load_checked` and `tokens.load_tokenizer` raise.
+    classes is 1 for regression; weights are float32, the runtime's dtype is what autocast computes in. Raises DataError
+    without examples, ParamsError when max_tokens is more than the model takes or the loss diverges, and what
+    `masked_lm.load_checked` and `tokenizer.load_tokenizer` raise.
     """
     if not len(train):
         raise DataError(f"{folder}: no examples to fine-tune on")
@@ -262,18 +259,16 @@ def finetuned(
     tokenizer = load_tokenizer(folder)
     with one_model():
         model = load_checked(folder)
-        if (longest := MaskedLM(model, device).positions) < params.max_tokens:
+        if (longest := MaskedLM(model, runtime.device).positions) < params.max_tokens:
             raise ParamsError(f"finetune.max_tokens: {folder} takes {longest} tokens at most, got {params.max_tokens}")
-        choose_attention(model, device=device, autocast=dtype, tokens=params.max_tokens)
+        choose_attention(model, device=runtime.device, autocast=runtime.dtype, tokens=params.max_tokens)
         classifier = Classifier(
             model.base_model,
             tokenizer,
             classes=classes,
             params=params,
             seed=seed,
-            device=device,
-            dtype=dtype,
-            batch_tokens=batch_tokens,
+            runtime=runtime,
         )
         del model
         with released(classifier, weakref.ref(classifier.encoder), folder=folder):

@@ -2,24 +2,23 @@
 
 A task's score is the mean of its metrics times 100, and `average` the mean of the tasks' scores, as GLUE counts
 (Wang et al. 2018). WNLI takes no part in the average: its dev set is built against its training set, so that a constant
-answer wins. Every model has the same hyper-parameters, seeds and examples. A finished fit is kept until the report is
-written, so a killed run continues.
+answer wins. Every model has the same hyper-parameters, seeds and examples. A finished fit is kept, so a killed run
+continues.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress
+from pipeline.core.runtime import Runtime
 from pipeline.core.seeds import generator
-from pipeline.evaluate.results import write_json
 from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import model_digest
 from pipeline.tasks import agreement
@@ -28,54 +27,42 @@ from pipeline.tasks.finetune import Examples, finetuned
 from pipeline.tasks.glue_data import TASKS, TaskData, fetch_from_hub, read_folder
 from pipeline.tasks.params import LEFT_OUT, GlueParams
 from storage.format.manifest import digest
-from storage.work import WorkFolder, Workspace
-
-if TYPE_CHECKING:
-    import torch
-
+from storage.work import WorkFolder
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_glue(
-    params: GlueParams,
-    *,
-    model: Path,
-    out: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    workspace: Workspace = Workspace(),
-) -> dict[str, Any]:
-    """Fine-tune `model` on every task with every seed, and write the report to `out`; returns it.
+def evaluate_glue(params: GlueParams, *, name: str, model: Path, runtime: Runtime) -> dict[str, Any]:
+    """Fine-tune `model` on every task with every seed; returns the report. Finished fits are kept by `name`.
 
     Raises DataError or SourceError for data that are missing or not as published, before anything is trained, WorkBusy
     when another process evaluates the same model, and what `finetune.finetuned` raises.
     """
-    data: dict[str, TaskData] = {name: load_task(params, name) for name in params.tasks}
+    data: dict[str, TaskData] = {task: load_task(params, task) for task in params.tasks}
     settings = params.model_dump(exclude={"data", "revision"})
-    identities = {name: _identity(found) for name, found in data.items()}
-    identity = digest({"settings": settings, "data": identities, "model": model_digest(model), "dtype": str(dtype)})
-    with WorkFolder(out, name=f"glue-{out.stem}", identity=identity, workspace=workspace) as work:
+    identities = {task: _identity(found) for task, found in data.items()}
+    identity = digest(
+        {"settings": settings, "data": identities, "model": model_digest(model), "dtype": str(runtime.dtype)}
+    )
+    with WorkFolder(Path(f"glue {name}"), name=f"glue-{name}", identity=identity, workspace=runtime.workspace) as work:
         fits = {(fit["task"], fit["seed"]): fit for fit in work.entries()}
-        wanted = [(name, seed) for name in params.tasks for seed in params.seeds]
+        wanted = [(task, seed) for task in params.tasks for seed in params.seeds]
         with Progress(len(wanted), unit="fits", label="glue", done=len(fits)) as progress:
-            for name, seed in [pair for pair in wanted if pair not in fits]:
+            for task, seed in [pair for pair in wanted if pair not in fits]:
                 with finetuned(
-                    model, data[name].train, classes=TASKS[name].outputs, params=params.finetune, seed=seed,
-                    device=device, dtype=dtype, batch_tokens=batch_tokens,
+                    model, data[task].train, classes=TASKS[task].outputs, params=params.finetune, seed=seed,
+                    runtime=runtime,
                 ) as classifier:  # fmt: skip
-                    found = {part: classifier.scores(dev) for part, dev in data[name].dev.items()}
+                    found = {part: classifier.scores(dev) for part, dev in data[task].dev.items()}
                     losses = classifier.losses
-                fit = {"task": name, "seed": seed, "metrics": score(name, found, data[name].dev), "losses": losses}
+                fit = {"task": task, "seed": seed, "metrics": score(task, found, data[task].dev), "losses": losses}
                 work.append(fit)
-                fits[name, seed] = fit
+                fits[task, seed] = fit
                 progress.advance(1)
-                log.info("%s, seed %d: %.2f, training loss %.3f", name, seed, task_score(fit), losses[-1])
+                log.info("%s, seed %d: %.2f, training loss %.3f", task, seed, task_score(fit), losses[-1])
         report = _report(params, [fits[pair] for pair in wanted], data, model=model)
         report |= {"settings": settings, "data": {"from": params.data, "identity": identities}}
-        write_json(out, report)
-        shutil.rmtree(work.path)
+        work.finish()
     return report
 
 

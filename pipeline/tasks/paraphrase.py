@@ -15,17 +15,16 @@ calls everything rewritten has an F1 of 0.667, a macro F1 of 0.333 and an accura
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.runtime import Runtime
 from pipeline.evaluate.bootstrap import interval, resample
-from pipeline.evaluate.results import write_json
 from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import model_digest
 from pipeline.tasks.finetune import Examples, finetuned
@@ -34,11 +33,7 @@ from pipeline.tasks.paraphrase_data import DetectionSet, Texts
 from pipeline.tasks.tfidf import word_detector
 from storage.errors import DataError
 from storage.format.manifest import digest
-from storage.work import WorkFolder, Workspace
-
-if TYPE_CHECKING:
-    import torch
-
+from storage.work import WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +61,9 @@ Fit = Callable[[Texts, list[Texts]], list[NDArray[np.int64]]]
 
 
 def evaluate_paraphrase(
-    params: ParaphraseParams,
-    sets: list[DetectionSet],
-    *,
-    name: str,
-    model: Path,
-    out: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    workspace: Workspace = Workspace(),
+    params: ParaphraseParams, sets: list[DetectionSet], *, name: str, model: Path, runtime: Runtime
 ) -> dict[str, Any]:
-    """Fine-tune and test `model`, and write the report to `out`; a killed run continues after its last whole fit.
+    """Fine-tune and test `model`; returns the report. A killed run continues after its last whole fit, kept by `name`.
 
     Raises DataError when two sets have the same name, and what loading the model raises.
     """
@@ -92,14 +78,15 @@ def evaluate_paraphrase(
 
     def fine_tune(seed: int) -> Fit:
         def fit(train: Texts, tests: list[Texts]) -> list[NDArray[np.int64]]:
-            with finetuned(model, _examples(train), classes=2, params=params.finetune, seed=seed, device=device,
-                           dtype=dtype, batch_tokens=batch_tokens) as classifier:  # fmt: skip
+            with finetuned(model, _examples(train), classes=2, params=params.finetune, seed=seed,
+                           runtime=runtime) as classifier:  # fmt: skip
                 return [classifier.scores(_examples(test)).argmax(axis=1).astype(np.int64) for test in tests]
 
         return fit
 
     fits = {WORDS: word_detector} | {seed: fine_tune(seed) for seed in params.seeds}
-    with WorkFolder(out, name=f"paraphrase-{name}", identity=identity, workspace=workspace) as work:
+    where = Path(f"paraphrase {name}")
+    with WorkFolder(where, name=f"paraphrase-{name}", identity=identity, workspace=runtime.workspace) as work:
         said = _all_fits(sets, pairs, fits, work)
         words, trials = (
             [
@@ -110,8 +97,7 @@ def evaluate_paraphrase(
             for seeds in ([WORDS], params.seeds)
         )  # fmt: skip
         report = _report(params, sets, trials, words, model)
-        write_json(out, report)
-        shutil.rmtree(work.path)
+        work.finish()
     return report
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress
+from pipeline.core.runtime import Runtime
 from pipeline.core.seeds import generator, unit_hash
 from pipeline.models.identity import weights_digest
 from pipeline.models.masked_lm import MaskedLM, masked_lm
@@ -32,10 +33,10 @@ from pipeline.text.vocabulary import START
 from storage.errors import DataError, VocabularyError
 from storage.format.manifest import Manifest, identity_of
 from storage.tables import DocumentStore, write_tables
-from storage.work import PUBLISHED, WorkFolder, Workspace
+from storage.work import WorkFolder
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 KIND = "rewritten"
@@ -53,15 +54,7 @@ CHUNK_PARAGRAPHS = 256
 """Paragraphs between two lines of the journal: a killed run loses so many at most."""
 
 
-def rewrite(
-    params: RewriteParams,
-    documents: Path,
-    *,
-    out: Path,
-    device: torch.device,
-    batch_tokens: int,
-    workspace: Workspace = Workspace(),
-) -> Manifest:
+def rewrite(params: RewriteParams, documents: Path, *, out: Path, runtime: Runtime) -> Manifest:
     """Write the set of one rewriter to `out`: a table `paragraphs` with SCHEMA's columns.
 
     The model computes in float32 whatever `runtime` says, so that the set does not depend on the machine but for
@@ -75,9 +68,8 @@ def rewrite(
     inputs = params.model_dump(mode="json") | {"model": weights, "tokenizer": tokenizer.identity}
     parents = {"documents": store.identity}
     identity = identity_of(kind=KIND, revision=REVISION, inputs=inputs, parents=parents)
-    with WorkFolder(out, name=f"rewrite-{out.name}", identity=identity, workspace=workspace) as work:
-        texts = _rewritten(params, paragraphs, folder=folder, tokenizer=tokenizer, work=work, device=device,
-            batch_tokens=batch_tokens)  # fmt: skip
+    with WorkFolder(out, name=f"rewrite-{out.name}", identity=identity, workspace=runtime.workspace) as work:
+        texts = _rewritten(params, paragraphs, folder=folder, tokenizer=tokenizer, work=work, runtime=runtime)
         kept = [number for number in range(len(paragraphs)) if texts[params.shares[0]][number] is not None]
         dropped["longer than the model reads"] = len(paragraphs) - len(kept)
         table = _table(params, [paragraphs[number] for number in kept],
@@ -90,9 +82,18 @@ def rewrite(
             "test": sum(paragraphs[number].split < params.test_share for number in kept),
             "dropped": dict(sorted(dropped.items())),
         }
-        manifest = write_tables(out, {TABLE: table}, kind=KIND, revision=REVISION, schemas={TABLE: SCHEMA},
-            inputs=inputs, facts=facts, parents=parents, workspace=replace(workspace, root=work.path))  # fmt: skip
-        (work.path / PUBLISHED).touch()
+        manifest = write_tables(
+            out,
+            {TABLE: table},
+            kind=KIND,
+            revision=REVISION,
+            schemas={TABLE: SCHEMA},
+            inputs=inputs,
+            facts=facts,
+            parents=parents,
+            workspace=replace(runtime.workspace, root=work.path),
+        )
+        work.finish()
     return manifest
 
 
@@ -248,8 +249,7 @@ def _rewritten(
     folder: Path,
     tokenizer: FastTokenizer,
     work: WorkFolder,
-    device: torch.device,
-    batch_tokens: int,
+    runtime: Runtime,
 ) -> dict[float, list[str | None]]:
     """For each share the rewritten paragraphs, in their order; what the journal holds is not made again."""
     import torch
@@ -258,8 +258,8 @@ def _rewritten(
     plan = [(share, first) for share in params.shares for first in range(0, len(paragraphs), CHUNK_PARAGRAPHS)]
     missing = [chunk for chunk in plan if chunk not in done]
     if missing:
-        with masked_lm(folder, device=device, dtype=torch.float32) as lm:
-            rewriter = Rewriter(lm, tokenizer, params, batch_tokens=batch_tokens)
+        with masked_lm(folder, device=runtime.device, dtype=torch.float32) as lm:
+            rewriter = Rewriter(lm, tokenizer, params, batch_tokens=runtime.batch_tokens)
             with Progress(len(plan), unit="chunks", label=f"rewrite {work.out.name}", done=len(done)) as progress:
                 for share, first in missing:
                     texts = rewriter.rewrite(paragraphs[first : first + CHUNK_PARAGRAPHS], share)

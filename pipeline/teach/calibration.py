@@ -79,9 +79,9 @@ def spread_answers(lm: MaskedLM, part: SplitInputs, *, split: str, name: str) ->
     positions = sum(len(gold) for _, gold in answers)
     if positions < CALIBRATION_MINIMUM:
         raise DataError(
-            f"{part.inputs.masks.path}: the {split} split has {positions} masked positions that {name} can answer, "
-            f"expected at least {CALIBRATION_MINIMUM}. Raise corpus.{'share' if split == 'train' else split}, or check "
-            "the vocabulary"
+            f"{part.inputs.corpus.masks.path}: the {split} split has {positions} masked positions that {name} can "
+            f"answer, expected at least {CALIBRATION_MINIMUM}. Raise corpus.{'share' if split == 'train' else split}, "
+            "or check the vocabulary"
         )
     return answers
 
@@ -124,10 +124,10 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], inputs: TeacherInputs, *, na
 
 def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, name: str) -> None:
     """Compare with always giving the train split's token frequencies (add-one smoothed)."""
-    train = inputs.masks.read("train").label_P
-    vocabulary = int(inputs.masks.facts["vocabulary"])
+    train = inputs.corpus.masks.read("train").label_P
+    vocabulary = int(inputs.corpus.masks.facts["vocabulary"])
     count_V = np.bincount(train, minlength=vocabulary) + 1.0
-    label_P = inputs.masks.read("calibration").label_P
+    label_P = inputs.corpus.masks.read("calibration").label_P
     label_P = np.concatenate([label_P[start:stop] for start, stop in calibration_slices(len(label_P))])
     nll = float(-np.log(count_V[label_P] / count_V.sum()).mean())
     accuracy = float((label_P == count_V.argmax()).mean())

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.core.runtime import Runtime
 from pipeline.teach.params import ExactParams
+from pipeline.text.corpus_view import MaskedCorpus
 from storage.errors import TeacherRefused
 from storage.format.arrays import sentinel
 from storage.format.manifest import Manifest, SplitPlan
 from storage.records.base import id_dtype
 from storage.records.hidden_states import HiddenStates
-from storage.work import Workspace
 from storage.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -38,23 +39,11 @@ STATE_TOLERANCE = 0.03
 the rounding of bfloat16, in which a teacher may run, is 0.01."""
 
 
-def keep_exact(
-    params: ExactParams,
-    model: Path,
-    *,
-    documents: Path,
-    sequences: Path,
-    masks: Path,
-    out: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    workspace: Workspace = Workspace(),
-) -> Manifest:
+def keep_exact(params: ExactParams, model: Path, corpus: MaskedCorpus, *, out: Path, runtime: Runtime) -> Manifest:
     """Write the hidden states of the model in `model` at held-out predictions to `out`.
 
-    Raises StaleParent when the stores given do not belong together, WorkBusy when another process writes `out`,
-    TeacherRefused when the model's logits are not one matrix times one vector a position.
+    Raises WorkBusy when another process writes `out`, TeacherRefused when the model's logits are not one matrix times
+    one vector a position.
     """
     import torch
 
@@ -63,10 +52,8 @@ def keep_exact(
     from pipeline.teach.inference import TeacherInputs
     from pipeline.text.vocabulary import encode_pieces
 
-    with masked_lm(model, device=device, dtype=dtype) as lm, torch.inference_mode():
-        inputs = TeacherInputs.open(
-            model, lm, documents=documents, sequences=sequences, masks=masks, batch_tokens=batch_tokens
-        )
+    with masked_lm(model, device=runtime.device, dtype=runtime.dtype) as lm, torch.inference_mode():
+        inputs = TeacherInputs.open(model, lm, corpus, batch_tokens=runtime.batch_tokens)
         part = inputs.split(SPLIT)
         rows, vocabulary = min(params.positions, len(part.masks)), len(inputs.tokenizer.pieces)
         layer, bias = output_layer(lm)
@@ -78,8 +65,8 @@ def keep_exact(
             specs=HiddenStates.specs(width=weight_VH.shape[1], vocabulary=vocabulary),
             splits={SPLIT: SplitPlan(rows=rows, shard_rows=max(1, rows))},
             inputs={**params.model_dump(), "model": model_digest(model)},
-            parents={"masks": inputs.masks.identity},
-            workspace=workspace,
+            parents={"masks": corpus.masks.identity},
+            workspace=runtime.workspace,
         )
         with writer:
             for shard in writer.missing():

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.text.corpus_view import MaskedCorpus
 from storage.errors import OutOfMemory, VocabularyError
-from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +32,7 @@ log = logging.getLogger(__name__)
 class TeacherInputs:
     """Everything a model is asked: texts, sequences and blanks of the splits, and the bridge to its vocabulary."""
 
-    documents: DocumentStore
-    sequences: Store[Sequences]
-    masks: Store[Masks]
+    corpus: MaskedCorpus
     tokenizer: FastTokenizer
     to_student_V: NDArray[np.int64]
     positions: int
@@ -44,42 +41,35 @@ class TeacherInputs:
     """Smaller numbers of tokens a pass, in the order in which memory demanded them; the last one holds."""
 
     @staticmethod
-    def open(
-        folder: Path, lm: MaskedLM | None, *, documents: Path, sequences: Path, masks: Path, batch_tokens: int
-    ) -> TeacherInputs:
+    def open(folder: Path, lm: MaskedLM | None, corpus: MaskedCorpus, *, batch_tokens: int) -> TeacherInputs:
         """The inputs for the model in `folder`, loaded as `lm`; without `lm` it can be read, but nothing be answered.
 
-        Raises StaleParent when the stores do not belong together, VocabularyError when model and tokenizer do not.
+        Raises VocabularyError when model and tokenizer do not belong together.
         """
         from pipeline.text.tokenizer import load_tokenizer
-        from pipeline.text.vocabulary import bridge, decode_pieces
+        from pipeline.text.vocabulary import bridge
 
         tokenizer = load_tokenizer(folder)
-        stores = DocumentStore(documents), Store(sequences, Sequences), Store(masks, Masks)
-        stores[1].require_parent("documents", stores[0])
-        stores[2].require_parent("sequences", stores[1])
         if lm is not None and lm.vocabulary < len(tokenizer.pieces):
             raise VocabularyError(
                 f"{folder}: the tokenizer has {len(tokenizer.pieces)} ids, the model {lm.vocabulary}: they do not "
                 "belong together. Give the model with its own tokenizer"
             )
         return TeacherInputs(
-            documents=stores[0],
-            sequences=stores[1],
-            masks=stores[2],
+            corpus=corpus,
             tokenizer=tokenizer,
-            to_student_V=bridge(tokenizer.pieces, decode_pieces(stores[1].constant("pieces_utf8"))).to_student_V,
+            to_student_V=bridge(tokenizer.pieces, corpus.pieces).to_student_V,
             positions=0 if lm is None else lm.positions,
             batch_tokens=batch_tokens,
         )
 
     def split(self, name: str) -> SplitInputs:
         """Load one split."""
-        sequences = self.sequences.read(name)
-        text_of = self.documents.read(name).column("text").to_pylist()
+        sequences = self.corpus.sequences.read(name)
+        text_of = self.corpus.documents.read(name).column("text").to_pylist()
         # Shared by the windows of a document: a copy each would take memory by the square of its length.
         texts = [text_of[document] for document in sequences.document_N.tolist()]
-        return SplitInputs(inputs=self, texts=texts, sequences=sequences, masks=self.masks.read(name))
+        return SplitInputs(inputs=self, texts=texts, sequences=sequences, masks=self.corpus.masks.read(name))
 
 
 @dataclass(frozen=True, kw_only=True)

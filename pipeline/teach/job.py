@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.runtime import settle
+from pipeline.core.runtime import Runtime, settle
+from pipeline.text.corpus_view import MaskedCorpus
 from storage.errors import StaleParent
 from storage.format.arrays import sentinel
 from storage.reader import Store
@@ -40,11 +41,7 @@ class TeachJob:
     documents: Path
     sequences: Path
     masks: Path
-    device: torch.device
-    dtype: torch.dtype
-    batch_tokens: int
-    threads: int
-    """CPU threads of the process; 0 leaves them as they are."""
+    runtime: Runtime
     digest: str
     """Of the model that the store is made with."""
     masks_identity: str
@@ -56,7 +53,8 @@ class TeachJob:
     @property
     def key(self) -> str:
         """Names model, stores and format; what was fitted is read for each."""
-        return f"teach {self.digest} {self.masks_identity} {self.device} {self.dtype} {self.batch_tokens}"
+        runtime = self.runtime
+        return f"teach {self.digest} {self.masks_identity} {runtime.device} {runtime.dtype} {runtime.batch_tokens}"
 
     def with_absolute_paths(self) -> TeachJob:
         """The job for a process that is in another folder."""
@@ -78,11 +76,11 @@ class TeachJob:
         from pipeline.teach.inference import TeacherInputs
 
         folder = Path(self.params.model)
-        stores = {"documents": self.documents, "sequences": self.sequences, "masks": self.masks}
+        corpus = MaskedCorpus.open(self.documents, self.sequences, self.masks)
         self._settle()
-        with masked_lm(folder, device=self.device, dtype=self.dtype) as lm:
-            teacher_inputs = TeacherInputs.open(folder, lm, **stores, batch_tokens=self.batch_tokens)
-            if model_digest(folder) != self.digest or teacher_inputs.masks.identity != self.masks_identity:
+        with masked_lm(folder, device=self.runtime.device, dtype=self.runtime.dtype) as lm:
+            teacher_inputs = TeacherInputs.open(folder, lm, corpus, batch_tokens=self.runtime.batch_tokens)
+            if model_digest(folder) != self.digest or corpus.masks.identity != self.masks_identity:
                 raise StaleParent(f"{folder}, {self.masks}: not what the driver has there. Share one file system")
             yield LoadedTeacher(lm, teacher_inputs)
 
@@ -102,7 +100,7 @@ class TeachJob:
 
     def _settle(self) -> None:
         """In every thread that computes, for each has its own number."""
-        settle(self.device, threads=self.threads)
+        settle(self.runtime.device, threads=self.runtime.threads)
 
 
 class LoadedTeacher:

@@ -15,20 +15,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.runtime import Runtime
 from pipeline.executor.base import Executor, LocalExecutor
 from pipeline.models.provenance import teacher_provenance
 from pipeline.teach.job import FITTED, TeachJob, fit, tail_shape
 from pipeline.teach.params import TeacherParams
+from pipeline.text.corpus_view import MaskedCorpus
 from storage.format.manifest import Manifest
 from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.share.card import card_of
-from storage.work import Workspace
 from storage.writer import StoreWriter
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.sparse.tail import TailShape
     from pipeline.teach.inference import TeacherInputs
 
@@ -37,34 +36,23 @@ log = logging.getLogger(__name__)
 
 
 def teach(
-    params: TeacherParams,
-    *,
-    documents: Path,
-    sequences: Path,
-    masks: Path,
-    out: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    threads: int = 0,
-    executor: Executor | None = None,
-    workspace: Workspace = Workspace(),
+    params: TeacherParams, corpus: MaskedCorpus, *, out: Path, runtime: Runtime, executor: Executor | None = None
 ) -> Manifest:
-    """Write the store of one teacher's beliefs to `out`; `hands` do the work, by default this process alone.
+    """Write the store of one teacher's predictions to `out`; `executor` makes the shards, by default this process.
 
-    Raises TeacherRefused when the model is no usable masked language model, StaleParent when the stores given do not
-    belong together, WorkBusy when another process writes `out`, OutOfMemory when not even one sequence fits.
+    Raises TeacherRefused when the model is no usable masked language model, WorkBusy when another process writes
+    `out`, OutOfMemory when not even one sequence fits.
     """
     from pipeline.models.identity import model_digest
     from pipeline.teach.extend import EXTENDS, extended
     from pipeline.teach.inference import TeacherInputs
     from pipeline.text.vocabulary import encode_pieces
 
-    folder, stores = Path(params.model), {"documents": documents, "sequences": sequences, "masks": masks}
-    teacher_inputs = TeacherInputs.open(folder, None, **stores, batch_tokens=batch_tokens)
+    folder = Path(params.model)
+    teacher_inputs = TeacherInputs.open(folder, None, corpus, batch_tokens=runtime.batch_tokens)
     vocabulary = len(teacher_inputs.tokenizer.pieces)
     inputs = {**params.model_dump(exclude={"model"}), "model": model_digest(folder)}
-    kept = extended(out, inputs, workspace.root)
+    kept = extended(out, inputs, runtime.workspace.root)
     writer = StoreWriter(
         out,
         SparseLogits,
@@ -75,20 +63,19 @@ def teach(
             sketch=params.tail_rank,
             vocabulary=vocabulary,
         ),
-        splits=teacher_inputs.masks.manifest.splits,
+        splits=corpus.masks.manifest.splits,
         inputs={**inputs, **({} if kept is None else {EXTENDS: kept.identity})},
-        parents={"masks": teacher_inputs.masks.identity},
-        workspace=workspace,
+        parents={"masks": corpus.masks.identity},
+        workspace=runtime.workspace,
     )
     job = TeachJob(
         params=params,
-        **stores,
-        device=device,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-        threads=threads,
+        documents=corpus.documents.path,
+        sequences=corpus.sequences.path,
+        masks=corpus.masks.path,
+        runtime=runtime,
         digest=inputs["model"],
-        masks_identity=teacher_inputs.masks.identity,
+        masks_identity=corpus.masks.identity,
         fitted=writer.arrays_file(FITTED),
         kept=None if kept is None else kept.path,
     )
@@ -109,7 +96,7 @@ def teach(
                 "coverage": _coverage(writer),
                 "questions": _questions(writer),
                 "provenance": teacher_provenance(
-                    folder, documents=teacher_inputs.documents.manifest, masks=teacher_inputs.masks.manifest
+                    folder, documents=corpus.documents.manifest, masks=corpus.masks.manifest
                 ),
             },
             constants={"pieces_utf8": encode_pieces(teacher_inputs.tokenizer.pieces), **constants},

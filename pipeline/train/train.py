@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.core.runtime import Runtime
 from pipeline.models.identity import weight_hashes
 from pipeline.models.publish import publishing, save_model, write_record
+from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.inputs import reference_view
 from pipeline.train.data import TrainingData
 from pipeline.train.params import OWN_TRAINING, LossParams, StudentParams, TrainingParams
@@ -20,13 +22,9 @@ from pipeline.train.trainer import PASSES_SILENT, Trainer
 from storage.errors import StaleParent, VocabularyError
 from storage.format.manifest import digest
 from storage.reader import Store
-from storage.records.sequences import Masks, Sequences
+from storage.records.sequences import Masks
 from storage.records.targets import FusedTargets
-from storage.work import WorkFolder, Workspace
-
-if TYPE_CHECKING:
-    import torch
-
+from storage.work import WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +32,11 @@ log = logging.getLogger(__name__)
 def train(
     student: StudentParams,
     params: TrainingParams,
+    corpus: MaskedCorpus,
     *,
-    sequences: Path,
-    masks: Path,
     tokenizer: Path,
     out: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    checkpoint_seconds: float,
-    workspace: Workspace = Workspace(),
+    runtime: Runtime,
 ) -> dict[str, Any]:
     """Train one student and publish it as a Hugging Face folder at `out`; returns its training record.
 
@@ -55,13 +48,13 @@ def train(
     from pipeline.train.initialize import start_student
 
     params = student.own_training(params)
-    stores = Store(sequences, Sequences), Store(masks, Masks)
-    stores[1].require_parent("sequences", stores[0])
-    targets = open_targets(student.targets, student.loss, masks=stores[1])
+    targets = open_targets(student.targets, student.loss, masks=corpus.masks)
     reference = load_tokenizer(tokenizer)
-    if len(reference.pieces) != stores[0].facts["vocabulary"]:
-        raise VocabularyError(f"{tokenizer}: expected the tokenizer of {sequences}. Run: dvc repro tokenize")
-    parents = {"sequences": stores[0].identity, "masks": stores[1].identity}
+    if len(reference.pieces) != corpus.sequences.facts["vocabulary"]:
+        raise VocabularyError(
+            f"{tokenizer}: expected the tokenizer of {corpus.sequences.path}. Run: dvc repro tokenize"
+        )
+    parents = {"sequences": corpus.sequences.identity, "masks": corpus.masks.identity}
     if targets is not None:
         parents["targets"] = targets.identity
     identity = digest(
@@ -72,12 +65,13 @@ def train(
             "parents": parents,
         }
     )
-    with WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=workspace) as work, one_model():
+    work_folder = WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=runtime.workspace)
+    with work_folder as work, one_model():
         model = start_student(
             Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
         )
-        lm = MaskedLM(model.to(device), device)
-        data = open_training_data(stores[0], stores[1], targets)
+        lm = MaskedLM(model.to(runtime.device), runtime.device)
+        data = open_training_data(corpus, targets)
         passes = params.steps * params.step_tokens / int(data.view.lengths_G().sum())
         if passes > PASSES_SILENT:
             log.warning(
@@ -91,12 +85,12 @@ def train(
             student,
             params,
             data=data,
-            heldout=(stores[0].read("heldout"), stores[1].read("heldout")),
-            special=stores[0].facts["special"],
-            autocast=dtype,
-            batch_tokens=batch_tokens,
+            heldout=(corpus.sequences.read("heldout"), corpus.masks.read("heldout")),
+            special=corpus.special,
+            autocast=runtime.dtype,
+            batch_tokens=runtime.batch_tokens,
         )
-        trainer.run(work.path / "checkpoints", checkpoint_seconds=checkpoint_seconds)
+        trainer.run(work.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds)
         record = {
             "identity": identity,
             "parents": parents,
@@ -134,13 +128,11 @@ def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[F
     return targets
 
 
-def open_training_data(
-    sequences: Store[Sequences], masks: Store[Masks], targets: Store[FusedTargets] | None
-) -> TrainingData:
+def open_training_data(corpus: MaskedCorpus, targets: Store[FusedTargets] | None) -> TrainingData:
     """All passes of the train split, with their targets if there are any."""
-    rows = masks.read("train")
-    view = reference_view(sequences.read("train"), rows, special=sequences.facts["special"])
-    return TrainingData(view=view, masks=rows, plan=masks.plan("train"), targets=targets)
+    rows = corpus.masks.read("train")
+    view = reference_view(corpus.sequences.read("train"), rows, special=corpus.special)
+    return TrainingData(view=view, masks=rows, plan=corpus.masks.plan("train"), targets=targets)
 
 
 def model_card(name: str, student: StudentParams, params: TrainingParams, record: dict[str, Any]) -> str:

@@ -7,15 +7,13 @@ from pathlib import Path
 import click
 
 from pipeline.lexical.weight_delta import CHANGES_FILE, pack
-from stages.command import stage
-
-path = click.Path(path_type=Path)
+from stages.command import PATH, path_option, stage
 
 
 @click.command()
-@click.argument("student", type=path)
-@click.option("--start", type=path, required=True, help="Model folder that it began as.")
-@click.option("--out", type=path, required=True, help="Folder to write; must not exist.")
+@click.argument("student", type=PATH)
+@path_option("--start", "Model folder that it began as.")
+@path_option("--out", "Folder to write; must not exist.")
 @stage
 def main(student: Path, start: Path, out: Path) -> None:
     """Pack the model in folder STUDENT."""

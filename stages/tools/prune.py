@@ -18,9 +18,9 @@ from storage.work import finished_folders
 @click.option("--yes", is_flag=True, help="Remove; without it only list.")
 @params_option
 @stage
-def main(params: Path, yes: bool) -> None:
+def main(params_file: Path, yes: bool) -> None:
     """List outputs and reports of entries that params.yaml no longer has, finished work folders and kept stores."""
-    found = [*orphans(read_consistent(params)), *finished_folders(), *kept_stores()]
+    found = [*orphans(read_consistent(params_file)), *finished_folders(), *kept_stores()]
     for path in found:
         click.echo(f"{'removing' if yes else 'would remove'} {path}")
         if yes and path.is_dir():

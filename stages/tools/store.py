@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stages.command import stage
+from stages.command import PATH, path_option, stage
 from storage.errors import StoreError, StoreMissing
 from storage.format.manifest import Manifest
 from storage.format.manifest_parse import read_manifest
@@ -22,8 +22,7 @@ from storage.share.inspect import (
     stores_under,
 )
 
-path = click.Path(path_type=Path)
-out_option = click.option("--out", type=path, required=True, help="Store to write; nothing may be there yet.")
+out_option = path_option("--out", "Store to write; nothing may be there yet.")
 
 
 @click.group()
@@ -32,7 +31,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("store", type=path)
+@click.argument("store", type=PATH)
 @stage
 def info(store: Path) -> None:
     """Say what the store at STORE is, from its manifest alone."""
@@ -41,7 +40,7 @@ def info(store: Path) -> None:
 
 
 @main.command()
-@click.argument("folder", type=path, default=Path("data"))
+@click.argument("folder", type=PATH, default=Path("data"))
 @stage
 def ls(folder: Path) -> None:
     """List the stores under FOLDER, and whether they were made from the parents that lie beside them."""
@@ -66,8 +65,8 @@ def _kinship(stale: list[str], absent: list[str]) -> str:
 
 
 @main.command()
-@click.argument("first", type=path)
-@click.argument("second", type=path)
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
 @stage
 def diff(first: Path, second: Path) -> None:
     """Say in what two stores differ; exit code 0 when they hold the same, 1 otherwise."""
@@ -80,7 +79,7 @@ def diff(first: Path, second: Path) -> None:
 
 
 @main.command()
-@click.argument("store", type=path)
+@click.argument("store", type=PATH)
 @stage
 def verify(store: Path) -> None:
     """Read everything the store at STORE holds; exit code 1 and one line a finding when something is wrong."""
@@ -101,8 +100,8 @@ def verify(store: Path) -> None:
 
 
 @main.command()
-@click.argument("store", type=path)
-@click.argument("out", type=path)
+@click.argument("store", type=PATH)
+@click.argument("out", type=PATH)
 @click.option("--parquet", is_flag=True, help="A folder of Parquet files instead of an archive of the store.")
 @stage
 def export(store: Path, out: Path, parquet: bool) -> None:
@@ -120,7 +119,7 @@ def export(store: Path, out: Path, parquet: bool) -> None:
 
 
 @main.command()
-@click.argument("store", type=path)
+@click.argument("store", type=PATH)
 @stage
 def keep(store: Path) -> None:
     """Keep the teacher's store at STORE aside, so that `dvc repro` extends it by what is new instead of asking all."""
@@ -130,7 +129,7 @@ def keep(store: Path) -> None:
 
 
 @main.command("import")
-@click.argument("archive", type=path)
+@click.argument("archive", type=PATH)
 @out_option
 @stage
 def import_archive(archive: Path, out: Path) -> None:

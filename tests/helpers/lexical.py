@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from pipeline.lexical.train import train_lexical
 from pipeline.senses.instances import Instances, build_instances
 from pipeline.senses.lexicon import Lexicon
 from pipeline.senses.params import SensesParams
+from storage.tables import DocumentStore
 from tests.helpers import stores as fakes
 from tests.helpers.inventories import tiny_lexicon, tokenizer_with_quotes
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TinyStores, cpu_runtime
 
 CPU = torch.device("cpu")
 TEXT = {
@@ -103,20 +104,21 @@ class Workplace:
         return LexicalParams.model_validate(whole)
 
     def train(self, params: LexicalParams, out: Path, **changes: Any) -> dict[str, Any]:
-        """Train a lexical student in the current folder."""
+        """Train a lexical student in the current folder; `documents` need not be those of the sequences."""
+        where = {name: changes.pop(name) for name in ("sequences", "masks") if name in changes}
+        corpus = self.stores.corpus(**where)
+        if "documents" in changes:
+            corpus = replace(corpus, documents=DocumentStore(changes.pop("documents")))
         given: dict[str, Any] = {
-            "lexicon": self.lexicon, "senses": self.senses, "documents": self.stores.documents,
-            "sequences": self.stores.sequences, "masks": self.stores.masks, "device": CPU, "dtype": torch.float32,
-            "batch_tokens": 4000, "checkpoint_seconds": 1e9,
-        }  # fmt: skip
-        return train_lexical(params, out=out, **given | changes)
+            "lexicon": self.lexicon,
+            "senses": self.senses,
+            "runtime": cpu_runtime(batch_tokens=4000, checkpoint_seconds=1e9),
+        }
+        return train_lexical(params, corpus, out=out, **given | changes)
 
     def inputs(self, params: LexicalParams, name: str = "one") -> LexicalInputs:
         """All that student `name` is made from."""
-        return LexicalInputs.open(
-            params, lexicon=self.lexicon, senses=self.senses, documents=self.stores.documents,
-            sequences=self.stores.sequences, masks=self.stores.masks, name=name,
-        )  # fmt: skip
+        return LexicalInputs.open(params, self.stores.corpus(), lexicon=self.lexicon, senses=self.senses, name=name)
 
     def open(self, *names: str) -> dict[str, Instances]:
         """Stores of words in context."""

@@ -12,11 +12,15 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from pipeline.core.runtime import Runtime
+from pipeline.text.corpus_view import MaskedCorpus
 
 ANIMALS = (
     ("old", "dog", "under the table", "a bone"),
@@ -226,6 +230,17 @@ class TinyStores:
     documents: Path
     sequences: Path
     masks: Path
+
+    def corpus(self, **changes: Path) -> MaskedCorpus:
+        """The stores, opened; `changes` are other places."""
+        return MaskedCorpus.open(**(asdict(self) | changes))
+
+
+def cpu_runtime(*, batch_tokens: int = 300, **changes: Any) -> Runtime:
+    """On the CPU in float32 unless `changes` say otherwise; work folders lie in the current folder."""
+    import torch
+
+    return Runtime(**({"device": torch.device("cpu"), "dtype": torch.float32, "batch_tokens": batch_tokens} | changes))
 
 
 def tiny_documents(

@@ -26,7 +26,7 @@ from pipeline.text.tokenizer import load_tokenizer
 from pipeline.train.params import TrainingParams
 from pipeline.train.trainer import Trainer
 from storage.errors import DataError, SourceError
-from tests.helpers.stores import TINY_TEXT, TinyStores, folder_bytes, write_jsonl
+from tests.helpers.stores import TINY_TEXT, TinyStores, cpu_runtime, folder_bytes, write_jsonl
 
 TRAINING = TrainingParams(
     steps=60,
@@ -80,10 +80,7 @@ def run(params: AdapterParams, stores: TinyStores, *, seconds: float = 1e6) -> d
         params,
         documents=stores.documents,
         out=OUT,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        batch_tokens=500,
-        checkpoint_seconds=seconds,
+        runtime=cpu_runtime(batch_tokens=500, checkpoint_seconds=seconds),
     )
 
 
@@ -119,8 +116,7 @@ def test_teach_takes_it(made: tuple[Path, dict[str, Any]], tiny_stores: TinyStor
     manifest = teach(
         TeacherParams(model=str(made[0]), keep=TopK(form="topk", k=8), tail=TailParams(sketch=0, step=0.4),
             temperatures=[1.0], seed=0),
-        documents=tiny_stores.documents, sequences=tiny_stores.sequences, masks=tiny_stores.masks,
-        out=workplace / "logits", device=torch.device("cpu"), dtype=torch.float32, batch_tokens=500,
+        tiny_stores.corpus(), out=workplace / "logits", runtime=cpu_runtime(batch_tokens=500),
     )  # fmt: skip
     assert manifest.facts["coverage"]["train"] == 1
 

@@ -31,6 +31,7 @@ from pipeline.evaluate.params import CostParams
 from pipeline.models.masked_lm import MaskedLM, masked_lm
 from stages import costs
 from storage.errors import ParamsError, SourceError, TeacherRefused
+from tests.helpers.stores import cpu_runtime
 from tests.pipeline.core.test_energy import Clock
 
 CPU = torch.device("cpu")
@@ -103,7 +104,7 @@ def test_the_interval_is_the_shortest_that_holds_the_median_often_enough(count: 
 
 
 def test_the_report_has_every_cost_and_says_what_it_was_measured_on(tiny_mlm: Path) -> None:
-    report = measure_costs(PARAMS, tiny_mlm, device=CPU, dtype=torch.float32)
+    report = measure_costs(PARAMS, tiny_mlm, runtime=cpu_runtime())
     metrics = report["metrics"]
     assert report["headline"] == "latency_ms"
     with masked_lm(tiny_mlm, device=CPU, dtype=torch.float32) as lm:
@@ -129,7 +130,7 @@ def test_the_report_has_every_cost_and_says_what_it_was_measured_on(tiny_mlm: Pa
 
 
 def test_costs_that_depend_on_the_model_alone_do_not_change(tiny_mlm: Path) -> None:
-    first, second = (measure_costs(PARAMS, tiny_mlm, device=CPU, dtype=torch.float32) for _ in range(2))
+    first, second = (measure_costs(PARAMS, tiny_mlm, runtime=cpu_runtime()) for _ in range(2))
     for name in ("parameters", "embedding_parameters", "weight_bytes", "flops", "flops_head_everywhere"):
         assert first["metrics"][name] == second["metrics"][name]
 
@@ -138,7 +139,7 @@ def test_heads_that_lie_beside_a_model_are_not_its_weights(tiny_mlm: Path, tmp_p
     for file in tiny_mlm.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "wsd_head.safetensors").write_bytes(b"0" * 1000)
-    report = measure_costs(PARAMS, tmp_path, device=CPU, dtype=torch.float32)
+    report = measure_costs(PARAMS, tmp_path, runtime=cpu_runtime())
     assert report["metrics"]["weight_bytes"]["value"] == (tiny_mlm / "model.safetensors").stat().st_size
 
 
@@ -159,9 +160,9 @@ def test_energy_of_a_pass_is_what_it_drew_beyond_idle() -> None:
 def test_sequences_that_a_model_does_not_take_are_refused(tiny_mlm: Path, tmp_path: Path) -> None:
     long = CostParams(sequence_tokens=65, batches=[1], passes=20, threads=1)
     with pytest.raises(ParamsError, match=r"costs\.sequence_tokens: .* takes at most 64 tokens, got 65"):
-        measure_costs(long, tiny_mlm, device=CPU, dtype=torch.float32)
+        measure_costs(long, tiny_mlm, runtime=cpu_runtime())
     with pytest.raises(SourceError, match=r"expected config\.json and \*\.safetensors"):
-        measure_costs(PARAMS, tmp_path, device=CPU, dtype=torch.float32)
+        measure_costs(PARAMS, tmp_path, runtime=cpu_runtime())
 
 
 @pytest.mark.parametrize(("change", "message"), [

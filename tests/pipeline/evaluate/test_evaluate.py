@@ -30,7 +30,7 @@ from storage.records.targets import FusedTargets
 from tests.helpers import stores as fakes
 from tests.helpers.distributions import cooled
 from tests.helpers.reference import restore_fused, restore_teacher
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TinyStores, cpu_runtime
 from tests.helpers.teacher_stores import TEMPERATURES, World, make_world, write_student
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def world(tiny_stores: TinyStores, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def heldout(world: World) -> Heldout:
-    return open_heldout(documents=world.stores.documents, sequences=world.stores.sequences, masks=world.stores.masks)
+    return open_heldout(world.stores.corpus())
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def student(
     world: World, heldout: Heldout, params: EvaluateParams, tiny_mlm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Evaluation:
     folder = write_student(tmp_path_factory.mktemp("models") / "fused", tiny_mlm, world.stores)
-    return evaluate_student(params, heldout, model=folder, device=CPU, batch_tokens=512)
+    return evaluate_student(params, heldout, model=folder, runtime=cpu_runtime(batch_tokens=512))
 
 
 def test_a_teachers_report_holds_the_means_over_what_it_answered(world: World, beta: Evaluation) -> None:
@@ -212,7 +212,7 @@ def test_the_area_under_a_students_curve_is_its_mean_over_the_steps(
     curve = [[step, float(sums.sum() / count_D.sum())] for step, sums in zip((0, 10, 40), sum_MD, strict=True)]
     record |= {"curve": curve, "curve_by_document": sum_MD.tolist()}
     (folder / "training.json").write_text(json.dumps(record), encoding="utf-8")
-    found = evaluate_student(params, heldout, model=folder, device=CPU, batch_tokens=512)
+    found = evaluate_student(params, heldout, model=folder, runtime=cpu_runtime(batch_tokens=512))
     losses = [nll for _, nll in curve]
     expected = (10 * (losses[0] + losses[1]) / 2 + 30 * (losses[1] + losses[2]) / 2) / 40
     assert found.report["area"] == pytest.approx(expected, rel=1e-6)
@@ -248,7 +248,7 @@ def test_a_student_without_a_teacher_says_so(
     world: World, heldout: Heldout, params: EvaluateParams, tiny_mlm: Path, tmp_path: Path
 ) -> None:
     folder = write_student(tmp_path / "labels-only", tiny_mlm, world.stores, targets=None)
-    found = evaluate_student(params, heldout, model=folder, device=CPU, batch_tokens=512)
+    found = evaluate_student(params, heldout, model=folder, runtime=cpu_runtime(batch_tokens=512))
     assert found.report["learns_from"] == "labels"
 
 
@@ -269,14 +269,14 @@ def other_masks(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_answers_to_other_blanks_are_refused(
     world: World, params: EvaluateParams, tiny_mlm: Path, other_masks: Path, tmp_path: Path
 ) -> None:
-    heldout = open_heldout(documents=world.stores.documents, sequences=world.stores.sequences, masks=other_masks)
+    heldout = open_heldout(world.stores.corpus(masks=other_masks))
     with pytest.raises(StaleParent, match=r"logits/beta: made from masks .* Run: dvc repro teach@beta"):
         evaluate_teacher(params, heldout, logits=world.data / "logits" / "beta")
     with pytest.raises(StaleParent, match=r"targets/other: made from masks .* Run: dvc repro fuse@other"):
         evaluate_fusion(params, heldout, targets=world.data / "targets" / "other", logits=world.data / "logits")
     folder = write_student(tmp_path / "fused", tiny_mlm, world.stores)
     with pytest.raises(StaleParent, match=r"fused: trained on masks .* Run: dvc repro train@fused"):
-        evaluate_student(params, heldout, model=folder, device=CPU, batch_tokens=512)
+        evaluate_student(params, heldout, model=folder, runtime=cpu_runtime(batch_tokens=512))
 
 
 def test_a_fusion_of_other_teachers_than_those_at_hand_is_refused(
@@ -289,7 +289,7 @@ def test_a_fusion_of_other_teachers_than_those_at_hand_is_refused(
 
 def test_a_model_that_was_not_trained_here_is_refused(heldout: Heldout, params: EvaluateParams, tiny_mlm: Path) -> None:
     with pytest.raises(StoreMissing, match=r"training\.json: not found\. Run: dvc repro train@"):
-        evaluate_student(params, heldout, model=tiny_mlm, device=CPU, batch_tokens=512)
+        evaluate_student(params, heldout, model=tiny_mlm, runtime=cpu_runtime(batch_tokens=512))
 
 
 def test_a_student_of_another_vocabulary_is_refused(
@@ -298,7 +298,7 @@ def test_a_student_of_another_vocabulary_is_refused(
     model = fakes.write_tiny_mlm(tmp_path / "bpe", tiny_bpe_tokenizer)
     folder = write_student(tmp_path / "fused", model, world.stores)
     with pytest.raises(VocabularyError, match=r"fused: \d+ ids, but .*masks has \d+\. Run: dvc repro train@fused"):
-        evaluate_student(params, heldout, model=folder, device=CPU, batch_tokens=512)
+        evaluate_student(params, heldout, model=folder, runtime=cpu_runtime(batch_tokens=512))
 
 
 @pytest.mark.parametrize("keep", [4, 8])

@@ -17,7 +17,7 @@ from pipeline.evaluate.predictions import heldout_nll
 from pipeline.models.masked_lm import masked_lm
 from stages import language_model
 from storage.errors import SourceError, VocabularyError
-from tests.helpers.stores import TinyStores, tiny_pieces, write_tiny_mlm, write_tiny_wordpiece_tokenizer
+from tests.helpers.stores import TinyStores, cpu_runtime, tiny_pieces, write_tiny_mlm, write_tiny_wordpiece_tokenizer
 
 CPU = torch.device("cpu")
 PARAMS = EvaluateParams(against="data/targets/none", bootstrap=200, seed=0)
@@ -25,7 +25,7 @@ PARAMS = EvaluateParams(against="data/targets/none", bootstrap=200, seed=0)
 
 @pytest.fixture(scope="module")
 def heldout(tiny_stores: TinyStores) -> Heldout:
-    return open_heldout(documents=tiny_stores.documents, sequences=tiny_stores.sequences, masks=tiny_stores.masks)
+    return open_heldout(tiny_stores.corpus())
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> P
 
 
 def judge(heldout: Heldout, model: Path, before: Path | None = None) -> dict[str, dict[str, float]]:
-    report = judge_language_model(PARAMS, heldout, model=model, before=before, device=CPU, batch_tokens=256)
+    report = judge_language_model(PARAMS, heldout, model=model, before=before, runtime=cpu_runtime(batch_tokens=256))
     assert report["headline"] == "nll"
     metrics: dict[str, dict[str, float]] = report["metrics"]
     return metrics

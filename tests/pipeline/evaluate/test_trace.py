@@ -23,7 +23,7 @@ from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.tables import DocumentStore
-from tests.helpers.stores import TinyStores, words_of
+from tests.helpers.stores import TinyStores, cpu_runtime, words_of
 from tests.helpers.teacher_stores import World, make_world, write_student
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def open_stores(world: World, students: dict[str, Path] | None = None) -> Stores
 
 
 def follow(world: World, doc_id: str | None, students: dict[str, Path] | None = None) -> Trace:
-    return trace(open_stores(world, students), doc_id, device=CPU, batch_tokens=256)
+    return trace(open_stores(world, students), doc_id, runtime=cpu_runtime(batch_tokens=256))
 
 
 def document(world: World, split: str, row: int) -> dict[str, str]:
@@ -126,7 +126,7 @@ def test_a_teacher_without_lists_is_shown_by_its_draws(world: World, tmp_path: P
     stores = Stores.open(
         other.data, teachers=["alpha", "beta"], targets=world.data / "targets" / "confident", students={}
     )
-    found = trace(stores, None, device=CPU, batch_tokens=256)
+    found = trace(stores, None, runtime=cpu_runtime(batch_tokens=256))
     pieces, rows = spelled_pieces(world), read_logits(other, "alpha")
     for number, (alpha, beta, _) in enumerate(found.answers_P):
         assert alpha.top[0] == (pieces[rows.drawn_ids_PS[number, 0]], pytest.approx(rows.drawn_share_PS[number, 0]))

@@ -38,7 +38,7 @@ from storage.errors import ClusterError
 from storage.format import arrays
 from storage.records.base import Record
 from storage.writer import Shard, StoreWriter
-from tests.helpers.stores import TinyStores, folder_bytes
+from tests.helpers.stores import TinyStores, cpu_runtime, folder_bytes
 from tests.helpers.teacher_stores import World, make_world
 
 FUSION = {
@@ -100,10 +100,12 @@ def fused(world: World, workplace: Path) -> Run:
 def taught(tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path) -> Run:
     def run(who: Any, out: str = "fox", model: Path = tiny_teacher) -> Path:
         teach(
-            TeacherParams.model_validate(TEACHER | {"model": str(model)}), documents=tiny_stores.documents,
-            sequences=tiny_stores.sequences, masks=tiny_stores.masks, out=Path(out), device=torch.device("cpu"),
-            dtype=torch.float32, batch_tokens=300, threads=1, executor=who,
-        )  # fmt: skip
+            TeacherParams.model_validate(TEACHER | {"model": str(model)}),
+            tiny_stores.corpus(),
+            out=Path(out),
+            runtime=cpu_runtime(threads=1),
+            executor=who,
+        )
         return workplace / out
 
     return run

@@ -54,8 +54,9 @@ def rehearsal_of(
     steps: int = 8,
     seed: int = 0,
 ) -> Rehearsal:
-    sequences, masks = Store(work.stores.sequences, Sequences), Store(work.stores.masks, Masks)
-    data = open_training_data(sequences, masks, None if own else open_targets(str(targets), params.loss, masks=masks))
+    corpus = work.stores.corpus()
+    fused = None if own else open_targets(str(targets), params.loss, masks=corpus.masks)
+    data = open_training_data(corpus, fused)
     lm = MaskedLM(model, CPU)
     return Rehearsal(lm, params, data=data, own=own, autocast=torch.float32, batch_tokens=500, steps=steps, seed=seed)
 

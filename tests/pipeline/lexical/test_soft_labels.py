@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.lexical.params import SoftLabelsParams
 from pipeline.lexical.reader import sense_reader
@@ -25,7 +24,8 @@ from storage.errors import DataError, StaleParent, StoreMissing
 from storage.tables import write_tables
 from storage.work import Workspace
 from tests.helpers.inventories import ENTRIES, marked, span, tiny_lexicon
-from tests.helpers.lexical import CPU, TEXT, Workplace, add_senses, make_workplace
+from tests.helpers.lexical import TEXT, Workplace, add_senses, make_workplace
+from tests.helpers.stores import cpu_runtime
 
 ASKED = ["examples", "story", "turned", "plain"]
 SOFT_LABELS = Path("data/soft_labels/large")
@@ -77,7 +77,7 @@ def soft_labels(work: Workplace, teacher: Path, tmp_path_factory: pytest.TempPat
 def ask(work: Workplace, teacher: Path, names: list[str], *, lexicon: Path | None = None) -> dict[str, int]:
     return write_soft_labels(
         SoftLabelsParams(model=str(teacher), senses=names), lexicon=lexicon or work.lexicon, senses=work.senses,
-        out=SOFT_LABELS, device=CPU, dtype=torch.float32, batch_tokens=300,
+        out=SOFT_LABELS, runtime=cpu_runtime(),
     )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_what_was_believed_is_read_back(work: Workplace, teacher: Path, soft_lab
     """Every row, annotated or not, in any order, as the reader itself says within float16's rounding."""
     opened = work.open(*ASKED)
     expected: list[np.ndarray] = []
-    with sense_reader(teacher, device=CPU, batch_tokens=10**5) as reader:
+    with sense_reader(teacher, cpu_runtime(batch_tokens=10**5)) as reader:
         for instances in opened.values():
             view, logp_C = reader.read(instances)
             parts = np.split(np.exp(logp_C), view.candidates.start_R1[1:-1])
@@ -111,7 +111,7 @@ def test_rows_stand_in_the_order_of_the_store(work: Workplace, teacher: Path, so
     instances = work.open("turned")["turned"]
     table = open_soft_labels(soft_labels, ["turned"]).read("turned")
     assert table["instance_id"].to_pylist() == instances.rows["instance_id"].to_pylist()
-    with sense_reader(teacher, device=CPU, batch_tokens=300) as reader:
+    with sense_reader(teacher, cpu_runtime(batch_tokens=300)) as reader:
         for row, believed in enumerate(table["probability"].to_pylist()):
             alone = Instances(sentences=instances.sentences, rows=instances.rows.slice(row, 1), identity="one")
             assert believed == pytest.approx(np.exp(reader.read(alone)[1]), abs=1e-3)
@@ -150,7 +150,7 @@ def test_a_name_nobody_asked_about_is_refused(work: Workplace, teacher: Path, wo
 def test_a_teacher_of_another_inventory_is_refused(work: Workplace, teacher: Path, workplace: Path) -> None:
     lexicon = tiny_lexicon(workplace, ENTRIES[:-1])
     with pytest.raises(StaleParent, match=r"large: learned inventory .* but the one at hand is .*lexical@large"):
-        with sense_reader(teacher, device=CPU, batch_tokens=300) as reader:
+        with sense_reader(teacher, cpu_runtime(batch_tokens=300)) as reader:
             reader.require_lexicon(lexicon)
     with pytest.raises(StaleParent, match="story: made from lexicon"):
         ask(work, teacher, ["story"], lexicon=workplace / "lexicon")

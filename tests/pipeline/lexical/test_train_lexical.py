@@ -26,7 +26,7 @@ from storage.errors import (
 from tests.helpers import stores as fakes
 from tests.helpers.inventories import ENTRIES, tiny_lexicon
 from tests.helpers.lexical import REHEARSAL, TEXT, Workplace, add_senses, make_workplace
-from tests.helpers.stores import TinyStores, folder_bytes
+from tests.helpers.stores import TinyStores, cpu_runtime, folder_bytes
 
 OUT = Path("models/one")
 OWN = REHEARSAL | {"loss": {"targets": 1.0, "labels": 0.0, "tail": "bucket"}}
@@ -158,7 +158,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
 
     monkeypatch.setattr(LexicalTrainer, "learn", counted)
     with pytest.raises(KeyboardInterrupt):
-        work.train(params, OUT, checkpoint_seconds=0)
+        work.train(params, OUT, runtime=cpu_runtime(batch_tokens=4000, checkpoint_seconds=0))
     assert not OUT.exists()
     assert [path.name for path in Path(".work").glob("models-one-*/checkpoints/*")] == ["step-5"]
     begun.clear()

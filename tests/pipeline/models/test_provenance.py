@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
@@ -22,7 +21,7 @@ from pipeline.teach.teach import teach
 from storage.format.manifest import Manifest, file_sha256, identity_of
 from storage.format.manifest_parse import read_manifest
 from storage.share.audit import audit
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TinyStores, cpu_runtime
 
 COMMIT = "0123456789" * 4
 NOTHING: dict[str, Any] = {"name": "", "hub": None, "revision": None, "adapter": None, "licence": ""}
@@ -158,7 +157,6 @@ def test_stores_carry_cards_from_the_teacher_to_the_targets(
     record = {"route": "hub", "hub": "some/fox", "revision": COMMIT}
     (folder / "source.json").write_text(json.dumps(record), encoding="utf-8")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
-    paths = {"sequences": tiny_stores.sequences, "masks": tiny_stores.masks}
     taught = teach(
         TeacherParams(
             model=str(folder),
@@ -167,18 +165,16 @@ def test_stores_carry_cards_from_the_teacher_to_the_targets(
             temperatures=[1.0],
             seed=0,
         ),
-        documents=tiny_stores.documents,
-        **paths,
+        tiny_stores.corpus(),
         out=Path("data/logits/fox"),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        batch_tokens=300,
-    )  # fmt: skip
+        runtime=cpu_runtime(),
+    )
     fused = fuse(
         FusionParams(
             teachers=["fox"], weighting="uniform", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=4
         ),
-        **paths,
+        sequences=tiny_stores.sequences,
+        masks=tiny_stores.masks,
         logits=Path("data/logits"),
         out=Path("data/targets/mixed"),
         declared=["fox"],

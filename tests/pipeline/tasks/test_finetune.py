@@ -28,7 +28,7 @@ from storage.errors import (
     SecondModelError,
     SourceError,
 )
-from tests.helpers.stores import ANIMALS, write_tiny_mlm
+from tests.helpers.stores import ANIMALS, cpu_runtime, write_tiny_mlm
 
 PARAMS = FinetuneParams(
     epochs=6, learning_rate=5e-3, batch=8, warmup=0.1, weight_decay=0.01, max_tokens=40, pooling="mean"
@@ -75,9 +75,13 @@ def fit(
     dtype = changes.pop("dtype", torch.float32)
     params = PARAMS.model_copy(update=changes)
     return finetuned(
-        folder, train, classes=classes, params=params, seed=seed, device=torch.device("cpu"), dtype=dtype,
-        batch_tokens=batch_tokens,
-    )  # fmt: skip
+        folder,
+        train,
+        classes=classes,
+        params=params,
+        seed=seed,
+        runtime=cpu_runtime(dtype=dtype, batch_tokens=batch_tokens),
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from scipy import stats
 
 from pipeline.core.config import decode
+from pipeline.evaluate.results import read_json, write_json
 from pipeline.tasks import glue
 from pipeline.tasks.finetune import Examples
 from pipeline.tasks.glue import (
@@ -25,7 +25,9 @@ from pipeline.tasks.glue import (
 from pipeline.tasks.glue_data import TASKS
 from pipeline.tasks.params import GlueParams
 from storage.errors import DataError, ParamsError
+from storage.work import finished_folders
 from tests.helpers.glue import learnable, write_task
+from tests.helpers.stores import cpu_runtime
 
 FINETUNE = {
     "epochs": 3, "learning_rate": 5e-3, "batch": 8, "warmup": 0.1, "weight_decay": 0.0, "max_tokens": 32,
@@ -42,9 +44,11 @@ def params(**changes: Any) -> GlueParams:
 
 
 def run(model: Path, *, dtype: torch.dtype = torch.float32, name: str = "student", **changes: Any) -> dict[str, Any]:
-    out = Path("reports/glue") / f"{name}.json"
-    evaluate_glue(params(**changes), model=model, out=out, device=torch.device("cpu"), dtype=dtype, batch_tokens=512)
-    return dict(json.loads(out.read_text(encoding="utf-8")))
+    report = evaluate_glue(
+        params(**changes), name=name, model=model, runtime=cpu_runtime(batch_tokens=512, dtype=dtype)
+    )
+    write_json(Path("reports/glue") / f"{name}.json", report)
+    return read_json(Path("reports/glue") / f"{name}.json", remedy="")
 
 
 @pytest.fixture
@@ -99,13 +103,13 @@ def test_a_report_tells_everything(here: Path, tiny_mlm: Path) -> None:
     assert report["tasks"]["MRPC"]["median"] > 95  # the first word tells
     means = [(report["tasks"]["CoLA"]["seeds"][s] + report["tasks"]["MRPC"]["seeds"][s]) / 2 for s in "012"]
     assert list(report["average"]["seeds"].values()) == pytest.approx(means, rel=1e-5)
-    assert not list(Path(".work").glob("glue-student-*"))
+    assert [path.parent for path in finished_folders()] == [Path(".work")], "what is kept is done with"
 
 
 def test_values_and_several_dev_sets_go_through_a_real_model_alike_each_time(here: Path, tiny_mlm: Path) -> None:
     changes = {"tasks": ["STS-B", "MNLI"], "seeds": [0], "dev_examples": 0}
     report = run(tiny_mlm, **changes)
-    assert run(tiny_mlm, **changes) == report
+    assert run(tiny_mlm, name="again", **changes) == report
     assert set(report["tasks"]["MNLI"]["metrics"]["0"]) == {"accuracy_matched", "accuracy_mismatched"}
     assert set(report["tasks"]["STS-B"]["metrics"]["0"]) == {"pearson", "spearman"}
     assert report["tasks"]["MNLI"]["examples"] == {"train": 40, "matched": 60, "mismatched": 60}
@@ -152,7 +156,7 @@ def test_kept_fits_are_not_taken_for_other_settings(
     here: Path, tiny_mlm: Path, guesses: list[Any], monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(glue, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(glue, "_report", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(tiny_mlm)
     guesses.clear()
@@ -164,7 +168,7 @@ def test_changed_data_and_weights_begin_anew(
     here: Path, tiny_mlm: Path, tiny_teacher: Path, guesses: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(glue, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(glue, "_report", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(tiny_mlm)
     guesses.clear()

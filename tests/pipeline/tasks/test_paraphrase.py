@@ -6,7 +6,6 @@ real fit at the end.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.evaluate.bootstrap import interval
+from pipeline.evaluate.results import read_json, write_json
 from pipeline.tasks import paraphrase
 from pipeline.tasks.finetune import Examples
 from pipeline.tasks.params import FinetuneParams, ParaphraseParams
@@ -32,6 +32,8 @@ from pipeline.tasks.paraphrase import (
 from pipeline.tasks.paraphrase_data import DetectionSet, Texts
 from pipeline.tasks.tfidf import word_detector
 from storage.errors import DataError
+from storage.work import finished_folders
+from tests.helpers.stores import cpu_runtime
 
 FINETUNE = FinetuneParams(
     epochs=2, learning_rate=1e-3, batch=8, warmup=0.1, weight_decay=0.0, max_tokens=32, pooling="mean"
@@ -104,11 +106,11 @@ def one_thread() -> Iterator[None]:
 
 
 def run(sets: list[DetectionSet], model: Path, *, name: str = "m", **changes: Any) -> dict[str, Any]:
-    out = Path("reports") / "paraphrase" / f"{name}.json"
-    evaluate_paraphrase(settings(**changes), sets, name=name, model=model, out=out, device=torch.device("cpu"),
-          dtype=torch.float32, batch_tokens=512)  # fmt: skip
-    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    return found
+    report = evaluate_paraphrase(
+        settings(**changes), sets, name=name, model=model, runtime=cpu_runtime(batch_tokens=512)
+    )
+    write_json(Path("reports/paraphrase") / f"{name}.json", report)
+    return read_json(Path("reports/paraphrase") / f"{name}.json", remedy="")
 
 
 def test_scores_are_scikit_learns() -> None:
@@ -183,7 +185,7 @@ def test_the_matrix_holds_every_training_set_with_every_test_set(workplace: Path
     assert {"baseline_f1", "baseline_accuracy", "baseline_f1_other_rewriter"} <= set(metrics)
     assert report["sets"]["rewritten/a-0.2"]["train"] == 12
     assert report["sets"]["rewritten/a-0.2"]["counts"] == {"too few words": 1}
-    assert not list(Path(".work").glob("paraphrase-m-*"))
+    assert [path.name[:13] for path in finished_folders()] == ["paraphrase-m-"], "what is kept is done with"
 
 
 def test_a_training_set_without_test_is_judged_on_all_test_sets_of_its_kind(
@@ -227,11 +229,11 @@ def test_a_killed_run_continues_after_the_last_fit(
 
 
 def test_other_settings_begin_anew(workplace: Path, tiny_mlm: Path, fits: Any, monkeypatch: Any) -> None:
-    write = paraphrase.write_json
-    monkeypatch.setattr(paraphrase, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    write = paraphrase._report
+    monkeypatch.setattr(paraphrase, "_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(FOUR[:1], tiny_mlm)
-    monkeypatch.setattr(paraphrase, "write_json", write)
+    monkeypatch.setattr(paraphrase, "_report", write)
     run(FOUR[:1], tiny_mlm, seeds=[0, 1])
     assert [seed for seed, _ in fits] == [0, 0, 1]
 

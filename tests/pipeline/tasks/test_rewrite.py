@@ -23,6 +23,7 @@ from pipeline.text.tokenizer import load_tokenizer
 from storage.errors import DataError, VocabularyError
 from storage.tables import DOCUMENT_SCHEMA, TableStore
 from tests.helpers import stores as fakes
+from tests.helpers.stores import cpu_runtime
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {
@@ -45,7 +46,7 @@ def made(documents: Path, tiny_mlm: Path, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        rewrite(settings(tiny_mlm), documents, out=Path("set"), device=CPU, batch_tokens=256)
+        rewrite(settings(tiny_mlm), documents, out=Path("set"), runtime=cpu_runtime(batch_tokens=256))
     return folder / "set"
 
 
@@ -189,7 +190,7 @@ def test_no_round_blanks_more_than_fifteen_per_cent(tiny_mlm: Path, monkeypatch:
 
 
 def test_batches_decide_nothing(made: Path, documents: Path, tiny_mlm: Path, workplace: Path) -> None:
-    rewrite(settings(tiny_mlm), documents, out=Path("set"), device=CPU, batch_tokens=4096)
+    rewrite(settings(tiny_mlm), documents, out=Path("set"), runtime=cpu_runtime(batch_tokens=4096))
     assert fakes.folder_bytes(workplace / "set") == fakes.folder_bytes(made)
 
 
@@ -207,7 +208,7 @@ def test_a_killed_run_continues_and_ends_in_the_same_bytes(
 
     monkeypatch.setattr(rewriting, "CHUNK_PARAGRAPHS", 20)
     monkeypatch.setattr(Rewriter, "rewrite", killed)
-    arguments = {"out": Path("set"), "device": CPU, "batch_tokens": 256}
+    arguments: dict[str, Any] = {"out": Path("set"), "runtime": cpu_runtime(batch_tokens=256)}
     with pytest.raises(KeyboardInterrupt):
         rewrite(settings(tiny_mlm), documents, **arguments)
     assert not Path("set").exists()
@@ -218,7 +219,7 @@ def test_a_killed_run_continues_and_ends_in_the_same_bytes(
 
 
 def test_another_seed_rewrites_otherwise(made: Path, documents: Path, tiny_mlm: Path, workplace: Path) -> None:
-    rewrite(settings(tiny_mlm, seed=1, shares=[0.2]), documents, out=Path("set"), device=CPU, batch_tokens=256)
+    rewrite(settings(tiny_mlm, seed=1, shares=[0.2]), documents, out=Path("set"), runtime=cpu_runtime(batch_tokens=256))
     first, second = versions(read(made)[0]), versions(read(workplace / "set")[0])
     assert first[0.0] == second[0.0]
     assert first[0.2] != second[0.2]
@@ -244,7 +245,7 @@ def test_a_paragraph_longer_than_the_model_reads_is_dropped_and_counted(tiny_mlm
     rows = [{"doc_id": f"d{n}", "source": "s", "text": f"The old dog number {n} sleeps here."} for n in range(8)]
     write_heldout(workplace / "documents", [*rows, {"doc_id": "long", "source": "s", "text": long}])
     params = settings(tiny_mlm, words_max=150)
-    manifest = rewrite(params, workplace / "documents", out=Path("set"), device=CPU, batch_tokens=256)
+    manifest = rewrite(params, workplace / "documents", out=Path("set"), runtime=cpu_runtime(batch_tokens=256))
     assert manifest.facts["dropped"]["longer than the model reads"] == 1
     assert manifest.facts["paragraphs"] == 8
     assert "long" not in {row["document"] for row in read(Path("set"))[0]}
@@ -274,7 +275,7 @@ def test_parts_of_one_document_belong_together(tiny_mlm: Path) -> None:
 def test_text_for_one_side_only_is_refused(tiny_mlm: Path, workplace: Path) -> None:
     write_heldout(workplace / "documents", [{"doc_id": "d", "source": "s", "text": "the dog eats a big bone"}])
     with pytest.raises(DataError, match=r"1 paragraphs of 6 to 20 words, [01] of them for testing"):
-        rewrite(settings(tiny_mlm), workplace / "documents", out=Path("set"), device=CPU, batch_tokens=256)
+        rewrite(settings(tiny_mlm), workplace / "documents", out=Path("set"), runtime=cpu_runtime(batch_tokens=256))
     assert not Path("set").exists()
 
 

@@ -39,7 +39,8 @@ from storage.errors import (
 )
 from storage.format.manifest import digest, file_sha256
 from tests.helpers.inventories import ENTRIES, marked, span, tiny_lexicon
-from tests.helpers.lexical import CPU, GOLD, TEXT, Workplace, add_senses, make_workplace, write_set
+from tests.helpers.lexical import GOLD, TEXT, Workplace, add_senses, make_workplace, write_set
+from tests.helpers.stores import cpu_runtime
 
 PARAMS = WsdParams(bootstrap=50, seed=0)
 DOG, HIDE, APPLES = "made.d000.s000.t000", "made.d000.s001.t001", "made.d001.s000.t000"
@@ -69,7 +70,7 @@ def student(request: pytest.FixtureRequest, work: Workplace, tmp_path_factory: p
 
 @pytest.fixture
 def reader(student: Path) -> Iterator[SenseReader]:
-    with sense_reader(student, device=CPU, batch_tokens=300) as reader:
+    with sense_reader(student, cpu_runtime(batch_tokens=300)) as reader:
         yield reader
 
 
@@ -123,7 +124,7 @@ def test_of_equals_the_more_usual_sense(student: Path, tmp_path: Path) -> None:
     shutil.copytree(student, folder)
     head = load_file(folder / "senses" / "head.safetensors")
     save_file({name: torch.zeros_like(value) for name, value in head.items()}, folder / "senses" / "head.safetensors")
-    with sense_reader(folder, device=CPU, batch_tokens=300) as reader:
+    with sense_reader(folder, cpu_runtime(batch_tokens=300)) as reader:
         found = judged(reader, tmp_path)
     assert all(keys == (FIRST[keys[0].split(".")[0]],) for keys in found.answers.values())
     # Right: both dogs, the first bank, the second that hides, and the pond, which has one sense; seven are annotated.
@@ -183,7 +184,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_gold_counts_what_is_right(student: Path, scratch: Path) -> None:
     keys = st.sampled_from([line["key"] for line in ENTRIES])
     given_keys = st.lists(keys, min_size=1, max_size=3).map(" ".join)
-    with sense_reader(student, device=CPU, batch_tokens=300) as reader:
+    with sense_reader(student, cpu_runtime(batch_tokens=300)) as reader:
         answers = judged(reader, scratch / "whole").answers
 
         @settings(max_examples=15, deadline=None)
@@ -307,7 +308,7 @@ def test_a_student_without_senses(work: Workplace, tmp_path: Path, missing: str)
     expected = (
         r"plain: expected senses/head\.safetensors and senses/reading\.json of a lexical student\. Train one: dvc"
     )
-    with pytest.raises(SourceError, match=expected), sense_reader(tmp_path / "plain", device=CPU, batch_tokens=300):
+    with pytest.raises(SourceError, match=expected), sense_reader(tmp_path / "plain", cpu_runtime(batch_tokens=300)):
         pass
 
 
@@ -316,7 +317,7 @@ def test_a_student_without_its_inventory(student: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "one" / "senses" / "lexicon")
     with (
         pytest.raises(StoreMissing, match=r"one/senses/lexicon"),
-        sense_reader(tmp_path / "one", device=CPU, batch_tokens=300),
+        sense_reader(tmp_path / "one", cpu_runtime(batch_tokens=300)),
     ):
         pass
 
@@ -335,7 +336,7 @@ def test_another_inventory_is_refused(work: Workplace, reader: SenseReader, tmp_
 def test_a_second_reader_is_refused(reader: SenseReader, student: Path) -> None:
     with (
         pytest.raises(SecondModelError, match="a second model was to be loaded"),
-        sense_reader(student, device=CPU, batch_tokens=300),
+        sense_reader(student, cpu_runtime(batch_tokens=300)),
     ):
         pass
 

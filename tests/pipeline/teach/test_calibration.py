@@ -108,10 +108,7 @@ def teacher_inputs(
 ) -> Iterator[tuple[TeacherInputs, list[tuple[torch.Tensor, ...]]]]:
     """The tiny teacher's teacher_inputs, and its answers to the calibration split."""
     with masked_lm(tiny_teacher, device=torch.device("cpu"), dtype=torch.float32) as lm, torch.inference_mode():
-        opened = TeacherInputs.open(
-            tiny_teacher, lm, documents=tiny_stores.documents, sequences=tiny_stores.sequences,
-            masks=tiny_stores.masks, batch_tokens=300,
-        )  # fmt: skip
+        opened = TeacherInputs.open(tiny_teacher, lm, tiny_stores.corpus(), batch_tokens=300)
         yield opened, spread_answers(lm, opened.split("calibration"), split="calibration", name="fox")
 
 
@@ -120,7 +117,7 @@ def test_a_teacher_is_measured_on_what_it_can_answer(teacher_inputs):
     found = calibrate(answers, opened, name="fox")
     logits = np.concatenate([some.double().numpy() for some, _ in answers])
     gold = np.concatenate([true_ids.numpy() for _, true_ids in answers])
-    assert found.positions == len(gold) < Store(opened.masks.path, Masks).plan("calibration").rows
+    assert found.positions == len(gold) < Store(opened.corpus.masks.path, Masks).plan("calibration").rows
     assert found.accuracy == pytest.approx((logits.argmax(axis=1) == gold).mean())
     raw, fitted, colder, warmer = nll_of(logits, gold)(
         [1.0, found.temperature, 0.99 * found.temperature, 1.01 * found.temperature]
@@ -131,9 +128,9 @@ def test_a_teacher_is_measured_on_what_it_can_answer(teacher_inputs):
 
 def test_answers_that_are_no_better_than_frequencies_are_refused(teacher_inputs):
     opened, answers = teacher_inputs
-    labels = opened.masks.read("train").label_P
-    count = np.bincount(labels, minlength=int(opened.masks.facts["vocabulary"])) + 1.0
-    calibration_labels = opened.masks.read("calibration").label_P
+    labels = opened.corpus.masks.read("train").label_P
+    count = np.bincount(labels, minlength=int(opened.corpus.masks.facts["vocabulary"])) + 1.0
+    calibration_labels = opened.corpus.masks.read("calibration").label_P
     guess = -np.log(count[calibration_labels] / count.sum()).mean()
     flat = [(torch.zeros_like(logits), gold) for logits, gold in answers]
     with pytest.raises(TeacherRefused, match=rf"fox: on \d+ .*guessing by token frequency gives {guess:.2f} and"):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.teach import extend as growth
 from pipeline.teach.inference import SplitInputs
@@ -20,7 +19,7 @@ from storage.errors import ShardCorrupt, StoreMissing
 from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TinyStores, cpu_runtime
 
 SHARD = 32
 PARAMS: dict[str, Any] = {
@@ -44,13 +43,9 @@ def blank(stores: TinyStores, out: Path, *, copies: int) -> Path:
 def ask(stores: TinyStores, teacher: Path, masks: Path, **changes: Any) -> Store[SparseLogits]:
     teach(
         TeacherParams.model_validate({"model": str(teacher), **PARAMS, **changes}),
-        documents=stores.documents,
-        sequences=stores.sequences,
-        masks=masks,
+        stores.corpus(masks=masks),
         out=Path("data/logits/fox"),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        batch_tokens=300,
+        runtime=cpu_runtime(),
     )
     return Store(Path("data/logits/fox"), SparseLogits)
 

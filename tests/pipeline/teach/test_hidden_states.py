@@ -25,18 +25,15 @@ from storage.reader import Store
 from storage.records.hidden_states import HiddenStates
 from storage.records.sequences import Masks
 from tests.helpers import stores as fakes
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TinyStores, cpu_runtime
 
 CPU = torch.device("cpu")
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
 
 def run(stores: TinyStores, teacher: Path, out: Path, *, positions: int = 40, **changes: Any) -> Manifest:
-    settings = {
-        "documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks, "out": out,
-        "device": CPU, "dtype": torch.float32, "batch_tokens": 200,
-    }  # fmt: skip
-    return keep_exact(ExactParams(positions=positions), teacher, **(settings | changes))
+    params, corpus = ExactParams(positions=positions), stores.corpus(**changes)
+    return keep_exact(params, teacher, corpus, out=out, runtime=cpu_runtime(batch_tokens=200))
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +49,7 @@ def kept(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.T
 def asked(tiny_stores: TinyStores, tiny_teacher: Path) -> tuple[np.ndarray, np.ndarray]:
     """Logits and true ids of all held-out blanks, from the model asked without a hook."""
     with masked_lm(tiny_teacher, device=CPU, dtype=torch.float32) as lm, torch.inference_mode():
-        teacher_inputs = TeacherInputs.open(
-            tiny_teacher, lm, documents=tiny_stores.documents, sequences=tiny_stores.sequences,
-            masks=tiny_stores.masks, batch_tokens=300,
-        )  # fmt: skip
+        teacher_inputs = TeacherInputs.open(tiny_teacher, lm, tiny_stores.corpus(), batch_tokens=300)
         part = teacher_inputs.split("heldout")
         logits = np.full((len(part.masks), lm.vocabulary), np.nan)
         gold = np.full(len(part.masks), -1)

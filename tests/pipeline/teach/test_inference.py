@@ -15,19 +15,17 @@ import torch
 from pipeline.models.identity import model_digest
 from pipeline.models.masked_lm import MaskedLM, masked_lm
 from pipeline.teach.inference import SplitInputs, TeacherInputs
-from storage.errors import OutOfMemory, StaleParent, VocabularyError
+from storage.errors import OutOfMemory, VocabularyError
 from storage.reader import Store
 from storage.records.base import SPLITS
 from storage.records.sequences import Masks
-from tests.helpers import stores as fakes
 from tests.helpers.stores import TinyStores
 
 CPU = torch.device("cpu")
 
 
-def open_training_data(lm: MaskedLM, folder: Path, stores: TinyStores, **changes: Any) -> TeacherInputs:
-    places = {"documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks, "batch_tokens": 200}
-    return TeacherInputs.open(folder, lm, **(places | changes))
+def open_inputs(lm: MaskedLM, folder: Path, stores: TinyStores) -> TeacherInputs:
+    return TeacherInputs.open(folder, lm, stores.corpus(), batch_tokens=200)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def lm(tiny_teacher: Path) -> Iterator[MaskedLM]:
 
 @pytest.fixture(scope="module")
 def part(lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores) -> SplitInputs:
-    return open_training_data(lm, tiny_teacher, tiny_stores).split("train")
+    return open_inputs(lm, tiny_teacher, tiny_stores).split("train")
 
 
 def collect(part: SplitInputs, lm: MaskedLM, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +102,7 @@ def test_true_ids_name_the_same_pieces_in_both_vocabularies(part: SplitInputs, l
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_split_can_be_loaded(split: str, lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores) -> None:
-    loaded = open_training_data(lm, tiny_teacher, tiny_stores).split(split)
+    loaded = open_inputs(lm, tiny_teacher, tiny_stores).split(split)
     assert len(loaded.masks) == Store(tiny_stores.masks, Masks).plan(split).rows
 
 
@@ -126,25 +124,14 @@ def test_a_model_is_asked_about_the_ids_of_its_tokenizer_only(
     wide = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["padded"]).eval(), CPU)
     assert wide.vocabulary == whole + 7
     answers = [
-        collect(open_training_data(model, folder, tiny_stores).split("heldout"), model, 0, 30)[0]
+        collect(open_inputs(model, folder, tiny_stores).split("heldout"), model, 0, 30)[0]
         for model, folder in ((wide, folders["padded"]), (plain_lm, tiny_teacher))
     ]
     assert answers[0].shape == (30, whole)
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
     small = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["small"]), CPU)
     with pytest.raises(VocabularyError, match=rf"small: the tokenizer has {whole} ids, the model {whole - 7}"):
-        open_training_data(small, folders["small"], tiny_stores)
-
-
-def test_stores_that_do_not_belong_together_are_refused(
-    lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores, tiny_tokenizer: Path, tmp_path: Path
-) -> None:
-    other = fakes.tiny_sequences(tmp_path, tiny_tokenizer, sequence_tokens=16)
-    with pytest.raises(StaleParent, match=r"masks: made from sequences .* Run: dvc repro mask"):
-        open_training_data(lm, tiny_teacher, tiny_stores, sequences=other)
-    documents = fakes.tiny_documents(tmp_path / "texts", texts=fakes.TINY_TEXT[:50])
-    with pytest.raises(StaleParent, match=r"sequences: made from documents .* Run: dvc repro tokenize"):
-        open_training_data(lm, tiny_teacher, tiny_stores, documents=documents)
+        open_inputs(small, folders["small"], tiny_stores)
 
 
 def test_a_models_digest_is_of_what_decides_its_answers(tiny_mlm: Path, tmp_path: Path) -> None:

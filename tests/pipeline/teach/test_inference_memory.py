@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.teach.inference import TeacherInputs
 from pipeline.text import tokenize as tokens
+from pipeline.text.corpus_view import MaskedCorpus
 from storage.records.sequences import Masks, Sequences
 
 
@@ -27,9 +28,11 @@ def test_the_windows_of_a_document_share_its_text() -> None:
     """By identity: a copy each would be equal, and take memory by the square of a document's length."""
     sequences = SimpleNamespace(document_N=np.array([1, 0, 1, 1], np.uint32))
     teacher_inputs = TeacherInputs(
-        documents=cast(Any, One(pa.table({"text": ["short", "a long book"]}))),
-        sequences=cast(Any, One(cast(Sequences, sequences))),
-        masks=cast(Any, One(cast(Masks, SimpleNamespace()))),
+        corpus=MaskedCorpus(
+            documents=cast(Any, One(pa.table({"text": ["short", "a long book"]}))),
+            sequences=cast(Any, One(cast(Sequences, sequences))),
+            masks=cast(Any, One(cast(Masks, SimpleNamespace()))),
+        ),
         tokenizer=cast(tokens.FastTokenizer, None),
         to_student_V=np.zeros(0, np.int64),
         positions=0,

@@ -31,7 +31,7 @@ from storage.records.sequences import Masks, Sequences
 from storage.tables import DocumentStore
 from tests.helpers import stores as fakes
 from tests.helpers.reference import restore_teacher
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TinyStores, cpu_runtime
 
 KEEP = 5
 TOPK = {"form": "topk", "k": KEEP}
@@ -42,15 +42,12 @@ def ask(
     stores: TinyStores, teacher: Path, out: Path, *, keep: dict[str, Any] = TOPK, sketch: int = 6, seed: int = 0,
     **changes: Any,
 ) -> Store[SparseLogits]:  # fmt: skip
-    settings = {
-        "documents": stores.documents, "sequences": stores.sequences, "masks": stores.masks, "out": out,
-        "device": torch.device("cpu"), "dtype": torch.float32, "batch_tokens": 300,
-    }  # fmt: skip
+    where = {name: changes.pop(name) for name in ("documents", "sequences", "masks") if name in changes}
     params = TeacherParams.model_validate({
         "model": str(teacher), "keep": keep, "tail": {"rank": sketch, "step": 0.4}, "temperatures": [1.0, 2.0],
         "seed": seed,
     })  # fmt: skip
-    teach(params, **(settings | changes))
+    teach(params, stores.corpus(**where), out=out, runtime=cpu_runtime(**changes))
     return Store(out, SparseLogits)
 
 

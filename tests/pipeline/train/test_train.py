@@ -19,7 +19,7 @@ from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from tests.helpers.distributions import believe, fused_targets, tail_prior
 from tests.helpers.reference import restore_fused
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TinyStores, cpu_runtime
 from tests.helpers.teacher_stores import write_targets
 
 PARAMS = TrainingParams(
@@ -85,14 +85,10 @@ def run(
     return train(
         StudentParams(targets="data/targets/any", start=str(model), loss=LossParams(**loss), **(own or {})),
         PARAMS.model_copy(update={"steps": 1, "step_tokens": 10**6, "evaluations": 1}),
-        sequences=stores.sequences,
-        masks=stores.masks,
+        stores.corpus(),
         tokenizer=tokenizer,
         out=out,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        batch_tokens=500,
-        checkpoint_seconds=1e6,
+        runtime=cpu_runtime(batch_tokens=500, checkpoint_seconds=1e6),
     )
 
 
@@ -109,14 +105,10 @@ def test_walking_the_same_blanks_again_is_said(
                 targets="data/masks", start=str(tiny_mlm), loss=LossParams(targets=0.0, labels=1.0, tail="prior")
             ),
             PARAMS.model_copy(update={"steps": steps, "step_tokens": tokens * copies // 10, "evaluations": 1}),
-            sequences=tiny_stores.sequences,
-            masks=tiny_stores.masks,
+            tiny_stores.corpus(),
             tokenizer=tiny_tokenizer,
             out=workplace / name,
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-            batch_tokens=500,
-            checkpoint_seconds=1e6,
+            runtime=cpu_runtime(batch_tokens=500, checkpoint_seconds=1e6),
         )
         said = [message for message in caplog.messages if "passes over the blanks" in message]
         positions = len(Store(tiny_stores.masks, Masks).read("heldout"))
@@ -158,14 +150,10 @@ def test_what_a_student_has_of_its_own_takes_the_place_of_the_sections(
                 }
             ),
             PARAMS.model_copy(update={"steps": 3, "step_tokens": 200, "evaluations": 1, key: section}),
-            sequences=tiny_stores.sequences,
-            masks=tiny_stores.masks,
+            tiny_stores.corpus(),
             tokenizer=tiny_tokenizer,
             out=workplace / name,
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-            batch_tokens=500,
-            checkpoint_seconds=1e6,
+            runtime=cpu_runtime(batch_tokens=500, checkpoint_seconds=1e6),
         )
 
     first, second = trained("a", own=None, section=value), trained("b", own=value, section=other)
