@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from benchmarks.pages.markdown import NONE, Reports, by_seed, interval, number, signed, table
@@ -44,33 +47,76 @@ def headline(reports: Reports) -> str:
     What follows the table says in words whether several teachers were better than one, and at what price.
     """
     summary = reports.read("summary.json")
-    against = {name: _difference(summary, MAIN, name) for name in _distilled(summary) if name.startswith("only-")}
-    rival = max(against, key=lambda name: float(against[name]["nll"]))
+    against = _differences(summary)
+    single = [name for name in _distilled(summary) if name.startswith("only-") and (MAIN, name) in against]
+    rival = max(single, key=lambda name: float(against[MAIN, name].value))
     best = min(summary["teachers"], key=lambda name: float(summary["teachers"][name]["nll"]))
     fusion = summary["students"][MAIN]["learns_from"]
-    rows = [_student(name, summary["students"][name], summary, cells=3) for name in (MAIN, rival, CONTROL)]
-    for title, entry in (
-        (f"best teacher, `{best}`", summary["teachers"][best]),
-        (f"target of `{MAIN}`, `{fusion}`", summary["fusions"][fusion]),
-    ):
-        rows.append([title, interval(entry, "nll"), "", number(entry["accuracy"])])
-    shown = "is better than" if against[rival]["nll_high"] < 0 else "is not shown to be better than"
-    run, documents = summary["run"], summary["students"][MAIN]["documents"]
+    rows = [
+        [f"`{name}`", *_over_seeds(summary, name), "" if name == CONTROL else number_of(against[name, CONTROL])]
+        for name in (MAIN, rival, CONTROL)
+    ]
+    above = {f"best teacher, `{best}`": summary["teachers"][best]}
+    above[f"target of `{MAIN}`, `{fusion}`"] = summary["fusions"][fusion]
+    rows += [[title, interval(entry, "nll"), _accuracy([entry]), ""] for title, entry in above.items()]
+    shown = "is better than" if against[MAIN, rival].high < 0 else "is not shown to be better than"
+    run, documents, seeds = summary["run"], summary["students"][MAIN]["documents"], against[MAIN, rival].seeds
+    over = f"{documents} held-out documents" + (f" and {seeds} seeds" if seeds > 1 else ", one seed")
     minutes, gigabytes = run["seconds"] / 60, run["peak_memory_bytes"] / 1e9
     lines = (
         f"`{MAIN}` learns from several teachers, `{rival}` from one, `{CONTROL}` from the true tokens alone.",
-        f"`{MAIN}` {shown} `{rival}`: the difference is {_signed(against[rival])} nat.",
-        f"NLL is in nats a masked position. Brackets are 95 % intervals over {documents} held-out documents. One seed.",
+        f"`{MAIN}` {shown} `{rival}`: the difference is {number_of(against[MAIN, rival])} nat.",
+        f"NLL is in nats a masked position. Brackets are 95 % intervals over {over}.",
         f"The whole pipeline took {minutes:.0f} minutes on {run['cores']} CPU cores, and {gigabytes:.1f} GB at most.",
     )
-    header = ["model", "held-out NLL, lower is better", "minus labels-only", "accuracy"]
+    header = ["model", "held-out NLL, lower is better", "accuracy", "minus labels-only"]
     return table(header, rows) + "\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """NLL of one student minus another's, with its 95 % interval, over so many seeds."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+
+
+def number_of(difference: Difference) -> str:
+    """`value [low, high]`, each with its sign."""
+    return f"{signed(difference.value)} [{signed(difference.low)}, {signed(difference.high)}]"
+
+
+def _differences(summary: Mapping[str, Any]) -> dict[tuple[str, str], Difference]:
+    """Each ordered pair of students: over their seeds where the summary compares them so, else of the two runs."""
+    rows = [row for row in summary.get("comparisons", ()) if (row["metric"], row["domain"]) == ("nll", "all")]
+    found = {
+        (row["student"], row["control"]): Difference(row["difference"], row["low"], row["high"], len(row["seeds"]))
+        for row in rows
+    }
+    return found or {
+        (row["first"], row["second"]): Difference(row["nll"], row["nll_low"], row["nll_high"], 1)
+        for row in summary["differences"]["students"]
+    }
+
+
+def _over_seeds(summary: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """NLL and accuracy of a student: with an interval of one run, as means of several (`fused`, `fused-1`, ...)."""
+    runs = [run for key, run in _distilled(summary).items() if re.fullmatch(rf"{re.escape(name)}(-\d+)?", key)]
+    if len(runs) == 1:
+        return interval(runs[0], "nll"), _accuracy(runs)
+    return f"{number(mean(run['nll'] for run in runs))}, mean of {len(runs)} seeds", _accuracy(runs)
+
+
+def _accuracy(runs: Sequence[Mapping[str, Any]]) -> str:
+    return number(mean(run["accuracy"] for run in runs))
 
 
 def default_students(reports: Reports) -> str:
     """Every student of the default run."""
     summary = reports.read("summary.json")
-    rows = [_student(name, entry, summary, cells=6) for name, entry in _distilled(summary).items()]
+    rows = [_student(name, entry) for name, entry in _distilled(summary).items()]
     return table(["student", "NLL", "minus labels-only", "accuracy", "ECE", "parameters", "seconds"], rows)
 
 
@@ -210,20 +256,10 @@ def _distilled(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in summary["students"].items() if "nll" in entry}
 
 
-def _student(name: str, entry: Mapping[str, Any], summary: Mapping[str, Any], *, cells: int) -> list[str]:
-    gain = "" if name == CONTROL else interval(_difference(summary, name, CONTROL), "nll")
+def _student(name: str, entry: Mapping[str, Any]) -> list[str]:
+    gain = interval(entry["over_labels"], "nll") if "over_labels" in entry else ""
     row = [f"`{name}`", interval(entry, "nll"), gain, number(entry["accuracy"]), number(entry["ece"])]
-    row += [f"{entry['parameters'] / 1e6:.1f} M", f"{entry['seconds']:.0f}"]
-    return row[: cells + 1]
-
-
-def _difference(summary: Mapping[str, Any], first: str, second: str) -> Mapping[str, Any]:
-    found: list[Mapping[str, Any]] = summary["differences"]["students"]
-    return next(entry for entry in found if (entry["first"], entry["second"]) == (first, second))
-
-
-def _signed(difference: Mapping[str, Any]) -> str:
-    return f"{signed(difference['nll'])} [{signed(difference['nll_low'])}, {signed(difference['nll_high'])}]"
+    return [*row, f"{entry['parameters'] / 1e6:.1f} M", f"{entry['seconds']:.0f}"]
 
 
 TABLES = {

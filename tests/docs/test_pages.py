@@ -58,6 +58,42 @@ def test_a_stale_page_is_named_and_filled(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["--root", str(tmp_path), "--check"]).exit_code == 0
 
 
+def test_the_headline_says_what_several_seeds_say(tmp_path: Path) -> None:
+    def run(nll: float, accuracy: float, **more: object) -> dict[str, object]:
+        return {"nll": nll, "nll_low": nll - 1, "nll_high": nll + 1, "accuracy": accuracy, "documents": 9} | more
+
+    def row(
+        student: str, control: str, difference: float, metric: str = "nll", domain: str = "all"
+    ) -> dict[str, object]:
+        ends = {"low": difference - 0.01, "high": difference + 0.01}
+        return {"student": student, "control": control, "metric": metric, "domain": domain, "seeds": [0, 1],
+                "difference": difference} | ends  # fmt: skip
+
+    summary = {
+        "run": {"seconds": 600, "cores": "2", "peak_memory_bytes": 2e9},
+        "teachers": {"a": run(3.5, 0.4), "b": run(3.0, 0.5)},
+        "fusions": {"both": run(2.5, 0.6)},
+        "students": {
+            "fused": run(4.0, 0.3, learns_from="both"), "fused-1": run(4.2, 0.4, learns_from="both"),
+            "only-a": run(4.3, 0.3), "only-b": run(4.2, 0.3), "labels-only": run(4.5, 0.2),
+            "lexical": {"start": "fused"},
+        },
+        "comparisons": [
+            row("fused", "only-a", -0.2), row("fused", "only-b", -0.1), row("fused", "labels-only", -0.4),
+            row("only-b", "labels-only", -0.3), row("fused", "only-b", 9.0, metric="area"),
+            row("fused", "only-b", 9.0, domain="news"),
+        ],
+    }  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    text = TABLES["headline"](Reports(tmp_path))
+    assert "| `fused` | 4.100, mean of 2 seeds | 0.350 | −0.400 [−0.410, −0.390] |" in text
+    assert "| `only-b` | 4.200 [3.200, 5.200] | 0.300 | −0.300 [−0.310, −0.290] |" in text
+    assert "| best teacher, `b` | 3.000 [2.000, 4.000] | 0.500 |  |" in text
+    assert "`fused` is better than `only-b`: the difference is −0.100 [−0.110, −0.090] nat." in text
+    assert "over 9 held-out documents and 2 seeds." in text
+    assert "only-a" not in text
+
+
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(ClickException, match="no table 'nothing'"):
         filled("<!-- filled: nothing -->\n<!-- end -->", Reports(ROOT / "reports"))
