@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.models.masked_lm import load_checked, require_narrow_head
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
-from pipeline.text.vocabulary import bridge
+from pipeline.train.remap import require_shapes_of_configuration, with_vocabulary
 from storage.errors import ParamsError
 
 
@@ -32,9 +30,11 @@ def start_student(
     model = load_checked(folder) if config is None else _fresh(folder, config, seed=seed)
     if layers is not None:
         _keep_layers(model, layers, folder)
+        require_shapes_of_configuration(model, what=f"students: layers: {layers} of {folder}")
     own = load_tokenizer(folder)
-    if own.pieces != tokenizer.pieces:
-        _remap_vocabulary(model, to_reference_V=bridge(own.pieces, tokenizer.pieces).to_student_V, tokenizer=tokenizer)
+    # Published matrices are padded to a round size, or lack the rows of tokens that were added later.
+    if own.pieces != tokenizer.pieces or int(model.config.vocab_size) != len(tokenizer.pieces):
+        model = with_vocabulary(model, own, tokenizer)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -68,7 +68,10 @@ def _keep_layers(model: Any, layers: list[int], folder: Path) -> None:
         raise ParamsError(f"students: layers: {folder} has layers 0 to {len(have) - 1}, got {wrong}")
     setattr(parent, name, nn.ModuleList([have[number] for number in layers]))
     field = "n_layers" if model.config.model_type == "distilbert" else "num_hidden_layers"
+    kinds = getattr(model.config, "layer_types", None)  # attention of each layer, where they differ (ModernBERT)
     setattr(model.config, field, len(layers))
+    if kinds is not None:
+        model.config.layer_types = [kinds[number] for number in layers]
 
 
 def _layer_list(model: Any) -> tuple[Any, str]:
@@ -78,27 +81,3 @@ def _layer_list(model: Any) -> tuple[Any, str]:
         if parent is not None and isinstance(getattr(parent, name, None), nn.ModuleList):
             return parent, name
     raise ParamsError(f"students: layers: where {type(model).__name__} keeps its layers is not known")
-
-
-def _remap_vocabulary(model: Any, *, to_reference_V: NDArray[np.int64], tokenizer: FastTokenizer) -> None:
-    """Rearrange input embeddings and output bias to the reference vocabulary; the decoder stays tied."""
-    size = len(tokenizer.pieces)
-    old_ids = np.flatnonzero(to_reference_V >= 0)
-    target, source = torch.from_numpy(to_reference_V[old_ids]), torch.from_numpy(old_ids)
-    old = model.get_input_embeddings().weight.data.clone()
-    bias = next((p for name, p in model.named_parameters() if name.endswith("bias") and p.shape == old.shape[:1]), None)
-    old_bias = None if bias is None else bias.data.clone()
-    model.resize_token_embeddings(size)
-    weight = old.mean(dim=0, keepdim=True).repeat(size, 1)
-    weight[target] = old[source]
-    model.get_input_embeddings().weight.data.copy_(weight)
-    model.tie_weights()
-    if old_bias is not None:
-        new_bias = torch.full((size,), float(old_bias.mean()))
-        new_bias[target] = old_bias[source]
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias") and parameter.shape == (size,):
-                parameter.data.copy_(new_bias)
-    for role in ("pad", "cls", "sep", "mask"):
-        if getattr(model.config, f"{role}_token_id", None) is not None:
-            setattr(model.config, f"{role}_token_id", tokenizer.special[role])

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from pipeline.models.publish import save_model
+from benchmarks.families.configs import FAMILIES
+from benchmarks.families.tokenizers import write_tokenizer
+from pipeline.models.masked_lm import load_checked
+from pipeline.models.publish import save_model, write_record
 from pipeline.text.tokenizer import load_tokenizer
 from pipeline.train.initialize import start_student
-from storage.errors import ParamsError
+from storage.errors import ParamsError, SourceError
+from tests.helpers.stores import TINY_TEXT
 
 
 def test_the_start_is_the_folders_model_without_dropout(tiny_mlm: Path, tiny_tokenizer: Path) -> None:
@@ -84,3 +92,124 @@ def test_a_saved_student_fills_masks_in_transformers(tiny_mlm: Path, tiny_tokeni
     answers = fill("the old [MASK] sleeps under the table.")
     assert len(answers) == 5
     assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors", ".txt"}
+
+
+def published(folder: Path, name: str, *, extra: int = 0, **changes: Any) -> Path:
+    """A start of the family with its own tokenizer and large random weights; `extra` rows beyond the tokenizer's."""
+    family = FAMILIES[name]
+    special = write_tokenizer(folder, family, TINY_TEXT)
+    size = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    config = family.config(vocabulary=size + extra, special=special)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForMaskedLM.from_config(config)
+        for parameter in model.parameters():
+            parameter.data.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    ids_BL = torch.tensor([ids])
+    with torch.inference_mode():
+        return model.eval()(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL)).logits[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("bert", {}),
+        ("bert", {"tie_word_embeddings": False}),
+        ("bert", {"extra": 7}),
+        ("roberta", {}),
+        ("roberta", {"tie_word_embeddings": False, "extra": 8}),
+        ("xlm-roberta", {}),
+        ("camembert", {}),
+        ("longformer", {}),
+        ("mobilebert", {}),
+        ("rembert", {}),
+        ("albert", {}),
+        ("electra", {}),
+        ("deberta-v3", {}),
+        ("modernbert", {"extra": 5}),
+        ("distilbert", {}),
+    ],
+    ids=str,
+)
+def test_a_start_with_another_vocabulary_is_the_same_model_on_tokens_that_both_know(
+    tiny_tokenizer: Path, tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    """At every position and for every such token, in memory and after a reload: positions, matrices, biases."""
+    folder = published(tmp_path / "start", name, **changes)
+    own, reference = load_tokenizer(folder), load_tokenizer(tiny_tokenizer)
+    shared = [piece for piece in reference.pieces if piece in own.pieces]
+    theirs, ours = ([side.pieces.index(piece) for piece in shared] for side in (own, reference))
+    ordinary = [i for i, piece in enumerate(shared) if not piece.startswith("[")][:20]
+    assert len(ordinary) > 10
+    before = logits_of(load_checked(folder), [theirs[i] for i in ordinary])
+    student = start_student(folder, tokenizer=reference, layers=None, config=None, seed=0)
+    asked = [ours[i] for i in ordinary]
+    torch.testing.assert_close(logits_of(student, asked)[:, ours], before[:, theirs], rtol=1e-4, atol=1e-4)
+    assert logits_of(student, asked).shape[1] == len(reference.pieces)
+    save_model(student, tmp_path / "saved", tokenizer=tiny_tokenizer)
+    torch.testing.assert_close(logits_of(load_checked(tmp_path / "saved"), asked), logits_of(student, asked))
+
+
+@pytest.mark.parametrize("rows", [-3, 6])
+def test_a_matrix_that_is_not_as_long_as_its_tokenizer_is_brought_to_it(tmp_path: Path, rows: int) -> None:
+    """With the tokenizer it was published with, too: pieces agree, and only the number of rows differs."""
+    folder = published(tmp_path / "start", "bert", extra=rows)
+    own = load_tokenizer(folder)
+    student = start_student(folder, tokenizer=own, layers=None, config=None, seed=0)
+    old = load_file(folder / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    new = student.get_input_embeddings().weight
+    assert len(new) == len(own.pieces) == student.config.vocab_size
+    both = min(len(old), len(new))
+    assert torch.equal(new[:both], old[:both])
+    if rows < 0:
+        torch.testing.assert_close(new[both:], old.mean(dim=0).expand(len(new) - both, -1))
+
+
+def test_a_student_that_would_be_another_model_after_a_reload_is_not_published(
+    tiny_mlm: Path, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    model = start_student(tiny_mlm, tokenizer=load_tokenizer(tiny_tokenizer), layers=None, config=None, seed=0)
+    model.bert.embeddings.LayerNorm.eps = 0.5
+    with pytest.raises(SourceError, match="that was saved is another one when it is loaded: its logits differ"):
+        save_model(model, tmp_path, tokenizer=tiny_tokenizer)
+
+
+def test_layers_of_a_model_with_layers_of_two_kinds_keep_their_kind(tmp_path: Path) -> None:
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    folder = published(tmp_path / "start", "modernbert", num_hidden_layers=3, layer_types=kinds)
+    own = load_tokenizer(folder)
+    student = start_student(folder, tokenizer=own, layers=[0, 2], config=None, seed=0)
+    save_model(student, tmp_path / "saved", tokenizer=folder)
+    assert load_checked(tmp_path / "saved").config.layer_types == [kinds[0], kinds[2]]
+    with pytest.raises(
+        ParamsError, match=r"layers: \[1\] of .*its layers are not all alike \(model.layers.0.attn_norm"
+    ):
+        start_student(folder, tokenizer=own, layers=[1], config=None, seed=0)
+
+
+def test_all_files_of_a_tokenizer_travel_with_a_class_that_transformers_4_knows(tiny_mlm: Path, tmp_path: Path) -> None:
+    folder = published(tmp_path / "start", "bert")
+    for name in ("added_tokens.json", "special_tokens_map.json"):
+        (folder / name).write_text("{}", encoding="utf-8")
+    (folder / "spiece.model").write_bytes(b"sentence pieces")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}', encoding="utf-8")
+    save_model(load_checked(tiny_mlm), tmp_path / "saved", tokenizer=folder)
+    for name in ("tokenizer.json", "added_tokens.json", "special_tokens_map.json", "spiece.model"):
+        assert (tmp_path / "saved" / name).read_bytes() == (folder / name).read_bytes()
+    config = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config == {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+@pytest.mark.parametrize(("name", "first"), [("bert", "4.57"), ("eurobert", "5.0"), ("deberta-v3", "5.0")])
+def test_the_card_says_which_versions_load_it(tmp_path: Path, name: str, first: str) -> None:
+    folder = published(tmp_path / "start", name)
+    write_record(folder, {"steps": 3}, card="# x\n")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card == f"# x\n\nWritten with transformers {transformers.__version__}; loads with {first} and later.\n"
