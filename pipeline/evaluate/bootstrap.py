@@ -1,9 +1,9 @@
 """Means over predictions and their 95 % intervals.
 
 Every number here is a ratio of sums over documents, or a sum of absolute ratios (calibration error), so a bootstrap
-needs each document's sums only. Documents are resampled, not predictions: the blanks of one document share its text,
+needs each document's sums only. Documents are resampled, not predictions: predictions in one document share its text,
 and an interval that treated them as independent would be too narrow. The resamples depend on the seed and on the number
-of documents alone; everything that was judged on the same documents is therefore compared on the same resamples.
+of documents alone; all that was evaluated on the same documents is therefore compared on the same resamples.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def paired_differences(
 ) -> dict[tuple[str, str], dict[str, float]]:
     """For each ordered pair of names and each quantity x: `x` of the first minus the second, `x_low` and `x_high`.
 
-    Paired: all take the same resamples, so what makes a document easy or hard for everybody cancels. Pairs that counted
+    Paired: all take the same resamples, so what makes a document easy or hard for all cancels. Pairs that counted
     other predictions are left out: their difference would be one of texts too.
     """
     samples = {name: found.resampled(resamples=resamples, seed=seed) for name, found in means.items()}

@@ -36,26 +36,26 @@ class CostParams(Section):
 
 
 class SuiteModel(Section):
-    """A model that a suite judges."""
+    """A model that a suite evaluates."""
 
     model: str
     """Its folder: a student, a lexical student, a source, or any other."""
 
 
 class SuiteLanguageModel(SuiteModel):
-    """A model that is judged as a language model."""
+    """A model that is evaluated as a language model."""
 
     before: str
     """Folder of what its lexical training started from."""
 
 
 class SuitesParams(Section):
-    """Models by suite and name; a suite without any does not run."""
+    """Models by suite and name: the one list of suites, in the order of the report. One without models does not run."""
 
     wsd: dict[str, SuiteModel]
-    language_model: dict[str, SuiteLanguageModel]
-    paraphrase: dict[str, SuiteModel]
     glue: dict[str, SuiteModel]
+    paraphrase: dict[str, SuiteModel]
+    language_model: dict[str, SuiteLanguageModel]
     costs: dict[str, SuiteModel]
 
     def entries(self) -> Iterator[tuple[str, str, SuiteModel]]:

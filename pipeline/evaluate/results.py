@@ -1,8 +1,8 @@
-"""What an evaluation leaves in `reports`: numbers as JSON, and beside them each document's sums as Arrow.
+"""The files of an evaluation in `reports`: numbers as JSON, and each document's sums as Arrow.
 
-The JSON is for people, `dvc metrics` and the report; the sums let the report compare two students on the same documents
-without running either again. Both are deterministic: sorted keys, six significant digits, no times. The record that
-training leaves beside a student is read here too.
+The JSON is for people, `dvc metrics` and the report. From the sums the report compares two students on the same
+documents without running either again. Both are deterministic: sorted keys, six significant digits, no times. The
+record that training writes beside a student is read here too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DocumentSums:
     """Each held-out document's part of the means of one evaluation."""
 
     masks: str
-    """Identity of the mask store that was answered."""
+    """Identity of the mask store."""
     document_D: NDArray[np.int64]
     """Rows of the held-out table."""
     source_D: list[str]
@@ -66,7 +66,7 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def training_record(model: Path, *, sequences: Store[Sequences], masks: Store[Masks]) -> dict[str, Any]:
-    """A student's training.json; raises StaleParent when it was trained on other text or blanks than these."""
+    """A student's training.json; raises StaleParent when it was trained on other text or masks than these."""
     remedy = f"dvc repro train@{model.name}"
     training = read_json(model / "training.json", remedy=remedy)
     for name, parent in (("sequences", sequences), ("masks", masks)):
@@ -126,7 +126,7 @@ def read_sums(path: Path, *, remedy: str) -> DocumentSums:
     return DocumentSums(masks=masks, document_D=document_D, source_D=source_D, means=means)
 
 
-def require_same_blanks(first: DocumentSums, second: DocumentSums, *, paths: tuple[Path, Path], remedy: str) -> None:
+def require_same_masks(first: DocumentSums, second: DocumentSums, *, paths: tuple[Path, Path], remedy: str) -> None:
     """Refuse to compare two evaluations of different masks."""
     if first.masks != second.masks or not np.array_equal(first.document_D, second.document_D):
         raise StaleParent(

@@ -1,12 +1,13 @@
-"""The suites that judge a model: their names, metrics and ranking rules, and the form of a suite's report."""
+"""The suites that evaluate a model: their ranking rules, and the form of a suite's report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pipeline.evaluate.params import SuitesParams
 from pipeline.models.identity import weights_digest
 
 
@@ -18,17 +19,10 @@ class SuiteRules:
     """True where less is better."""
 
 
-SUITES = {
-    "wsd": SuiteRules(),
-    "glue": SuiteRules(),
-    "paraphrase": SuiteRules(),
-    "language_model": SuiteRules(lower=True),
-    "costs": SuiteRules(lower=True),
-}
+LOWER = ("language_model", "costs")
+
+SUITES = {name: SuiteRules(lower=name in LOWER) for name in SuitesParams.model_fields}
 """By name, which is also that of its stage, section and folder; in the order of the report."""
-
-
-Suite = Literal["wsd", "glue", "paraphrase", "language_model", "costs"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +36,10 @@ class Metric:
 
 
 def suite_report(
-    suite: Suite, folder: Path, metrics: Mapping[str, Metric], *, headline: str, **details: Any
+    suite: str, folder: Path, metrics: Mapping[str, Metric], *, headline: str, **details: Any
 ) -> dict[str, Any]:
     """The JSON of one suite for one model; `headline` must be one of the metrics."""
-    assert headline in metrics, headline
+    assert suite in SUITES and headline in metrics, (suite, headline)
     return {
         "suite": suite,
         "model": {"folder": str(folder), "weights": weights_digest(folder)},

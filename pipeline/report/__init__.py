@@ -1,1 +1,1 @@
-"""Stage `report`: tables, ranks and plots of everything that was judged."""
+"""Stage `report`: tables, ranks and plots of everything that was evaluated."""

@@ -1,36 +1,36 @@
-"""The summary as a page to read: tables with intervals and costs, differences, and what disappointed."""
+"""The summary as a page to read: tables with intervals and costs, differences, and unmet expectations."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pipeline.report.page_comparisons import comparisons_part, domains_part, unmet_by_students
-from pipeline.report.page_suites import lexical_disappointments, suites_part
+from pipeline.report.page_suites import suites_part, unmet_by_lexical
 from pipeline.report.ranking import distilled
 from pipeline.report.tables import NONE, Column, markdown, number, present, ranged, seconds, signed, table, text
 
 LOW_COVERAGE = 0.95
-"""A teacher that answers less than this is named among the disappointments; guess."""
+"""A teacher that predicts at a smaller share of positions is named among the unmet expectations; a guess."""
 
 _INTRODUCTION = """\
-NLL is in nats a masked piece, lower is better; brackets hold 95 % intervals from a bootstrap over documents.
-Differences are paired: the same documents in each resample. ECE is the expected calibration error over 15 bins;
-its resamples err upwards where blanks are few. Agreement is the share of blanks with the same first choice as the fused
-target."""
+NLL is in nats a masked token, lower is better; brackets hold 95 % intervals from a bootstrap over documents.
+Differences are paired: the same documents in each resample. ECE is the expected calibration error over 15 bins; its
+resamples err upwards where masked positions are few. Agreement is the share of masked positions with the same first
+choice as the fused target."""
 
 _TEACHERS_NOTE = """\
-A teacher is judged on the blanks it answered (share and number given): the words that its vocabulary cuts as the
-students' does. Calibrated: at its fitted temperature. Restored: of what its store restores at that temperature,
-which is what a student learns from; the other two are of its full softmax."""
+A teacher is evaluated at the masked positions that it covers (share and number given): in words that its vocabulary
+cuts as the students' does. Calibrated: at its fitted temperature. Restored: of what its store restores at that
+temperature, which is what a student learns from; the other two are of its full softmax."""
 
 _FIDELITY_NOTE = """\
-On held-out blanks whose full softmax was kept: mass listed, KL from the full to the restored distribution in nats,
-total variation, and the gradient of up to 1,024 blanks of a student near the teacher, with restored against full
+At held-out positions whose full softmax was kept: mass listed, KL from the full to the restored distribution in nats,
+total variation, and the gradient over up to 1,024 positions of a student near the teacher, with restored against full
 targets."""
 
 _FUSIONS_NOTE = """\
 NLL is that of the mixture of full softmaxes, NLL restored that of the targets that a student gets. Gain: loss of the
-best teacher, at the temperature it was fused at, minus the fused loss, on the blanks that all its teachers answered. KL
+best teacher, at the temperature it was fused at, minus the fused loss, at the positions that all its teachers cover. KL
 to best: mean divergence from the fused target to that teacher over the outcomes of the fused list and one for all the
 rest."""
 
@@ -41,7 +41,7 @@ done before; peak memory is the resident memory of the process."""
 
 def page(summary: dict[str, Any]) -> str:
     """Markdown of a summary (`pipeline.report.summary.summarise`)."""
-    lines = [f"- {line}" for line in disappointments(summary)]
+    lines = [f"- {line}" for line in unmet_expectations(summary)]
     students = distilled(summary)
     parts = [
         "# Results on held-out text",
@@ -67,7 +67,7 @@ def page(summary: dict[str, Any]) -> str:
         _FUSIONS_NOTE,
         *domains_part(summary["fusions"]),
         "![Weights by source of text](plots/weights.png)",
-        "## What disappointed",
+        "## Unmet expectations",
         "\n".join(lines) or "Nothing that these tests look for.",
         "## Costs",
         table(_STAGE_COLUMNS, summary["stages"]),
@@ -89,8 +89,8 @@ def _run(summary: dict[str, Any]) -> str:
     )
 
 
-def disappointments(summary: dict[str, Any]) -> list[str]:
-    """Hopes of the method that these numbers do not bear out, one sentence each."""
+def unmet_expectations(summary: dict[str, Any]) -> list[str]:
+    """Expectations of the method that these numbers do not confirm, one sentence each."""
     found = list(unmet_by_students(summary))
     for name, fusion in summary["fusions"].items():
         if len(fusion["weights"]) > 1 and fusion.get("gain_low", 1) <= 0:
@@ -106,10 +106,10 @@ def disappointments(summary: dict[str, Any]) -> list[str]:
     for name, teacher in summary["teachers"].items():
         if teacher["coverage"] < LOW_COVERAGE:
             found.append(
-                f"teacher `{name}` answered {100 * teacher['coverage']:.1f} % of the blanks only; its vocabulary cuts "
-                "the other words differently."
+                f"teacher `{name}` covers {100 * teacher['coverage']:.1f} % of the masked positions only; its "
+                "vocabulary cuts the other words differently."
             )
-    return found + lexical_disappointments(summary)
+    return found + unmet_by_lexical(summary)
 
 
 def _not_lower(who: str, whom: str, difference: dict[str, float]) -> list[str]:
@@ -166,7 +166,7 @@ _TEACHER_COLUMNS: tuple[Column, ...] = (
     ("NLL calibrated", ranged("nll_calibrated")),
     ("NLL restored", ranged("nll_restored")),
     ("temperature", number("temperature", digits=3)),
-    ("answered", _covered),
+    ("covered", _covered),
     ("parameters, M", number("parameters", digits=1, scale=1e-6)),
     *_STORE_SIZE,
     *_COSTS,
@@ -181,7 +181,7 @@ _FIDELITY_COLUMNS: tuple[Column, ...] = (
     ("TV", number("tv", digits=3)),
     ("gradient angle, degrees", number("gradient_angle_degrees", digits=1)),
     ("gradient length", number("gradient_length_ratio", digits=3)),
-    ("blanks", text("positions")),
+    ("masked positions", text("positions")),
 )
 _FUSION_COLUMNS: tuple[Column, ...] = (
     ("weighting", text("weighting")),
@@ -190,7 +190,7 @@ _FUSION_COLUMNS: tuple[Column, ...] = (
     ("best teacher", text("best_teacher")),
     ("gain", _gain),
     ("KL to best", ranged("kl_to_best_teacher", digits=3)),
-    ("answered", _covered),
+    ("covered", _covered),
     *_STORE_SIZE,
     *_COSTS,
     *_SCORES,

@@ -35,7 +35,7 @@ def comparisons_part(summary: dict[str, Any]) -> list[str]:
 
 
 def domains_part(entries: dict[str, Any]) -> list[str]:
-    """NLL of everybody in every domain; nothing where there are no domains."""
+    """NLL of every entry in every domain; nothing where there are no domains."""
     domains = list(dict.fromkeys(row["domain"] for entry in entries.values() for row in entry["domains"]))
     if not domains:
         return []

@@ -50,7 +50,7 @@ def suites_part(summary: dict[str, Any]) -> list[str]:
     return parts
 
 
-def lexical_disappointments(summary: dict[str, Any]) -> list[str]:
+def unmet_by_lexical(summary: dict[str, Any]) -> list[str]:
     """Suites in which a lexical student is worse, or not shown to be better, than what it started from."""
     found = []
     for row in summary.get("lexical", []):

@@ -37,7 +37,7 @@ COSTS = (
 
 
 def distilled(summary: dict[str, Any]) -> dict[str, Any]:
-    """The students that were trained from targets or labels and evaluated on the blanks, without the lexical ones."""
+    """The students that were trained from targets or labels and evaluated on held-out text; no lexical ones."""
     return {name: entry for name, entry in summary["students"].items() if "learns_from" in entry}
 
 
@@ -47,7 +47,7 @@ def score(suite: str, headline: float) -> float:
 
 
 def rankings(models: Mapping[str, Mapping[str, Metrics]], headlines: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A row for each suite that scores and each model it judged, best first.
+    """A row for each suite that scores and each model it evaluated, best first.
 
     models maps a name to its suites' metrics, headlines a suite to the metric that ranks. Ranks begin with 1; equals
     share one. `against` has, by cost title and for models whose costs are known, the cost, the score divided by it,
@@ -107,9 +107,9 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Each lexical student of `pairs` against the model it started from, a row a suite; change is with minus without.
 
-    A suite needs to have judged both, unless its report on the lexical student also holds the number before, as that of
-    the language model does; the change of its NLL was measured on the same documents (`paired`). Other intervals come
-    from those of the two models as if these were independent, which is too wide where both answered the same items.
+    A suite needs to have evaluated both, unless its report on the lexical student also holds the number before, as the
+    one of the language model does. That change of NLL was measured on the same documents (`paired`). Other intervals
+    come from those of the two models as if these were independent, which is too wide where both had the same items.
     """
     rows = []
     for name, start in pairs.items():

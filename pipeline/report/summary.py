@@ -15,7 +15,7 @@ from pipeline.core.config import decode
 from pipeline.core.outputs import OUTPUTS, record_names
 from pipeline.evaluate.bootstrap import paired_differences
 from pipeline.evaluate.params import EvaluateParams, SuitesParams
-from pipeline.evaluate.results import DocumentSums, read_json, read_sums, require_same_blanks, write_json
+from pipeline.evaluate.results import DocumentSums, read_json, read_sums, require_same_masks, write_json
 from pipeline.report.comparisons import compare_students, scores_by_domain, share_of_steps, students_by_seed
 from pipeline.report.page import page
 from pipeline.report.page_comparisons import control_of
@@ -82,7 +82,7 @@ def _candidates(params: dict[str, Any]) -> dict[str, Candidate]:
 def write_report(params: EvaluateParams, names: Names, *, reports: Path, out: Path) -> dict[str, Any]:
     """Write summary.json, report.md and plots/ to `out` from the evaluations in `reports`; returns the summary.
 
-    Raises StoreMissing when an evaluation is not there, StaleParent when two were made on different blanks.
+    Raises StoreMissing when an evaluation is not there, StaleParent when two were made with different masks.
     """
     summary = summarise(params, names, reports=reports)
     write_json(out / "summary.json", summary)
@@ -167,7 +167,7 @@ def _add_suites(summary: dict[str, Any], names: Names, reports: Path) -> None:
 
 
 def _suites(reports: Path, name: str, entry: Candidate) -> dict[str, dict[str, Any]]:
-    """The reports of one model by suite; raises StaleParent when they judged different weights."""
+    """The reports of one model by suite; raises StaleParent when they evaluated different weights."""
     found = {
         suite: read_json(reports / suite / f"{name}.json", remedy=f"dvc repro {suite}@{name}") for suite in entry.suites
     }
@@ -225,7 +225,7 @@ def _sums(reports: Path, kind: str, names: tuple[str, ...]) -> dict[str, Documen
     paths = {name: reports / kind / f"{name}.arrow" for name in names}
     sums = {name: read_sums(path, remedy=f"dvc repro {STAGES[kind]}@{name}") for name, path in paths.items()}
     for name in names[1:]:
-        require_same_blanks(
+        require_same_masks(
             sums[names[0]], sums[name], paths=(paths[names[0]], paths[name]), remedy=f"dvc repro {STAGES[kind]}"
         )
     return sums

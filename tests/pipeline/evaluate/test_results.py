@@ -13,7 +13,7 @@ from pipeline.evaluate.results import (
     DocumentSums,
     read_json,
     read_sums,
-    require_same_blanks,
+    require_same_masks,
     rounded,
     write_json,
     write_sums,
@@ -94,6 +94,6 @@ def test_a_file_that_holds_no_sums_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", [sums_of(masks="b" * 64), sums_of(documents=(0, 3, 5))])
 def test_evaluations_of_other_blanks_are_not_compared(other: DocumentSums) -> None:
     paths = Path("a.arrow"), Path("b.arrow")
-    require_same_blanks(sums_of(), sums_of(), paths=paths, remedy="")
+    require_same_masks(sums_of(), sums_of(), paths=paths, remedy="")
     with pytest.raises(StaleParent, match=r"b\.arrow: judged on masks \w{12}, but a\.arrow on a{12}\. Run: dvc repro"):
-        require_same_blanks(sums_of(), other, paths=paths, remedy="dvc repro")
+        require_same_masks(sums_of(), other, paths=paths, remedy="dvc repro")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.evaluate.results import read_json, write_json
-from pipeline.report.page import disappointments, page
+from pipeline.report.page import page, unmet_expectations
 from pipeline.report.page_suites import FRONT, suites_part
 from pipeline.report.ranking import distilled
 from pipeline.report.summary import (
@@ -194,8 +194,8 @@ def test_costs_are_shown_with_the_source_of_energy_and_the_machine(summary: dict
     assert "Measured with device cpu, cpu Some CPU, threads 1 / 2, dtype float32, torch 2.13.0." in text
 
 
-def test_what_lexical_training_costs_or_does_not_bring_disappoints(summary: dict[str, Any]) -> None:
-    found = [line for line in disappointments(summary) if line.startswith("`lex`")]
+def test_what_lexical_training_costs_or_does_not_bring_is_named(summary: dict[str, Any]) -> None:
+    found = [line for line in unmet_expectations(summary) if line.startswith("`lex`")]
     assert found == [
         (
             "`lex` is not shown to be better than `fused`, which it started from, in glue (average): "

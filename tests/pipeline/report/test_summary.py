@@ -15,7 +15,7 @@ import pytest
 from pipeline.evaluate.bootstrap import Means
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.results import DocumentSums, write_json, write_sums
-from pipeline.report.page import disappointments, page
+from pipeline.report.page import page, unmet_expectations
 from pipeline.report.page_comparisons import control_of
 from pipeline.report.plots import VEGA_TEMPLATE
 from pipeline.report.summary import (
@@ -225,10 +225,10 @@ def test_entries_of_several_seeds_are_one_student(reports: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_teacher_alone_that_is_better_in_a_domain_disappoints(reports: Path) -> None:
+def test_a_teacher_alone_that_is_better_in_a_domain_is_named(reports: Path) -> None:
     params = PARAMS.model_copy(update={"domains": {"animals": ["noun.animal"]}})
     write_evaluation(reports / "students" / "only-sci.json", student(3.6, "only-sci"))
-    found = disappointments(summarise(params, NAMES, reports=reports))
+    found = unmet_expectations(summarise(params, NAMES, reports=reports))
     assert any(
         line.startswith("`fused` is worse than `only-sci`, whose target has one teacher in animals: +0.1000")
         for line in found
@@ -250,8 +250,8 @@ def test_nothing_to_report_is_reported(tmp_path: Path) -> None:
     assert png_size(tmp_path / "out" / "plots" / "weights.png") > (100, 100)
 
 
-def test_disappointments_are_those_that_the_intervals_show(summary: dict[str, Any]) -> None:
-    found = disappointments(summary)
+def test_unmet_expectations_are_those_that_the_intervals_show(summary: dict[str, Any]) -> None:
+    found = unmet_expectations(summary)
     about = {name: [line for line in found if line.startswith(name)] for name in ("`", "fusion", "teacher")}
     (weak,) = about["`"]
     assert weak.startswith("`only-sci` is not shown to be better than the student that learned from labels only: ")
@@ -260,14 +260,14 @@ def test_disappointments_are_those_that_the_intervals_show(summary: dict[str, An
         "fusion `confident` is worse than uniform weights (`uniform`): +0.0500 [+0.0500, +0.0500] nat.",
     ]
     assert about["teacher"] == [
-        "teacher `prose` answered 90.0 % of the blanks only; its vocabulary cuts the other words differently."
+        "teacher `prose` covers 90.0 % of the masked positions only; its vocabulary cuts the other words differently."
     ]
     assert len(found) == 4
 
 
-def test_a_fused_student_no_better_than_that_of_one_teacher_disappoints(reports: Path) -> None:
+def test_a_fused_student_no_better_than_that_of_one_teacher_is_named(reports: Path) -> None:
     write_evaluation(reports / "students" / "only-sci.json", student(3.6, "only-sci"))
-    found = disappointments(summarise(PARAMS, NAMES, reports=reports))
+    found = unmet_expectations(summarise(PARAMS, NAMES, reports=reports))
     assert any(
         line.startswith("`fused` is worse than `only-sci`, whose target has one teacher: +0.1000") for line in found
     )
@@ -285,7 +285,7 @@ def table(text: str, heading: str) -> list[list[str]]:
     return rows
 
 
-def test_the_page_has_a_row_for_everybody_with_interval_and_cost(summary: dict[str, Any]) -> None:
+def test_the_page_has_a_row_for_each_entry_with_interval_and_cost(summary: dict[str, Any]) -> None:
     text = page(summary)
     students = table(text, "## Students")
     titles = students[0]
@@ -298,7 +298,7 @@ def test_the_page_has_a_row_for_everybody_with_interval_and_cost(summary: dict[s
     assert fused["seconds"] == "10"
     assert fused["peak memory, GB"] == "1.00"
     teachers = table(text, "## Teachers")
-    assert dict(zip(teachers[0], teachers[3], strict=True))["answered"] == "90.0 % (400)"
+    assert dict(zip(teachers[0], teachers[3], strict=True))["covered"] == "90.0 % (400)"
     assert dict(zip(teachers[0], teachers[3], strict=True))["seconds"] == "–"
     assert dict(zip(teachers[0], teachers[2], strict=True))["NLL restored"] == "3.2500"
     fusions = table(text, "## Fusions")
@@ -371,7 +371,7 @@ def test_an_evaluation_that_is_not_there_is_named(reports: Path) -> None:
         summarise(PARAMS, NAMES, reports=reports)
 
 
-def test_evaluations_of_different_blanks_are_refused(reports: Path) -> None:
+def test_evaluations_of_different_masks_are_refused(reports: Path) -> None:
     write_sums_of(reports / "students" / "fused.arrow", 3.7, masks="n" * 64)
     with pytest.raises(StaleParent, match=r"fused\.arrow: judged on masks n{12}, but .*labels-only\.arrow on m{12}"):
         summarise(PARAMS, NAMES, reports=reports)
