@@ -17,11 +17,14 @@ import time
 APART_SECONDS = 2.0
 """More than the resolution of a time in whole seconds, which file formats keep."""
 
+OPTIONS = "--collect-only -q -p no:cacheprovider -o addopts=--import-mode=importlib"
+"""The project's own options ask for quiet once more, which hides the ids; the mode of import is needed all the same."""
+
 
 def collected(hash_seed: int) -> list[str]:
     """Ids of all tests, in order, as a process of its own collects them."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *OPTIONS.split()],
         env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
         capture_output=True,
         text=True,
