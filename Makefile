@@ -21,7 +21,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
-	$(BIN)/python -m stages.check
+	for file in params.yaml examples/*.yaml; do $(BIN)/python -m stages.check --params $$file || exit; done
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc stage list > /dev/null
 	$(BIN)/python -m tests.stable_ids
 	$(BIN)/mkdocs build --strict
