@@ -40,12 +40,14 @@ def require_weights(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make the model, by name: the shards of the index, or whatever lies there.
+    """The safetensors files that make the model, by name: one file, the shards of the index, or whatever lies there.
 
     Raises SourceError that names the shards of the index that are missing.
     """
     index = folder / INDEX
-    if (folder / WEIGHTS).is_file() or not index.is_file():
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]  # a head that lies beside it is no part of the model
+    if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

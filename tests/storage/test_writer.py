@@ -255,7 +255,7 @@ def test_sidecars_are_kept_in_shard_order_and_not_published(tmp_path: Path, thro
 
 def test_the_manifest_says_what_the_store_is(through: Path) -> None:
     body = samples.manifest_of(through)
-    assert (body["format"], body["schema"], body["kind"], body["revision"]) == ("belief-store", 2, "logits", 1)
+    assert (body["format"], body["schema"], body["kind"], body["revision"]) == ("belief-store", 2, "logits", 2)
     assert body["inputs"] == samples.INPUTS
     assert body["parents"] == samples.PARENTS
     assert body["facts"] == {"temperature": 1.25, "vocabulary": samples.VOCABULARY}
