@@ -53,6 +53,7 @@ OUTPUTS = _outputs(
     ("exact", "teachers", "data/exact"),
     ("fidelity", "teachers", "reports/fidelity"),
     ("fuse", "fusions", "data/targets"),
+    ("target_gradients", None, "reports/target_gradients"),
     ("train", "students", "models"),
     ("lexicon", None, "data/lexicon"),
     ("senses", "senses", "data/senses"),

@@ -73,7 +73,7 @@ def fuse(
         executing.held.opened(job) as mixer,
     ):
         stores, teachers = mixer.stores, mixer.teachers
-        bias_TV = np.stack([teacher.bias_V1[:-1] for teacher in teachers])
+        constants = tail_constants(teachers)
         sketch = max(teacher.sketch for teacher in teachers)
         vocabulary = teachers[0].vocabulary
         writer = StoreWriter(
@@ -84,7 +84,9 @@ def fuse(
             inputs=params.model_dump(),
             parents={"masks": blanks.identity, **{f"logits/{name}": store.identity for name, store in stores.items()}},
             workspace=workspace,
-            constants={"order_V": np.argsort(-np.exp(bias_TV).sum(axis=0), kind="stable").astype(np.uint32)},
+            constants={
+                "order_V": np.argsort(-np.exp(constants["tail_bias_TV"]).sum(axis=0), kind="stable").astype(np.uint32)
+            },
         )
         with writer:
             executing.shards(job, writer, label=f"fuse {out.name}")
@@ -99,7 +101,7 @@ def fuse(
                     **_weight_facts(writer, params.teachers),
                     "provenance": fusion_provenance({name: store.manifest for name, store in stores.items()}),
                 },
-                constants={"tail_bias_TV": bias_TV, **_bases(teachers, sketch)},
+                constants=constants,
                 card=card_of,
             )
 
@@ -114,14 +116,18 @@ def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:
             )
 
 
-def _bases(teachers: Sequence[Teacher], sketch: int) -> dict[str, NDArray[Any]]:
-    """The teachers' bases as one constant, zeros where one has fewer coordinates; none where nobody has any."""
-    if not sketch:
-        return {}
-    basis_TDV = np.zeros((len(teachers), sketch, teachers[0].vocabulary), np.float16)
-    for t, teacher in enumerate(teachers):
-        basis_TDV[t, : teacher.sketch] = teacher.basis_V1D[:-1].T
-    return {"tail_basis_TDV": basis_TDV}
+def tail_constants(teachers: Sequence[Teacher]) -> dict[str, NDArray[Any]]:
+    """What restores the tails of a fusion: `tail_bias_TV` float32 and, where some teacher has coordinates, the bases.
+
+    `tail_basis_TDV` is float16, with zeros where a teacher has fewer coordinates than another.
+    """
+    constants: dict[str, NDArray[Any]] = {"tail_bias_TV": np.stack([teacher.bias_V1[:-1] for teacher in teachers])}
+    if sketch := max(teacher.sketch for teacher in teachers):
+        basis_TDV = np.zeros((len(teachers), sketch, teachers[0].vocabulary), np.float16)
+        for t, teacher in enumerate(teachers):
+            basis_TDV[t, : teacher.sketch] = teacher.basis_V1D[:-1].T
+        constants["tail_basis_TDV"] = basis_TDV
+    return constants
 
 
 def _weight_facts(writer: StoreWriter, teachers: list[str]) -> dict[str, Mapping[str, Any]]:

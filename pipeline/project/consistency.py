@@ -66,6 +66,7 @@ def _distillation(settings: Settings) -> Complaints:
         yield from _path(f"teachers.{name}.model", teacher.model, settings)
     for name, fusion in settings.fusions.items():
         yield from _fusion(f"fusions.{name}", fusion, settings)
+    yield from _path("target_gradients.start", settings.target_gradients.start, settings)
     for name, student in settings.students.items():
         yield from _student(f"students.{name}", student, settings)
 

@@ -24,7 +24,7 @@ from pipeline.sources.params import SourceParams, decode_source
 from pipeline.tasks.params import GlueParams, ParaphraseParams, RewriteParams, WsdParams
 from pipeline.teach.params import ExactParams, TeacherParams
 from pipeline.text.params import CorpusParams, InputParams, MaskParams, TokenizeParams
-from pipeline.train.params import StudentParams, TrainingParams
+from pipeline.train.params import StudentParams, TargetGradientParams, TrainingParams
 from storage.errors import ParamsError
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -49,6 +49,7 @@ class Settings:
     fusions: Mapping[str, FusionParams]
     training: TrainingParams
     students: Mapping[str, StudentParams]
+    target_gradients: TargetGradientParams
     lexicon: LexiconParams
     senses: Mapping[str, SensesParams]
     lexical: Mapping[str, LexicalParams]
@@ -98,6 +99,7 @@ def read_settings(path: Path) -> Settings:
         fusions=named("fusions", FusionParams),
         training=one("training", TrainingParams),
         students=named("students", StudentParams),
+        target_gradients=one("target_gradients", TargetGradientParams),
         lexicon=one("lexicon", LexiconParams),
         senses=named("senses", SensesParams, least=0),
         lexical=named("lexical", LexicalParams, least=0),

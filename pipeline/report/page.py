@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.report.page_comparisons import comparisons_part, domains_part, unmet_by_students
+from pipeline.report.page_gradients import gradients_part
 from pipeline.report.page_suites import suites_part, unmet_by_lexical
 from pipeline.report.ranking import distilled
 from pipeline.report.tables import NONE, Column, markdown, number, present, ranged, seconds, signed, table, text
@@ -67,6 +68,7 @@ def page(summary: dict[str, Any]) -> str:
         _FUSIONS_NOTE,
         *domains_part(summary["fusions"]),
         "![Weights by source of text](plots/weights.png)",
+        *gradients_part(summary.get("target_gradients")),
         "## Unmet expectations",
         "\n".join(lines) or "Nothing that these tests look for.",
         "## Costs",

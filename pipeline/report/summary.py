@@ -109,6 +109,9 @@ def summarise(params: EvaluateParams, names: Names, *, reports: Path) -> dict[st
         kind: [{"first": first, "second": second, **found} for (first, second), found in pairs[kind].items()]
         for kind in pairs
     }
+    gradients = reports / "target_gradients.json"
+    if gradients.is_file():
+        summary["target_gradients"] = read_json(gradients, remedy="dvc repro target_gradients")
     for kind, by_name in sums.items():
         for name, found in by_name.items():
             summary[kind][name]["domains"] = scores_by_domain(params, found)

@@ -100,7 +100,7 @@ def output_layer(lm: MaskedLM) -> tuple[Any, torch.Tensor | None]:
     ]
     weight = getattr(layer, "weight", None)
     if weight is not None and len(weight) == vocabulary:
-        with _inputs_of(layer) as given:
+        with inputs_of(layer) as given:
             logits = lm.logits(ids_BL, torch.ones_like(ids_BL), torch.zeros_like(column_L), column_L).float()
         for bias in (*biases, None):
             if not given or given[0].shape[-1] != weight.shape[1]:
@@ -115,7 +115,7 @@ def output_layer(lm: MaskedLM) -> tuple[Any, torch.Tensor | None]:
 
 
 @contextmanager
-def _inputs_of(layer: Any) -> Iterator[list[torch.Tensor]]:
+def inputs_of(layer: Any) -> Iterator[list[torch.Tensor]]:
     """Collect what `layer` is given, float32 [Q, H] a call."""
     given: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].float().flatten(0, -2)))
@@ -131,7 +131,7 @@ def _states(part: SplitInputs, lm: MaskedLM, layer: Any, *, rows: int, width: in
     record = HiddenStates(
         hidden_PH=np.full((rows, width), np.nan, np.float16), gold_id_P=np.full(rows, sentinel(ids), ids)
     )
-    with _inputs_of(layer) as given:
+    with inputs_of(layer) as given:
         for _, gold, row in part.answers(lm, 0, rows):
             record.hidden_PH[row] = given.pop().cpu().numpy()
             record.gold_id_P[row] = gold.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Sections `training` and `students`: the steps that all students share, and the targets, start and loss of each."""
+"""Sections `training` and `students`, and `target_gradients`, by which teachers are chosen before any training."""
 
 from __future__ import annotations
 
@@ -54,6 +54,15 @@ class StudentParams(Section):
 
 OWN_TRAINING = {"seed", "learning_rate"}
 """Keys of `training` that an entry of `students` may replace. Only the value that holds is part of an identity."""
+
+
+class TargetGradientParams(Section):
+    """The `target_gradients` section: where the gradients of targets are compared with those of true tokens."""
+
+    start: str
+    """Folder of the masked language model that students start from."""
+    positions: int = Field(ge=64)
+    """Train positions that are measured, about."""
 
 
 class TrainingParams(Section):

@@ -75,6 +75,7 @@ students:
     targets: data/masks
     start: data/sources/mini
     loss: {labels: 1.0}
+target_gradients: {start: data/sources/mini, positions: 64}
 lexicon: {kind: jsonl, path: assets}
 senses:
   examples: {kind: examples, path: data/lexicon, heldout: 0.1}
@@ -121,7 +122,8 @@ runtime: {device: cpu, dtype: float32, threads: 0, batch_tokens: 4096, checkpoin
 
 TEXT = {"ingest@own", "corpus", "tokenize", "mask"}
 TEACHERS = {"teach@ann", "teach@bob", "exact@ann", "exact@bob", "fidelity@ann", "fidelity@bob"}
-FUSIONS = {"fuse@both", "fuse@alone"}
+FUSIONS = {"fuse@both", "fuse@alone", "target_gradients"}
+"""And what follows at once: what is measured of them."""
 STUDENTS = {"train@fused", "train@labels"}
 OF_TEACHERS = {"evaluate_teacher@ann", "evaluate_teacher@bob"}
 OF_FUSIONS = {"evaluate_fusion@both", "evaluate_fusion@alone"}
@@ -259,7 +261,10 @@ def test_editing_a_teacher(project: Project) -> None:
 def test_editing_a_fusion_and_changing_it_back(project: Project) -> None:
     before = (project.root / "params.yaml").read_text(encoding="utf-8")
     project.params(lambda params: params["fusions"]["both"].update(tau=2.0))
-    assert project.ran() == {"check", "fuse@both", "evaluate_fusion@both", "train@fused", "report"} | OF_FUSED
+    assert (
+        project.ran()
+        == {"check", "fuse@both", "target_gradients", "evaluate_fusion@both", "train@fused", "report"} | OF_FUSED
+    )
     (project.root / "params.yaml").write_text(before, encoding="utf-8")
     assert project.ran() == {"report"}, "the others are cached; the report lies in git and not in the cache"
     assert project.run("git", "status", "--short").stdout == ""
@@ -267,7 +272,7 @@ def test_editing_a_fusion_and_changing_it_back(project: Project) -> None:
 
 def test_editing_the_fusion_that_agreement_is_measured_with(project: Project) -> None:
     project.params(lambda params: params["fusions"]["alone"].update(tau=2.0))
-    assert project.ran() == {"check", "fuse@alone", "report"} | JUDGED
+    assert project.ran() == {"check", "fuse@alone", "target_gradients", "report"} | JUDGED
 
 
 def test_adding_a_teacher_that_no_fusion_uses(project: Project) -> None:
@@ -322,7 +327,7 @@ def test_one_stage_with_what_it_needs_or_what_follows(project: Project) -> None:
     project.params(change)
     assert project.ran("repro", "teach@ann") == {"check", "teach@ann"}
     ran = project.ran("repro", "--downstream", "fuse@both")
-    assert ran == {"fuse@both", "evaluate_fusion@both", "train@fused", "report"} | OF_FUSED
+    assert ran == {"fuse@both", "target_gradients", "evaluate_fusion@both", "train@fused", "report"} | OF_FUSED
 
 
 def test_an_experiment_with_another_learning_rate(project: Project) -> None:

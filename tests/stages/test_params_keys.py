@@ -109,6 +109,8 @@ students.*.loss.tail
 students.*.loss.anneal
 students.*.seed
 students.*.learning_rate
+target_gradients.start
+target_gradients.positions
 lexicon.kind
 lexicon.path
 senses.*.kind
@@ -188,10 +190,10 @@ costs.batches
 costs.passes
 costs.threads
 suites.wsd.*.model
+suites.glue.*.model
+suites.paraphrase.*.model
 suites.language_model.*.model
 suites.language_model.*.before
-suites.paraphrase.*.model
-suites.glue.*.model
 suites.costs.*.model
 runtime.device
 runtime.dtype

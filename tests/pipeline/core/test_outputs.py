@@ -37,5 +37,5 @@ def test_records_of_plain_and_of_missing_sections() -> None:
     once = ["corpus", "tokenize", "mask"]
     by_name = ["teach-a", "teach-b", "exact-a", "exact-b", "fidelity-a", "fidelity-b"]
     assert list(record_names(params)) == [
-        *once, *by_name, "lexicon", "evaluate_teacher-a", "evaluate_teacher-b", "costs-a",
+        *once, *by_name, "target_gradients", "lexicon", "evaluate_teacher-a", "evaluate_teacher-b", "costs-a",
     ]  # fmt: skip

@@ -130,8 +130,8 @@ def test_names_come_from_the_sections_of_params() -> None:
         "students": {"s": {}},
     }
     assert list(Names.of(params).records) == [
-        "sources-w", "ingest-w", "corpus", "tokenize", "mask", "teach-t", "exact-t", "fidelity-t", "fuse-f", "train-s",
-        "lexicon", "evaluate_teacher-t", "evaluate_fusion-f", "evaluate-s",
+        "sources-w", "ingest-w", "corpus", "tokenize", "mask", "teach-t", "exact-t", "fidelity-t", "fuse-f",
+        "target_gradients", "train-s", "lexicon", "evaluate_teacher-t", "evaluate_fusion-f", "evaluate-s",
     ]  # fmt: skip
     assert Names.of({"teachers": None}).teachers == ()
 
@@ -233,6 +233,26 @@ def test_a_teacher_alone_that_is_better_in_a_domain_is_named(reports: Path) -> N
         line.startswith("`fused` is worse than `only-sci`, whose target has one teacher in animals: +0.1000")
         for line in found
     )
+
+
+def test_what_each_target_would_teach_is_in_the_report(reports: Path) -> None:
+    assert "## What each target would teach" not in page(summarise(PARAMS, NAMES, reports=reports))
+    sci = {"squared_bias": 0.423, "cosine": 0.779, "variance": 155.0, "positions": 1470.4}
+    measured = {
+        "measured": 8587,
+        "labels": {"variance": 777.25},
+        "teachers": {"sci": sci, "prose": {**sci, "positions": None}},
+        "fusions": {"confident": sci},
+        "cosines": [{"first": "sci", "second": "prose", "cosine": 0.924}],
+    }
+    write_json(reports / "target_gradients.json", measured)
+    text = page(summarise(PARAMS, NAMES, reports=reports))
+    rows = table(text, "## What each target would teach")
+    assert rows[2] == ["`true tokens`", "0.000", "1.000", "777.2", "–"]
+    assert rows[3][4] == "–"
+    assert rows[4] == ["`teacher sci`", "0.423", "0.779", "155.0", "1,470"]
+    assert rows[5][0] == "`fusion confident`"
+    assert "| `sci` | `prose` | 0.924 |" in text
 
 
 def test_without_a_control_nothing_is_compared_with_it(reports: Path) -> None:
