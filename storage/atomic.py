@@ -22,6 +22,25 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A file beside `path` to be written, which takes its place when the block ends without an exception.
+
+    `path` is replaced, never edited: it may be linked to a file that was published. Its folder is made where needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.new")
+    yield partial
+    partial.replace(path)
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Replace the file at `path`, whole or not at all; returns `path`."""
+    with beside(path) as partial:
+        partial.write_bytes(data)
+    return path
+
+
+@contextlib.contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[IO[bytes]]:
     """The file at `path`, open to read and write, created or as a killed process left it, and nobody else's.
 

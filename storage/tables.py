@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
+from storage.atomic import beside
 from storage.errors import SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
 from storage.format.arrow_headers import require_table
 from storage.format.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
@@ -69,10 +70,9 @@ def write_tables(
         for name, table in tables.items():
             assert table.schema == schemas[name], table.schema
             file = work.content / f"{name}.arrow"
-            partial = file.with_suffix(".new")
-            with ipc.new_file(str(partial), table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as sink:
-                sink.write_table(table, max_chunksize=8192)
-            partial.replace(file)
+            with beside(file) as partial:
+                with ipc.new_file(str(partial), table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as sink:
+                    sink.write_table(table, max_chunksize=8192)
             shards.append(ShardEntry(split=name, index=0, rows=len(table), files={file.name: FileEntry.of(file)}))
         manifest = Manifest(
             kind=kind,

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from storage.atomic import link_or_copy, refuse_disk
+from storage.atomic import link_or_copy, refuse_disk, write_bytes
 from storage.errors import WorkBusy
 
 WORK_ROOT = Path(".work")
@@ -138,9 +138,7 @@ class WorkFolder:
                 log.warning("%s: begun by another version of the code; remove the folder to begin anew", self.path)
         self.content.mkdir(parents=True, exist_ok=True)
         if self.code and not marker.exists():
-            partial = marker.with_suffix(".new")
-            partial.write_text(self.code, encoding="utf-8")
-            partial.replace(marker)
+            write_bytes(marker, self.code.encode())
 
     def _mend_journal(self) -> None:
         """Cut off a last line that was torn by a kill, so that the next line begins a line."""

@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage.atomic import link_or_copy
+from storage.atomic import beside, link_or_copy, write_bytes
 from storage.format import arrays
 from storage.format.arrays import ArraySpec, sentinel
 from storage.format.manifest import CARD, FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
@@ -184,10 +184,8 @@ class StoreWriter:
         """What `make` returned in the first run of this identity: a resumed run must not decide it anew."""
         path = self.arrays_file(name)
         if not path.exists():
-            partial = path.with_suffix(".new")
-            with partial.open("wb") as stream:
+            with beside(path) as partial, partial.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, **make())
-            partial.replace(path)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
@@ -227,7 +225,7 @@ class StoreWriter:
         )
         if card is not None:
             # As it will be read, so that the same can be made of the manifest later.
-            written = _write_text(content / CARD, card(parse_manifest(manifest.to_json().encode())))
+            written = write_bytes(content / CARD, card(parse_manifest(manifest.to_json().encode())).encode())
             manifest = replace(manifest, files=files | {CARD: FileEntry.of(written)})
         write_manifest(manifest, content)
         self.work.publish()
@@ -293,13 +291,6 @@ def write_sidecars(content: Path, shard: Shard, sidecar: Mapping[str, NDArray[An
 def _published(entry: ShardEntry) -> ShardEntry:
     files = {name: file for name, file in entry.files.items() if not name.startswith("..")}
     return ShardEntry(split=entry.split, index=entry.index, rows=entry.rows, files=files)
-
-
-def _write_text(path: Path, text: str) -> Path:
-    """Replace a file, never edit it: it may be linked to one that was published."""
-    partial = path.with_name(f"{path.name}.new")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
 
 
 def _write_constant(path: Path, values: NDArray[Any]) -> None:

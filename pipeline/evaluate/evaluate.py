@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.runtime import Runtime
 from pipeline.evaluate.bootstrap import Means, calibration_error, mean_intervals
-from pipeline.evaluate.heldout import SPLIT, Heldout
+from pipeline.evaluate.heldout import Heldout
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.predictions import (
     UNRANKED,
@@ -35,6 +35,7 @@ from pipeline.sparse.restore import Restored, RestoredTargets
 from pipeline.text.vocabulary import bridge, decode_pieces
 from storage.errors import VocabularyError
 from storage.reader import Store
+from storage.records.base import HELDOUT
 from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
 
@@ -189,7 +190,7 @@ def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], Te
     store.require_parent("masks", heldout.masks)
     pieces = decode_pieces(store.constant("pieces_utf8"))
     teacher = TeacherAnswers(
-        restored=Restored.of(store, store.read(SPLIT), device=torch.device("cpu")),
+        restored=Restored.of(store, store.read(HELDOUT), device=torch.device("cpu")),
         to_student_V=bridge(pieces, heldout.pieces).to_student_V,
     )
     return store, teacher
@@ -198,7 +199,7 @@ def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], Te
 def _open_fusion(path: Path, heldout: Heldout) -> tuple[Store[FusedTargets], FusedTargets]:
     store = Store(path, FusedTargets)
     store.require_parent("masks", heldout.masks)
-    return store, store.read(SPLIT)
+    return store, store.read(HELDOUT)
 
 
 def _fused_column(fusion: Store[FusedTargets], teacher: Store[SparseLogits]) -> int:

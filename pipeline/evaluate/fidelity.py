@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.sparse.restore import Restored
 from storage.errors import StaleParent
 from storage.reader import Store
+from storage.records.base import HELDOUT
 from storage.records.hidden_states import HiddenStates
 from storage.records.logits import SparseLogits
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-SPLIT = "heldout"
 BLOCK = 1024
 """Predictions whose gradients are added up: a step of about 7,000 tokens."""
 
@@ -62,7 +62,7 @@ class Full:
         import torch
 
         store = Store(path, HiddenStates)
-        record = store.read(SPLIT)
+        record = store.read(HELDOUT)
         row_Q = np.flatnonzero(record.covered_P())
         return Full(
             store=store,
@@ -182,7 +182,7 @@ def fidelity(
             raise StaleParent(
                 f"{exact}: kept with {name} {other[:12]}, but {logits} has {mine[:12]}. {full.store.remedy}"
             )
-    record = store.read(SPLIT)
+    record = store.read(HELDOUT)
     sums = compare(full, Restored.of(store, record, device=device), students or {"near": near_student(0)})
     return {"form": store.facts["keep"], "tail": store.manifest.inputs["tail"], **measures(sums), **size(store)}
 

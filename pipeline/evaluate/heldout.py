@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.vocabulary import decode_pieces
 from storage.reader import Store
+from storage.records.base import HELDOUT
 from storage.records.sequences import Masks, Sequences
-
-SPLIT = "heldout"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ def document_of_each(rows: Sequences, masks: Masks) -> tuple[NDArray[np.int64], 
 
 def open_heldout(corpus: MaskedCorpus) -> Heldout:
     """Read the held-out split of a corpus."""
-    rows, blanks = corpus.sequences.read(SPLIT), corpus.masks.read(SPLIT)
+    rows, blanks = corpus.sequences.read(HELDOUT), corpus.masks.read(HELDOUT)
     row_D, document_P = document_of_each(rows, blanks)
     return Heldout(
         sequences=corpus.sequences,
@@ -52,5 +51,5 @@ def open_heldout(corpus: MaskedCorpus) -> Heldout:
         blanks=blanks,
         document_P=document_P,
         row_D=row_D,
-        source_D=corpus.documents.read(SPLIT).column("source").take(row_D).to_pylist(),
+        source_D=corpus.documents.read(HELDOUT).column("source").take(row_D).to_pylist(),
     )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pyarrow import ipc
 
 from pipeline.evaluate.bootstrap import Means
+from storage.atomic import beside, write_bytes
 from storage.errors import SchemaMismatch, StaleParent, StoreMissing
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
@@ -45,11 +46,8 @@ class DocumentSums:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write numbers as JSON: sorted keys, `DIGITS` significant digits, without entries that are NaN or None."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rounded(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    partial = path.with_suffix(".new")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_bytes(path, f"{text}\n".encode())
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
@@ -101,11 +99,9 @@ def write_sums(path: Path, sums: DocumentSums) -> None:
         columns[f"{name}_total"] = sums.means.total_DQ[:, number]
         columns[f"{name}_count"] = sums.means.count_DQ[:, number].astype(np.uint32)
     table = pa.table(columns).replace_schema_metadata({"masks": sums.masks, "quantities": " ".join(sums.means.names)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".new")
-    with ipc.new_file(str(partial), table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as sink:
-        sink.write_table(table)
-    partial.replace(path)
+    with beside(path) as partial:
+        with ipc.new_file(str(partial), table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as sink:
+            sink.write_table(table)
 
 
 def read_sums(path: Path, *, remedy: str) -> DocumentSums:

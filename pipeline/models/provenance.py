@@ -21,7 +21,7 @@ import yaml
 from storage.format.manifest import Manifest
 
 SOURCE_RECORD = "source.json"
-"""As `pipeline.sources.fetch` calls it; not imported: a change of how sources are fetched must not rerun teachers."""
+"""What `pipeline.sources.fetch` writes into a fetched folder: the route and the checksums."""
 CARD_BYTES_LIMIT = 1024 * 1024
 MASK_KEYS = ("rate", "copies", "seed")
 PINNED = "stands_for"

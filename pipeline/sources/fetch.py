@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models.files import MODEL_FILES, WEIGHT_FILES, files_like
+from pipeline.models.provenance import SOURCE_RECORD
 from pipeline.sources import adapters, wheels, wordnet
 from pipeline.sources.fallback import Route, first_that_works
 from pipeline.sources.hub import fetch_snapshot
@@ -24,9 +25,6 @@ from pipeline.sources.params import DatasetSource, ModelSource, SourceParams
 from pipeline.sources.wheels import DOWNLOADS
 from storage.errors import SourceError
 from storage.format.manifest import file_sha256
-
-SOURCE_RECORD = "source.json"
-
 
 log = logging.getLogger(__name__)
 

@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from pipeline.sparse.tail import TailShape
 
 
-OUTSIDE_MINIMUM = 1e-6
-"""Least prior mass outside a list over which a tail is spread: about the rounding of 1 minus a float32 sum."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """What is kept of P rows of logits; tensors on the logits' device, fields as in `SparseLogits`."""

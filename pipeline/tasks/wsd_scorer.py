@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pipeline.evaluate.bootstrap import Means, mean_intervals
 from pipeline.evaluate.suites import Metric
 from pipeline.senses.raganato import Sentence, set_name
+from storage.atomic import write_bytes
 from storage.errors import DataError
 
 LEAST_DOCUMENTS = 20
@@ -155,10 +156,7 @@ def write_answers(path: Path, answers: Keys) -> None:
     """Write answers for the official scorer, one line an instance that has any, in the given order."""
     given = [(name, *keys) for name, keys in answers.items() if keys]
     assert all(len(part.split()) == 1 for line in given for part in line), "an id or key with spaces"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".new")
-    partial.write_text("".join(" ".join(line) + "\n" for line in given), encoding="utf-8")
-    partial.replace(path)
+    write_bytes(path, "".join(" ".join(line) + "\n" for line in given).encode())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

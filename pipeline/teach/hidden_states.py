@@ -20,7 +20,7 @@ from pipeline.text.corpus_view import MaskedCorpus
 from storage.errors import TeacherRefused
 from storage.format.arrays import sentinel
 from storage.format.manifest import Manifest, SplitPlan
-from storage.records.base import id_dtype
+from storage.records.base import HELDOUT, id_dtype
 from storage.records.hidden_states import HiddenStates
 from storage.writer import StoreWriter
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from pipeline.models.masked_lm import MaskedLM
     from pipeline.teach.inference import SplitInputs
 
-
-SPLIT = "heldout"
-"""The split whose predictions are kept."""
 
 STATE_TOLERANCE = 0.03
 """Largest difference between a model's logits and those computed again from a state, as a share of the largest logit:
@@ -54,7 +51,7 @@ def keep_exact(params: ExactParams, model: Path, corpus: MaskedCorpus, *, out: P
 
     with masked_lm(model, device=runtime.device, dtype=runtime.dtype) as lm, torch.inference_mode():
         inputs = TeacherInputs.open(model, lm, corpus, batch_tokens=runtime.batch_tokens)
-        part = inputs.split(SPLIT)
+        part = inputs.split(HELDOUT)
         rows, vocabulary = min(params.positions, len(part.masks)), len(inputs.tokenizer.pieces)
         layer, bias = output_layer(lm)
         weight_VH = layer.weight[:vocabulary].float().cpu().numpy().astype(np.float16)
@@ -63,7 +60,7 @@ def keep_exact(params: ExactParams, model: Path, corpus: MaskedCorpus, *, out: P
             out,
             HiddenStates,
             specs=HiddenStates.specs(width=weight_VH.shape[1], vocabulary=vocabulary),
-            splits={SPLIT: SplitPlan(rows=rows, shard_rows=max(1, rows))},
+            splits={HELDOUT: SplitPlan(rows=rows, shard_rows=max(1, rows))},
             inputs={**params.model_dump(), "model": model_digest(model)},
             parents={"masks": corpus.masks.identity},
             workspace=runtime.workspace,

@@ -16,7 +16,6 @@ from pipeline.text.corpus_view import MaskedCorpus
 from storage.errors import StaleParent
 from storage.format.arrays import sentinel
 from storage.reader import Store
-from storage.records.base import id_dtype
 from storage.records.logits import SparseLogits
 from storage.writer import Shard
 
@@ -178,8 +177,13 @@ def answer_shard(
     from pipeline.sparse.summary import summarise
 
     size = shard.stop - shard.start
-    record = empty_logits(
-        size, params, vocabulary=len(part.inputs.tokenizer.pieces), temperatures=len(shape.temperatures)
+    record = SparseLogits.empty(
+        size,
+        most=params.keep.most,
+        draws=params.keep.draws,
+        temperatures=len(shape.temperatures),
+        sketch=params.tail_rank,
+        vocabulary=len(part.inputs.tokenizer.pieces),
     )
     columns = record.arrays()
     # Drawn for the whole shard at once: a row's draws do not depend on how rows are batched.
@@ -204,25 +208,3 @@ def answer_shard(
             column[row] = values
         advance(len(row))
     return record
-
-
-def empty_logits(rows: int, params: TeacherParams, *, vocabulary: int, temperatures: int) -> SparseLogits:
-    """`rows` rows that no teacher has answered."""
-    ids = np.dtype(id_dtype(vocabulary))
-    listed, drawn = (rows, min(params.keep.most, vocabulary)), (rows, params.keep.draws)
-
-    def missing(columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return np.full((rows, columns), np.nan, np.float32)
-
-    return SparseLogits(
-        ids_PK=np.full(listed, sentinel(ids), ids),
-        logprob_PK=missing(listed[1]),
-        drawn_ids_PS=np.full(drawn, sentinel(ids), ids),
-        drawn_share_PS=np.zeros(drawn, np.float32),
-        tail_PJ=missing(temperatures),
-        gold_logprob_PJ=missing(temperatures),
-        gold_place_P=np.full(rows, -1, np.int32),
-        entropy_PJ=missing(temperatures),
-        sketch_PD=np.zeros((rows, params.tail_rank), np.int8),
-        spread_PJ=missing(temperatures),
-    )

@@ -12,7 +12,7 @@ from storage.errors import StoreError, StoreMissing
 from storage.format.manifest import Manifest
 from storage.format.manifest_parse import read_manifest
 from storage.share.inspect import (
-    IDENTITY_CHARACTERS,
+    SHORT_IDENTITY,
     describe,
     differences,
     plain,
@@ -51,7 +51,7 @@ def ls(folder: Path) -> None:
             continue
         rows = sum(plan.rows for plan in manifest.splits.values())
         click.echo(
-            f"{store}  {manifest.kind} {manifest.identity[:IDENTITY_CHARACTERS]}  {rows} rows, "
+            f"{store}  {manifest.kind} {manifest.identity[:SHORT_IDENTITY]}  {rows} rows, "
             f"{size(sum(split_bytes(manifest).values()))}  {_kinship(*stale_parents(store, stores))}"
         )
     if not stores:
@@ -166,7 +166,7 @@ def _require_no_archive(store: Path) -> None:
 
 
 def _say_what_came(manifest: Manifest, out: Path) -> None:
-    click.echo(f"{out}: {manifest.kind} {manifest.identity[:IDENTITY_CHARACTERS]}, its files as they were sealed")
+    click.echo(f"{out}: {manifest.kind} {manifest.identity[:SHORT_IDENTITY]}, its files as they were sealed")
 
 
 if __name__ == "__main__":

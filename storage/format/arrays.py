@@ -21,6 +21,8 @@ from zarr.abc.buffer import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
+from storage.atomic import write_bytes
+
 CHUNK_BYTES = 512 * 1024
 """Smallest uncompressed inner chunk, bytes: below this, reading is bound by calls, not by the disk."""
 
@@ -110,10 +112,7 @@ def create_array(path: Path, spec: ArraySpec, *, rows: int, shard_rows: int) -> 
         compressors=compressors(spec.dtype, spec.row_shape, level=level),
         fill_value=sentinel(spec.dtype),
     )
-    path.mkdir(parents=True, exist_ok=True)
-    partial = path / "zarr.json.new"
-    partial.write_bytes(held["zarr.json"].to_bytes())
-    partial.replace(path / "zarr.json")
+    write_bytes(path / "zarr.json", held["zarr.json"].to_bytes())
 
 
 def shard_file(path: Path, spec: ArraySpec, index: int) -> Path:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.atomic import write_bytes
 from storage.errors import SchemaMismatch, StoreMissing
 from storage.format import untrusted
 from storage.format.arrays import ArraySpec
@@ -49,9 +50,6 @@ ROW_DIMENSIONS_LIMIT = 3
 
 ROW_ENTRIES_LIMIT = 2**20
 """Entries that a row of a ragged array may have; more than any vocabulary."""
-
-ENTRIES_LIMIT = 65534
-"""Most entries of a row of a ragged array: what a 16-bit count holds beside its fill value."""
 
 CLAIM_LIMIT = 1000
 """Bytes in memory that one byte of shard files may stand for, over a split. Stores of real teachers have 1.5 to 6; made
@@ -171,11 +169,9 @@ def write_manifest(manifest: Manifest, store: Path) -> None:
 
     Raises SchemaMismatch for one that `read_manifest` would refuse.
     """
-    text = manifest.to_json()
-    parse_manifest(text.encode())
-    partial = store / f"{MANIFEST}.new"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(store / MANIFEST)
+    data = manifest.to_json().encode()
+    parse_manifest(data)
+    write_bytes(store / MANIFEST, data)
 
 
 def parse_manifest(data: bytes) -> Manifest:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from storage.errors import RecordInvalid
 from storage.format.arrays import ArraySpec
 
-SPLITS = ("train", "calibration", "heldout")
+HELDOUT = "heldout"
+SPLITS = ("train", "calibration", HELDOUT)
 """Parts of every store, by hash of the document id: train the student, fit temperatures, judge."""
 
 

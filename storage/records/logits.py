@@ -79,6 +79,28 @@ class SparseLogits(Record):
             specs["sketch_PD"] = ArraySpec(dtype="int8", row_shape=(sketch,))
         return specs
 
+    @staticmethod
+    def empty(rows: int, *, most: int, draws: int, temperatures: int, sketch: int, vocabulary: int) -> SparseLogits:
+        """`rows` rows that the teacher cannot answer, in the shapes of `specs`; a list holds at most the vocabulary."""
+        ids = np.dtype(id_dtype(vocabulary))
+        listed = min(most, vocabulary)
+
+        def missing(columns: int) -> NDArray[np.float32]:
+            return np.full((rows, columns), np.nan, np.float32)
+
+        return SparseLogits(
+            ids_PK=np.full((rows, listed), sentinel(ids), ids),
+            logprob_PK=missing(listed),
+            drawn_ids_PS=np.full((rows, draws), sentinel(ids), ids),
+            drawn_share_PS=np.zeros((rows, draws), np.float32),
+            tail_PJ=missing(temperatures),
+            gold_logprob_PJ=missing(temperatures),
+            gold_place_P=np.full(rows, -1, np.int32),
+            entropy_PJ=missing(temperatures),
+            sketch_PD=np.zeros((rows, sketch), np.int8),
+            spread_PJ=missing(temperatures),
+        )
+
     @classmethod
     def groups(cls) -> tuple[frozenset[str], ...]:
         """Statistics always; lists, draws and sketches as the teacher's form has them."""

@@ -19,7 +19,7 @@ from storage.format.manifest_parse import read_manifest
 SHOWN_CHARACTERS = 160
 """Longest value in a line."""
 SHARDS_SHOWN = 8
-IDENTITY_CHARACTERS = 12
+SHORT_IDENTITY = 12
 PROVENANCE = "provenance"
 """The fact that says where models and texts came from, see `pipeline.models.provenance`."""
 
@@ -193,7 +193,7 @@ def _changed_shards(split: str, first: dict[int, ShardEntry], second: dict[int, 
 
 
 def _hash(entry: FileEntry | None) -> str:
-    return entry.sha256[:IDENTITY_CHARACTERS] if entry else "none"
+    return entry.sha256[:SHORT_IDENTITY] if entry else "none"
 
 
 def stores_under(folder: Path) -> dict[Path, Manifest | StoreError]:

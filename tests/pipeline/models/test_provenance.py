@@ -111,10 +111,6 @@ def test_documents_without_licences(tmp_path: Path) -> None:
     assert (found["texts"], found["masks"]) == ([], {})
 
 
-def test_the_record_is_the_one_that_sources_writes() -> None:
-    assert cards.SOURCE_RECORD == sources.SOURCE_RECORD
-
-
 @pytest.mark.parametrize("pinned", [True, False])
 def test_a_fetched_model_says_what_it_stands_for(tmp_path: Path, tiny_mlm: Path, pinned: bool) -> None:
     """Only where a checksum holds the weights to it."""
