@@ -28,7 +28,7 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, model: Path, 
         runtime = run.apply(runtime_params(params_file), float32=True)
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
         evaluate_student(params, heldout, model=model, runtime=runtime).write(out)
-        run.add(predictions=len(heldout.blanks))
+        run.add(predictions=len(heldout.masked))
 
 
 if __name__ == "__main__":

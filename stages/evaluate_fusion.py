@@ -30,7 +30,7 @@ def main(
     with Run(f"evaluate_fusion-{name}", __file__) as run:
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
         evaluate_fusion(params, heldout, targets=targets, logits=logits).write(out)
-        run.add(predictions=len(heldout.blanks))
+        run.add(predictions=len(heldout.masked))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, logits: Path,
     with Run(f"evaluate_teacher-{name}", __file__) as run:
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
         evaluate_teacher(params, heldout, logits=logits).write(out)
-        run.add(predictions=len(heldout.blanks))
+        run.add(predictions=len(heldout.masked))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(
         runtime = run.apply(runtime_params(params_file), float32=True)
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
         write_json(out, judge_language_model(params, heldout, model=model, before=before, runtime=runtime))
-        run.add(predictions=len(heldout.blanks), report=file_sha256(out))
+        run.add(predictions=len(heldout.masked), report=file_sha256(out))
 
 
 if __name__ == "__main__":

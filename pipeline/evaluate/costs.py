@@ -1,9 +1,9 @@
-"""What using a model costs: parameters, bytes, FLOPs, time, memory and energy of passes over sequences of one length.
+"""What using a model costs: parameters, bytes, FLOPs, time, memory and energy of forwards over sequences of one length.
 
-A pass is what the project asks of a model: the encoder over every token and the masked-LM head at one blank a sequence.
-The head's share is then about 1 %, so that the same numbers hold for tasks that use the encoder alone. Parameters,
-bytes and FLOPs depend on the model only. The rest differs between runs and machines: what it was measured on stands
-beside it. Run one model a process, or memory that another one left counts too little.
+A forward runs the encoder over every token and the masked-LM head at one masked position a sequence. The head's share
+is then about 1 %, so the same numbers hold for tasks that use the encoder alone. Parameters, bytes and FLOPs depend on
+the model only. The rest differs between runs and machines: what it was measured on is in the report. Measure one model
+a process: memory that an earlier model left allocated is not counted again.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 
 WARM_UP = 3
-"""Passes with one sequence before anything is timed; one with a larger batch."""
+"""Forwards with one sequence before anything is timed; one with a larger batch."""
 
 BATCH_SECONDS = 1.5
-"""A larger batch is passed until so much time is over, at least `LEAST_PASSES` and at most `passes` times."""
+"""Forwards of a larger batch are timed for so long, at least `LEAST_FORWARDS` and at most `passes` of them."""
 
-LEAST_PASSES = 3
+LEAST_FORWARDS = 3
 
 METER_SECONDS = 1.0
-"""Passes are repeated so long under an energy counter, which moves every 0.1 s only."""
+"""Forwards are repeated so long under an energy counter, which moves every 0.1 s only."""
 
 GATED = ("modernbert",)
 """Families whose feed-forward layer has a third matrix, a gate."""
@@ -50,14 +50,14 @@ FAMILIES = ("bert", "mpnet", "roberta", "xlm-roberta", "camembert", "distilbert"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Passes:
-    """Timed passes over one batch."""
+class Forwards:
+    """Timed forwards of one batch."""
 
     batch: int
     seconds_R: NDArray[np.float64]
-    """Wall clock of each pass."""
+    """Wall clock of each forward."""
     joules: float
-    """Of a pass, without what the idle machine draws."""
+    """Of a forward, without what the idle machine draws."""
 
 
 def measure_costs(params: CostParams, folder: Path, *, runtime: Runtime) -> dict[str, Any]:
@@ -93,12 +93,12 @@ def measure_costs(params: CostParams, folder: Path, *, runtime: Runtime) -> dict
         meter = open_meter(device)
         idle = 0.0 if meter is None else idle_watts(meter)
         timed = [
-            _passes(lm, params, batch=batch, meter=meter, idle=idle, passes=params.passes) for batch in params.batches
+            _forwards(lm, params, batch=batch, meter=meter, idle=idle, passes=params.passes) for batch in params.batches
         ]
     metrics["peak_memory_bytes"] = memory.added()
     found = {name: Metric(value=value) for name, value in metrics.items()}
-    for passes in timed:
-        found |= _speed(passes, tokens=params.sequence_tokens)
+    for forwards in timed:
+        found |= _speed(forwards, tokens=params.sequence_tokens)
     return suite_report(
         "costs",
         folder,
@@ -166,8 +166,10 @@ def _import_architecture(folder: Path) -> None:
         ]
 
 
-def _passes(lm: MaskedLM, params: CostParams, *, batch: int, meter: Meter | None, idle: float, passes: int) -> Passes:
-    """Time passes over random tokens: what a sequence says does not change what it costs."""
+def _forwards(
+    lm: MaskedLM, params: CostParams, *, batch: int, meter: Meter | None, idle: float, passes: int
+) -> Forwards:
+    """Time forwards over random tokens: the cost does not depend on the text."""
     ids_BL = generator(0, "costs", batch).integers(0, lm.vocabulary, (batch, params.sequence_tokens))
     row_B = np.arange(batch)
     inputs = lm.tensors(ids_BL, np.ones_like(ids_BL), row_B, np.full_like(row_B, params.sequence_tokens // 2))
@@ -186,14 +188,14 @@ def _passes(lm: MaskedLM, params: CostParams, *, batch: int, meter: Meter | None
     core_seconds = time.process_time() - cores_began
     if meter is None:
         joules = estimated_joules(lm.device, seconds=float(seconds_R.sum()), core_seconds=core_seconds)
-        return Passes(batch=batch, seconds_R=seconds_R, joules=joules / len(seconds_R))
-    return Passes(batch=batch, seconds_R=seconds_R, joules=metered_joules(once, meter, idle=idle))
+        return Forwards(batch=batch, seconds_R=seconds_R, joules=joules / len(seconds_R))
+    return Forwards(batch=batch, seconds_R=seconds_R, joules=metered_joules(once, meter, idle=idle))
 
 
 def _timed(once: Callable[[], None], *, most: int, seconds: float) -> NDArray[np.float64]:
-    """Wall clock of each pass, until `most` are done or, after `LEAST_PASSES`, `seconds` are over."""
+    """Wall clock of each forward, until `most` are done or, after `LEAST_FORWARDS`, `seconds` are over."""
     times: list[float] = []
-    while len(times) < most and (len(times) < LEAST_PASSES or sum(times) < seconds):
+    while len(times) < most and (len(times) < LEAST_FORWARDS or sum(times) < seconds):
         began = time.perf_counter()
         once()
         times.append(time.perf_counter() - began)
@@ -203,7 +205,7 @@ def _timed(once: Callable[[], None], *, most: int, seconds: float) -> NDArray[np
 def metered_joules(
     once: Callable[[], None], meter: Meter, *, idle: float, clock: Callable[[], float] = time.monotonic
 ) -> float:
-    """Joules of one pass beyond idle power in watts, over passes that last `METER_SECONDS`; at least 0."""
+    """Joules of one forward beyond idle power in watts, over forwards that last `METER_SECONDS`; at least 0."""
     began, at, count = clock(), meter.joules(), 0
     while clock() - began < METER_SECONDS:
         once()
@@ -212,18 +214,18 @@ def metered_joules(
     return max(0.0, drawn - idle * (clock() - began)) / count
 
 
-def _speed(passes: Passes, *, tokens: int) -> dict[str, Metric]:
+def _speed(forwards: Forwards, *, tokens: int) -> dict[str, Metric]:
     """Time, throughput and energy of one batch size, as metrics."""
-    suffix = "" if passes.batch == 1 else f"_batch_{passes.batch}"
-    count = len(passes.seconds_R)
-    middle, low, high = median_interval(passes.seconds_R)
+    suffix = "" if forwards.batch == 1 else f"_batch_{forwards.batch}"
+    count = len(forwards.seconds_R)
+    middle, low, high = median_interval(forwards.seconds_R)
 
     def rate(items: int) -> Metric:
         return Metric(value=items / middle, low=items / high, high=items / low, n=count)
 
     return {
         f"latency_ms{suffix}": Metric(value=1e3 * middle, low=1e3 * low, high=1e3 * high, n=count),
-        f"sequences_per_second{suffix}": rate(passes.batch),
-        f"tokens_per_second{suffix}": rate(passes.batch * tokens),
-        f"joules_per_1000_sequences{suffix}": Metric(value=1e3 * passes.joules / passes.batch),
+        f"sequences_per_second{suffix}": rate(forwards.batch),
+        f"tokens_per_second{suffix}": rate(forwards.batch * tokens),
+        f"joules_per_1000_sequences{suffix}": Metric(value=1e3 * forwards.joules / forwards.batch),
     }

@@ -1,8 +1,8 @@
-"""Judge one teacher, fusion or student on the held-out split and put numbers, intervals and costs into a report.
+"""Evaluate one teacher, fusion or student on the held-out split: a report with numbers, intervals and costs.
 
-Everybody answers the same blanks; who does not answer all of them says how many. Stores that do not belong together
-are refused before anything is computed. A student runs in float32 whatever the hardware offers: a verdict must not
-depend on the machine.
+All are evaluated at the same masked positions; the report says how many of them a teacher or fusion covers. Stores that
+do not belong together are refused before anything is computed. A student runs in float32 whatever the hardware offers:
+the numbers must not depend on the machine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
 
 SOURCES = 12
-"""Sources of text whose mean weights are reported: those with most blanks."""
+"""Sources of text whose mean weights are reported: those with most masked positions."""
 
 Quantities = dict[str, tuple[NDArray[Any], NDArray[np.bool_]]]
 """Values [P] and where they are defined [P], by name."""
@@ -65,7 +65,7 @@ def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) 
     `nll_restored` is its loss at the fitted temperature by what its store restores, which a student learns from.
     """
     store, teacher = _open_teacher(logits, heldout)
-    label_P = heldout.blanks.label_P
+    label_P = heldout.masked.label_P
     judged, calibrated = judge_teacher(teacher, label_P), judge_teacher(teacher, label_P, column=1)
     reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
     extra = {
@@ -83,7 +83,7 @@ def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) 
 
 
 def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, logits: Path) -> Evaluation:
-    """Judge fused targets, and set them beside the best of their teachers on the blanks that all of these answered.
+    """Evaluate fused targets, and compare them with their best teacher at the positions that all of these cover.
 
     `nll` is of the mixture of the teachers' full softmaxes, `nll_restored` of what a student learns from. Teachers are
     taken at the temperature they were fused at, and the best is the one with the lowest loss there. `gain` is its loss
@@ -92,7 +92,7 @@ def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, 
     import torch
 
     store, rows = _open_fusion(targets, heldout)
-    label_P = heldout.blanks.label_P
+    label_P = heldout.masked.label_P
     judged = judge_fusion(rows, label_P)
     teachers, columns, listed = {}, {}, int(store.facts["keep"])
     for name in store.facts["teachers"]:
@@ -127,7 +127,7 @@ def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, 
 
 
 def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, runtime: Runtime) -> Evaluation:
-    """Run a student over the held-out blanks; raises StaleParent when it was trained on other text or blanks."""
+    """Run a student on the held-out split; raises StaleParent when it was trained on other text or masks."""
     import torch
 
     from pipeline.models.masked_lm import masked_lm
@@ -144,13 +144,13 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
         judged = judge_student(
             lm,
             heldout.rows,
-            heldout.blanks,
+            heldout.masked,
             special=heldout.sequences.facts["special"],
             batch_tokens=runtime.batch_tokens,
             reference=reference,
         )
         parameters = lm.parameters
-    fused = judge_fusion(rows, heldout.blanks.label_P)
+    fused = judge_fusion(rows, heldout.masked.label_P)
     extra: Quantities = {"kl": (judged.kl_P, np.isfinite(judged.kl_P))}
     if "curve_by_document" in training:  # of students that were trained before it was kept there is none
         extra["area"] = (_area(training, heldout), judged.covered_P)
@@ -277,7 +277,7 @@ def _mean_weights(store: Store[FusedTargets], weight_PT: NDArray[np.float32]) ->
 
 
 def _weights_by_source(store: Store[FusedTargets], rows: FusedTargets, heldout: Heldout) -> list[dict[str, Any]]:
-    """Mean weight of each teacher over the blanks of a source of text, sources with most blanks first.
+    """Mean weight of each teacher by source of text, sources with most masked positions first.
 
     A list, not a mapping: `dvc metrics` would make a column of each of its numbers.
     """

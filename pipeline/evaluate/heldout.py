@@ -1,4 +1,4 @@
-"""The held-out split, opened once for everything that judges models by it."""
+"""The held-out split, opened once for all that evaluates models on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Heldout:
     sequences: Store[Sequences]
     masks: Store[Masks]
     rows: Sequences
-    blanks: Masks
+    masked: Masks
+    """Where the P predictions are made, and the true tokens there."""
     document_P: NDArray[np.int64]
     """Which of the D documents each prediction belongs to."""
     row_D: NDArray[np.int64]
@@ -42,13 +43,13 @@ def document_of_each(rows: Sequences, masks: Masks) -> tuple[NDArray[np.int64], 
 
 def open_heldout(corpus: MaskedCorpus) -> Heldout:
     """Read the held-out split of a corpus."""
-    rows, blanks = corpus.sequences.read(HELDOUT), corpus.masks.read(HELDOUT)
-    row_D, document_P = document_of_each(rows, blanks)
+    rows, masked = corpus.sequences.read(HELDOUT), corpus.masks.read(HELDOUT)
+    row_D, document_P = document_of_each(rows, masked)
     return Heldout(
         sequences=corpus.sequences,
         masks=corpus.masks,
         rows=rows,
-        blanks=blanks,
+        masked=masked,
         document_P=document_P,
         row_D=row_D,
         source_D=corpus.documents.read(HELDOUT).column("source").take(row_D).to_pylist(),

@@ -1,7 +1,7 @@
-"""The price of lexical training: how well a model still fills the held-out blanks, beside what it started from.
+"""What lexical training costs a language model: its held-out loss beside that of the model it started from.
 
-Unlike the evaluation of students, this judges any folder with a masked language model that speaks the students'
-vocabulary: what it was trained on need not be these stores. The text must be held out for the verdict to mean anything.
+Unlike the evaluation of students, this takes any folder with a masked language model over the students' vocabulary,
+also one that was trained on other stores. The numbers mean something only if the text was held out there too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def judge_language_model(
     before: Path | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """The report of the suite `language_model`: nll in nats a piece, accuracy and ece, with 95 % intervals.
+    """The report of the suite `language_model`: nll in nats a token, accuracy and ece, with 95 % intervals.
 
     With `before`, the folder that training started from, also its numbers and `nll_change` and `accuracy_change`, after
     minus before, from resamples of documents that both share. Runs in float32, one model after the other. Raises
@@ -36,7 +36,7 @@ def judge_language_model(
     """
     judged = _answers(model, heldout, runtime=runtime)
     means = _means(heldout, judged)
-    metrics = _metrics(mean_intervals(means, resamples=params.bootstrap, seed=params.seed), n=len(heldout.blanks))
+    metrics = _metrics(mean_intervals(means, resamples=params.bootstrap, seed=params.seed), n=len(heldout.masked))
     calibration = calibration_error(
         judged.confidence_P,
         judged.rank_P == 0,
@@ -45,7 +45,7 @@ def judge_language_model(
         resamples=params.bootstrap,
         seed=params.seed,
     )
-    metrics |= _metrics(calibration, n=len(heldout.blanks))
+    metrics |= _metrics(calibration, n=len(heldout.masked))
     details: dict[str, Any] = {"documents": len(heldout.row_D), "masks": heldout.masks.identity}
     if before is not None:
         both = {
@@ -54,8 +54,8 @@ def judge_language_model(
         }
         started = mean_intervals(both["before"], resamples=params.bootstrap, seed=params.seed)
         change = paired_differences(both, resamples=params.bootstrap, seed=params.seed)["after", "before"]
-        metrics |= _metrics(started, n=len(heldout.blanks), suffix="_before")
-        metrics |= _metrics(change, n=len(heldout.blanks), suffix="_change")
+        metrics |= _metrics(started, n=len(heldout.masked), suffix="_before")
+        metrics |= _metrics(change, n=len(heldout.masked), suffix="_change")
         details["before"] = {"folder": str(before), "weights": weights_digest(before)}
     return suite_report("language_model", model, metrics, headline="nll", **details)
 
@@ -68,7 +68,7 @@ def _answers(folder: Path, heldout: Heldout, *, runtime: Runtime) -> Judged:
     with masked_lm(folder, device=runtime.device, dtype=torch.float32) as lm:
         _require_vocabulary(folder, heldout, ids=lm.vocabulary)
         special = heldout.sequences.facts["special"]
-        return judge_student(lm, heldout.rows, heldout.blanks, special=special, batch_tokens=runtime.batch_tokens)
+        return judge_student(lm, heldout.rows, heldout.masked, special=special, batch_tokens=runtime.batch_tokens)
 
 
 def _require_vocabulary(folder: Path, heldout: Heldout, *, ids: int) -> None:

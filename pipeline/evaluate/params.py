@@ -21,9 +21,9 @@ class CostParams(Section):
     sequence_tokens: int = Field(ge=2)
     """Tokens of every sequence, special tokens included; there is no padding."""
     batches: list[int] = Field(min_length=1)
-    """Sequences of a pass, rising; the first is 1, whose time is the latency."""
+    """Sequences of a forward, rising; the first is 1, whose time is the latency."""
     passes: int = Field(ge=20)
-    """Timed passes."""
+    """Timed forwards."""
     threads: int = Field(ge=0)
     """CPU threads; 0 for all cores."""
 

@@ -1,7 +1,7 @@
-"""How well a teacher, a fusion or a student fills the held-out blanks, prediction by prediction.
+"""Predictions of a teacher, a fusion or a student at held-out masked positions against the true tokens, one by one.
 
-Teachers and fusions are judged from their stores, students by running them over the same blanks. All of them are
-compared in the students' vocabulary. Nothing is averaged here: `pipeline.evaluate.bootstrap` does, by document.
+Those of teachers and fusions are read from their stores, students are run at the same positions. All are compared in
+the students' vocabulary. Nothing is averaged here: `pipeline.evaluate.bootstrap` does that, by document.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
 
 CHUNK_ELEMENTS = 2**20
-"""Entries of a distribution over the vocabulary worked on at once: 4 MB in float32, so that passes read the cache."""
+"""Entries of distributions over the vocabulary worked on at once: 4 MB in float32, which stays in the cache."""
 
 UNRANKED = np.iinfo(np.int64).max
-"""Rank where there is no answer: never within any list."""
+"""Rank where there is no prediction: never within any list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """What somebody answered at P predictions, against the true tokens."""
+    """P predictions of one teacher, fusion or student against the true tokens."""
 
     nll_P: NDArray[np.float64]
-    """Negative natural log-probability of the true token, nats; NaN without an answer."""
+    """Negative natural log-probability of the true token, nats; NaN without a prediction."""
     rank_P: NDArray[np.int64]
     """Tokens more likely than the true one; the length of the list or more where it is outside the list."""
     confidence_P: NDArray[np.float64]
-    """Largest probability; NaN without an answer."""
+    """Largest probability; NaN without a prediction."""
     top_P: NDArray[np.int64]
-    """Its token, students' vocabulary; -1 where it has no counterpart there, or without an answer."""
+    """Its token, students' vocabulary; -1 where it has no counterpart there, or without a prediction."""
     covered_P: NDArray[np.bool_]
-    """True where there is an answer."""
+    """True where there is a prediction."""
     kl_P: NDArray[np.float64]
-    """KL divergence from the reference distribution to the answer, nats; NaN without one of them."""
+    """KL divergence from the reference distribution to the prediction, nats; NaN without one of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherAnswers:
-    """A teacher's answers to a split, and what is needed to read them."""
+    """A teacher's predictions of a split, and what is needed to read them."""
 
     restored: Restored
     """Its rows, and what restores them; temperatures are 1, then the fitted one times each listed one."""
@@ -78,9 +78,9 @@ class TeacherAnswers:
 
 
 def judge_teacher(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int = 0) -> Judged:
-    """Judge a teacher at one of its temperatures, by default as it answered, against the true tokens of the mask store.
+    """A teacher's predictions at one of its temperatures, by default 1, against the true tokens [P] of the mask store.
 
-    Pieces that map to the same student's token count as that token; the probability of the true token is that of the
+    Tokens that map to the same student's token count as that token; the probability of the true token is that of the
     spelling in the text.
     """
     rows, to_student_V, temperature = teacher.rows, teacher.to_student_V, teacher.restored.temperatures[column]
@@ -105,7 +105,7 @@ def judge_teacher(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int
 
 
 def judge_fusion(rows: FusedTargets, label_P: NDArray[Any]) -> Judged:
-    """Judge fused targets, at the temperature they were fused at, against the true tokens [P] of the mask store."""
+    """Fused targets, at the temperature they were fused at, against the true tokens [P] of the mask store."""
     covered_P = rows.covered_P()
     ids_PM = np.where(no_id(rows.ids_PM), -1, rows.ids_PM.astype(np.int64))
     return Judged(
@@ -127,7 +127,7 @@ def judge_student(
     batch_tokens: int,
     reference: Reference | None = None,
 ) -> Judged:
-    """Run a student over all blanks of a split; with a reference, also KL(reference || student) a prediction."""
+    """Run a student at all masked positions of a split; with a reference, also KL(reference || student) at each."""
     import torch
 
     from pipeline.core.progress import Progress
@@ -158,7 +158,7 @@ def judge_student(
                 kl_Q = _divergence_from(restored.chunk(row_Q), logits_QV / reference.temperature)
                 judged.kl_P[row_Q] = kl_Q.double().cpu().numpy()
             progress.advance(len(row_Q))
-    assert bool((judged.top_P >= 0).all()), "a prediction was not asked"
+    assert bool((judged.top_P >= 0).all()), "a masked position has no prediction"
     if reference is not None:
         judged.kl_P[~reference.rows.covered_P()] = np.nan
     return judged
@@ -184,7 +184,7 @@ def answers(
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Logits [Q, V] in float32 and rows of the mask store [Q], at most `CHUNK_ELEMENTS` logits at a time.
 
-    Gradients are the caller's to switch off. Passes come longest first, every prediction once.
+    Gradients are the caller's to switch off. Examples come longest first, every masked position once.
     """
     view = reference_view(sequences, masks, special=special)
     for batch in token_batches(view.lengths_G(), batch_tokens):
@@ -295,7 +295,7 @@ def _divergence_from(p_QV: Tensor, logits_QV: Tensor) -> Tensor:
     """KL(p / sum(p) || softmax(logits)) by row, [Q].
 
     Rows of p are rescaled: float32 sums of a vocabulary miss 1 by more than rounding would. Written with sums over p,
-    since passes over [Q, V] are what judging a student costs.
+    since reading [Q, V] arrays is most of the cost of evaluating a student.
     """
     import torch
 

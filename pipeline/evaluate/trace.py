@@ -1,6 +1,6 @@
-"""Follow one document through all stores: its text, its blanks, and what everybody answered there.
+"""Follow one document through all stores: its text, its masked positions, and all predictions there.
 
-Reads the shards the document lies in and no others. Students are run, one in memory after the other, on the passes of
+Reads the shards the document lies in and no others. Students are run, one in memory after the other, on the examples of
 this document only.
 """
 
@@ -38,15 +38,15 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What one teacher, fusion or student believes at one blank."""
+    """The prediction of one teacher, fusion or student at one masked position."""
 
     who: str
     role: str
     """For example "teacher, weight 0.52"."""
     truth: float
-    """Probability of the true token; NaN without an answer."""
+    """Probability of the true token; NaN without a prediction."""
     top: list[tuple[str, float]]
-    """Most likely pieces and their probabilities; empty without an answer."""
+    """Most likely tokens and their probabilities; empty without a prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,10 @@ class Trace:
     split: str
     source: str
     text: str
-    passes: list[str]
-    """The text of each pass with its blanks numbered."""
+    examples: list[str]
+    """The text of each example with its masked positions numbered."""
     truth_P: list[str]
-    """The true piece of each blank."""
+    """The true token of each masked position."""
     answers_P: list[list[Answer]]
 
 
@@ -88,7 +88,7 @@ class Stores:
 
 
 def trace(stores: Stores, doc_id: str | None, *, runtime: Runtime) -> Trace:
-    """Follow the document `doc_id` of any split, or by default the first held-out one that has a blank.
+    """Follow the document `doc_id` of any split, or by default the first held-out one that has a masked position.
 
     Raises DataError with the nearest id when there is no such document.
     """
@@ -114,24 +114,24 @@ def trace(stores: Stores, doc_id: str | None, *, runtime: Runtime) -> Trace:
         split=split,
         source=document["source"],
         text=document["text"],
-        passes=list(_passes(document["text"], sequences, masks)),
+        examples=list(_examples(document["text"], sequences, masks)),
         truth_P=[spelled(pieces[label]) for label in masks.label_P],
         answers_P=found,
     )
 
 
 def lines(trace: Trace, *, blanks: int) -> Iterator[str]:
-    """The trace as text, at most `blanks` blanks of it; 0 for all."""
+    """The trace as text, with at most `blanks` masked positions; 0 for all."""
     yield f"document {trace.doc_id} ({trace.split}, source {trace.source})"
     yield f"  {trace.text}"
     yield ""
-    yield f"passes: {len(trace.passes)}, blanks: {len(trace.truth_P)}"
-    for text in trace.passes:
+    yield f"examples: {len(trace.examples)}, masked positions: {len(trace.truth_P)}"
+    for text in trace.examples:
         yield f"  {text}"
     shown = len(trace.truth_P) if blanks == 0 else min(blanks, len(trace.truth_P))
     for number in range(shown):
         yield ""
-        yield f"blank {number + 1}: {trace.truth_P[number]}"
+        yield f"position {number + 1}: {trace.truth_P[number]}"
         names = max(len(answer.who) for answer in trace.answers_P[number])
         roles = max(len(answer.role) for answer in trace.answers_P[number])
         for answer in trace.answers_P[number]:
@@ -143,7 +143,7 @@ def lines(trace: Trace, *, blanks: int) -> Iterator[str]:
                 yield f"{head}  no answer: the word is cut differently in its vocabulary"
     if shown < len(trace.truth_P):
         yield ""
-        yield f"{len(trace.truth_P) - shown} more blanks (--blanks 0 shows all)"
+        yield f"{len(trace.truth_P) - shown} more masked positions (--blanks 0 shows all)"
 
 
 def spelled(piece: str) -> str:
@@ -199,10 +199,11 @@ def _rows(store: Store[R], split: str, prediction_P: NDArray[np.int64]) -> R:
     """Rows of a split by number, ascending, from the shards they lie in."""
     shard_rows = store.plan(split).shard_rows
     index_P = prediction_P // shard_rows
-    return _join([
+    shards = [
         _take(store.shard(split, int(index)), prediction_P[index_P == index] % shard_rows)
         for index in np.unique(index_P)
-    ])  # fmt: skip
+    ]
+    return _join(shards)
 
 
 def _take(record: R, rows: NDArray[np.int64]) -> R:
@@ -214,8 +215,8 @@ def _join(parts: Sequence[R]) -> R:
     return type(parts[0])(**{name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]})
 
 
-def _passes(text: str, sequences: Sequences, masks: Masks) -> Iterator[str]:
-    """The text of each pass, "____[3]" for a blank of one piece, "____[3-4]" for one of two."""
+def _examples(text: str, sequences: Sequences, masks: Masks) -> Iterator[str]:
+    """The text of each example, "____[3]" for a masked word of one token, "____[3-4]" for one of two."""
     key_P = masks.copy_P.astype(np.int64) << 32 | masks.sequence_P
     for key in np.unique(key_P):
         prediction_P = np.flatnonzero(key_P == key)

@@ -24,7 +24,7 @@ def start_student(
     """A masked language model in float32 on the CPU, over the vocabulary of `tokenizer`, without dropout.
 
     layers keeps these encoder layers, from 0; config overrides the configuration and starts from fresh weights.
-    Dropout is off: the student sees each pass once or twice, and a target is a distribution, not a label to memorise.
+    Dropout is off: the student sees each example once or twice, and targets are distributions, not labels to memorise.
     Raises ParamsError for layers that are not there or a configuration the architecture refuses.
     """
     model = load_checked(folder) if config is None else _fresh(folder, config, seed=seed)

@@ -1,8 +1,8 @@
 """Train a student from a fused store, or from the true tokens alone.
 
-Every student of a run sees the same passes in the same order (`pipeline.train.data`). A step is so many tokens of
-randomly drawn passes; how it is cut into micro-batches is a matter of speed, since the losses are sums and the count
-that divides them is over the whole step.
+Every student of a run sees the same examples in the same order (`pipeline.train.data`). A step takes examples until it
+has `step_tokens` tokens. How it is cut into micro-batches changes its speed only: the losses are sums, divided by the
+count over the whole step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.inputs import reference_view
 from pipeline.train.data import TrainingData
 from pipeline.train.params import OWN_TRAINING, LossParams, StudentParams, TrainingParams
-from pipeline.train.trainer import PASSES_SILENT, Trainer
+from pipeline.train.trainer import EPOCHS_SILENT, Trainer
 from storage.errors import StaleParent, VocabularyError
 from storage.format.manifest import digest
 from storage.reader import Store
@@ -40,7 +40,7 @@ def train(
 ) -> dict[str, Any]:
     """Train one student and publish it as a Hugging Face folder at `out`; returns its training record.
 
-    Raises StaleParent when the targets answer other masks, VocabularyError when they speak another vocabulary, WorkBusy
+    Raises StaleParent when the targets are of other masks, VocabularyError when they have another vocabulary, WorkBusy
     when another process trains the same student.
     """
     from pipeline.models.masked_lm import MaskedLM, one_model
@@ -72,12 +72,12 @@ def train(
         )
         lm = MaskedLM(model.to(runtime.device), runtime.device)
         data = open_training_data(corpus, targets)
-        passes = params.steps * params.step_tokens / int(data.view.lengths_G().sum())
-        if passes > PASSES_SILENT:
+        epochs = params.steps * params.step_tokens / int(data.view.lengths_G().sum())
+        if epochs > EPOCHS_SILENT:
             log.warning(
-                "%d steps are %.1f passes over the blanks; new ones teach more: raise mask.copies, now %d",
+                "%d steps are %.1f epochs over the masked positions; new ones teach more: raise mask.copies, now %d",
                 params.steps,
-                passes,
+                epochs,
                 int(data.masks.copy_P.max()) + 1,
             )
         trainer = Trainer(
@@ -113,7 +113,7 @@ def train(
 
 
 def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[FusedTargets] | None:
-    """The fused store at `path`, or None where the loss has no part for it; refuses one that answers other masks."""
+    """The fused store at `path`, or None where the loss has no part for it; refuses one of other masks."""
     if loss.targets == 0:
         return None
     targets = Store(Path(path), FusedTargets)
@@ -129,7 +129,7 @@ def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[F
 
 
 def open_training_data(corpus: MaskedCorpus, targets: Store[FusedTargets] | None) -> TrainingData:
-    """All passes of the train split, with their targets if there are any."""
+    """All examples of the train split, with their targets if there are any."""
     rows = corpus.masks.read("train")
     view = reference_view(corpus.sequences.read("train"), rows, special=corpus.special)
     return TrainingData(view=view, masks=rows, plan=corpus.masks.plan("train"), targets=targets)
@@ -146,20 +146,20 @@ tags: [masked-lm, distillation]
 ---
 # {name}
 
-A masked language model of {record["parameters"]:,} parameters, distilled offline from a store of teacher beliefs.
+A masked language model of {record["parameters"]:,} parameters, distilled offline from a store of teacher predictions.
 
 - start: `{student.start}`
 - targets: `{student.targets}`
 - loss: {student.loss.model_dump()}
 - {record["steps"]} steps, {record["tokens"]:,} tokens, {record["predictions"]:,} predictions, \
-{record["passes"]} passes over the blanks, learning rate {params.learning_rate:g}, seed {params.seed}
+{record["passes"]} epochs over the masked positions, learning rate {params.learning_rate:g}, seed {params.seed}
 
 The licence follows from the start, the teachers and the text; see the stores below.
 
 ## Lineage
 {lineage}
 
-## Held-out loss, nats a masked piece
+## Held-out loss, nats a masked token
 | step | NLL |
 | --- | --- |
 {curve}

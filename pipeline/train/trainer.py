@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-PASSES_SILENT = 1.1
+EPOCHS_SILENT = 1.1
 """Epochs over the same masked positions up to which nothing is said; with 3.6, labels
 alone lost 0.14 nat (docs/results/students.md)."""
 

@@ -222,7 +222,7 @@ def test_the_area_under_a_students_curve_is_its_mean_over_the_steps(
 
 
 def test_documents_are_those_with_blanks(heldout: Heldout, beta: Evaluation) -> None:
-    assert beta.report["documents"] == len(np.unique(heldout.rows.document_N[heldout.blanks.sequence_P]))
+    assert beta.report["documents"] == len(np.unique(heldout.rows.document_N[heldout.masked.sequence_P]))
 
 
 def test_sums_beside_the_report_add_up_to_its_means(student: Evaluation, tmp_path: Path) -> None:

@@ -47,11 +47,11 @@ def test_the_loss_is_that_over_all_blanks(heldout: Heldout, tiny_mlm: Path) -> N
     metrics = judge(heldout, tiny_mlm)
     with masked_lm(tiny_mlm, device=CPU, dtype=torch.float32) as lm:
         special = heldout.sequences.facts["special"]
-        expected = heldout_nll(lm, heldout.rows, heldout.blanks, batch_tokens=4096, special=special)
+        expected = heldout_nll(lm, heldout.rows, heldout.masked, batch_tokens=4096, special=special)
     assert metrics["nll"]["value"] == pytest.approx(expected.mean(), rel=1e-5)
     assert set(metrics) == {"nll", "accuracy", "ece"}
     for metric in metrics.values():
-        assert metric["n"] == len(heldout.blanks)
+        assert metric["n"] == len(heldout.masked)
     assert metrics["nll"]["low"] < metrics["nll"]["value"] < metrics["nll"]["high"]
 
 

@@ -52,7 +52,7 @@ def document(world: World, split: str, row: int) -> dict[str, str]:
 
 
 def blank_words(world: World, split: str, row: int) -> list[str]:
-    """What the text has at each blank of a document, straight from characters."""
+    """What the text has at each masked position of a document, straight from characters."""
     sequences = Store(world.stores.sequences, Sequences).read(split)
     masks = Store(world.stores.masks, Masks).read(split)
     mine = sequences.document_N[masks.sequence_P] == row
@@ -61,7 +61,7 @@ def blank_words(world: World, split: str, row: int) -> list[str]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_document_of_any_split_is_found_with_its_blanks(world: World, split: str) -> None:
+def test_a_document_of_any_split_is_found_with_its_masked_positions(world: World, split: str) -> None:
     row = 2
     wanted = document(world, split, row)
     found = follow(world, wanted["doc_id"])
@@ -80,17 +80,17 @@ def filled(text: str, words: list[str]) -> str:
     return text
 
 
-def test_passes_are_the_text_with_numbered_blanks(world: World) -> None:
-    """Putting the words back gives windows of the text; the two copies of a window blank other words."""
+def test_examples_are_the_text_with_numbered_masked_positions(world: World) -> None:
+    """Putting the words back gives windows of the text; the two copies of a window mask other words."""
     for row in range(6):
         wanted = document(world, "train", row)
         found = follow(world, wanted["doc_id"])
         words = blank_words(world, "train", row)
         windows = []
-        for text in found.passes:
+        for text in found.examples:
             assert "____[" in text
             windows.append(filled(text, words))
-        assert len(set(found.passes)) == len(windows) == 2 * len(set(windows))
+        assert len(set(found.examples)) == len(windows) == 2 * len(set(windows))
         assert all(text in wanted["text"] for text in windows)
 
 
@@ -154,10 +154,10 @@ def test_students_answer_one_after_the_other_as_fill_mask_does(world: World, tin
     assert found.answers_P[0][3].top == found.answers_P[0][4].top
     fill = pipeline("fill-mask", model=str(tiny_mlm), device="cpu")
     words = blank_words(world, "heldout", 0)
-    text = found.passes[0]
+    text = found.examples[0]
     for number in range(len(words)):
         text = text.replace(f"____[{number + 1}]", "[MASK]")
-    assert "____" not in text, "the first held-out document has blanks of one piece only"
+    assert "____" not in text, "the first held-out document has masked words of one token only"
     expected = fill(text)
     for number, guesses in enumerate(expected if isinstance(expected[0], list) else [expected]):
         ours = found.answers_P[number][3].top
@@ -170,14 +170,14 @@ def test_the_printed_trace_names_everything_and_says_what_it_leaves_out(world: W
     text = list(lines(found, blanks=1))
     assert text[0] == f"document {found.doc_id} (heldout, source {found.source})"
     assert text[1].strip() == found.text
-    assert f"blank 1: {found.truth_P[0]}" in text
+    assert f"position 1: {found.truth_P[0]}" in text
     alpha = next(line for line in text if "alpha" in line)
     assert "teacher, weight 1.00" in alpha
     assert f"{found.answers_P[0][0].top[0][0]} {found.answers_P[0][0].top[0][1]:.3f}" in alpha
     beta = next(line for line in text if "beta" in line)
     assert "no answer: the word is cut differently in its vocabulary" in beta
-    assert text[-1] == f"{len(found.truth_P) - 1} more blanks (--blanks 0 shows all)"
-    assert sum(line.startswith("blank ") for line in lines(found, blanks=0)) == len(found.truth_P)
+    assert text[-1] == f"{len(found.truth_P) - 1} more masked positions (--blanks 0 shows all)"
+    assert sum(line.startswith("position ") for line in lines(found, blanks=0)) == len(found.truth_P)
 
 
 def test_an_unknown_document_is_refused_with_the_nearest_id(world: World) -> None:
@@ -190,7 +190,7 @@ def test_an_unknown_document_is_refused_with_the_nearest_id(world: World) -> Non
         follow(world, "qqqqqqqq")
 
 
-def test_students_of_other_blanks_are_refused(world: World, tiny_mlm: Path, tmp_path: Path) -> None:
+def test_students_of_other_masks_are_refused(world: World, tiny_mlm: Path, tmp_path: Path) -> None:
     folder = write_student(tmp_path / "one", tiny_mlm, world.stores)
     record = (folder / "training.json").read_text(encoding="utf-8")
     (folder / "training.json").write_text(record.replace(Store(world.stores.masks, Masks).identity, "f" * 64))
