@@ -39,3 +39,8 @@ def test_records_of_plain_and_of_missing_sections() -> None:
     assert list(record_names(params)) == [
         *once, *by_name, "target_gradients", "lexicon", "evaluate_teacher-a", "evaluate_teacher-b", "costs-a",
     ]  # fmt: skip
+
+
+def test_every_stage_says_why_it_is_there() -> None:
+    lines = (ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()
+    assert all(lines[lines.index(f"  {stage}:") - 1].startswith("  # ") for stage in PIPELINE)
