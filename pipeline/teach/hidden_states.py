@@ -132,4 +132,8 @@ def _states(part: SplitInputs, lm: MaskedLM, layer: Any, *, rows: int, width: in
         for _, gold, row in part.answers(lm, 0, rows):
             record.hidden_PH[row] = given.pop().cpu().numpy()
             record.gold_id_P[row] = gold.cpu().numpy()
+    # There the store of logits has words' pieces exchanged, which no state with one output matrix can say.
+    respelt_P = part.respelt(0, rows)
+    record.hidden_PH[respelt_P] = np.nan
+    record.gold_id_P[respelt_P] = sentinel(ids)
     return record

@@ -35,6 +35,8 @@ class TeacherInputs:
     corpus: MaskedCorpus
     tokenizer: FastTokenizer
     to_student_V: NDArray[np.int64]
+    variant_V: NDArray[np.int64] | None
+    """What `space_variants` says of its vocabulary."""
     positions: int
     batch_tokens: int
     halved: list[int] = field(default_factory=list)
@@ -47,7 +49,7 @@ class TeacherInputs:
         Raises VocabularyError when model and tokenizer do not belong together.
         """
         from pipeline.text.tokenizer import load_tokenizer
-        from pipeline.text.vocabulary import bridge
+        from pipeline.text.vocabulary import bridge, space_variants
 
         tokenizer = load_tokenizer(folder)
         if lm is not None and lm.vocabulary < len(tokenizer.pieces):
@@ -59,6 +61,7 @@ class TeacherInputs:
             corpus=corpus,
             tokenizer=tokenizer,
             to_student_V=bridge(tokenizer.pieces, corpus.pieces).to_student_V,
+            variant_V=space_variants(tokenizer.pieces, corpus.pieces),
             positions=0 if lm is None else lm.positions,
             batch_tokens=batch_tokens,
         )
@@ -87,6 +90,13 @@ class SplitInputs:
         low = int(np.searchsorted(key_P, key_P[start], side="left"))
         high = int(np.searchsorted(key_P, key_P[stop - 1], side="right"))
         return low, high
+
+    def respelt(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """True where the logits of predictions [start, stop) have words' pieces exchanged (`space_variants`)."""
+        view, _, low = self._view(start, stop)
+        if view.respelt_P is None:
+            return np.zeros(stop - start, bool)
+        return view.respelt_P[start - low : stop - low]
 
     def answers(self, lm: MaskedLM, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, NDArray[Any]]]:
         """Logits [Q, Vt], gold ids [Q] and rows [Q] counted from `start`, for predictions [start, stop), by batches.
@@ -148,6 +158,7 @@ class SplitInputs:
             part,
             tokenizer=self.inputs.tokenizer.backend,
             to_student_V=self.inputs.to_student_V,
+            variant_V=self.inputs.variant_V,
             special=self.inputs.tokenizer.special,
             positions=self.inputs.positions,
         )
@@ -165,6 +176,8 @@ class SplitInputs:
         digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T],
     ) -> tuple[T, NDArray[Any]] | None:
         """One pass through the model, map_logits; None when none of its predictions lies in [0, size) plus `offset`."""
+        import torch
+
         from pipeline.text.inputs import model_inputs
 
         inputs = model_inputs(view, batch)
@@ -178,6 +191,9 @@ class SplitInputs:
         (gold,) = lm.tensors(gold_P[inputs.prediction_Q[mine]].astype(np.int64))
         # Some models pad their output beyond the tokenizer's ids; no text has those.
         logits = lm.logits(ids, attention, row_Q, column_Q)[:, : len(self.inputs.to_student_V)]
+        if view.respelt_P is not None and self.inputs.variant_V is not None:
+            respelt_Q, variant_V = lm.tensors(view.respelt_P[inputs.prediction_Q[mine]], self.inputs.variant_V)
+            logits = torch.where(respelt_Q[:, None], logits[:, variant_V], logits)
         return digest(logits, gold, row[mine]), row[mine]
 
     def _halve(self, passes: int, longest: int) -> None:

@@ -3,11 +3,17 @@
 A teacher gets the same characters with the same words blanked, cut by its own tokenizer. A prediction is answerable
 when the word it belongs to consists of the same pieces in both vocabularies; otherwise the teacher has no row there
 (its weight will be 0), but the word is blank for it all the same, so that it never sees an answer.
+
+A teacher whose pieces carry the space before a word is asked about the same words all the same, where the students'
+pieces carry none: a window's first word gets its space, line breaks count as spaces, a word that begins without a space
+is matched by its piece with the mark, and a token over several words ("),") is cut at the words where one of them is
+blank. Such a token is still whole where nothing of it is hidden.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,6 +37,32 @@ class Cut:
     """Last word it overlaps; smaller than `first_word_t` where it overlaps none."""
     column_l: NDArray[np.int64]
     """Teacher column of each reference token; -1 where the word is cut differently."""
+    unspaced_l: NDArray[np.bool_]
+    """True at reference tokens that begin a word without a space before it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Window:
+    """What is cut: the text of one window, and its words in the reference vocabulary. w words, l reference tokens."""
+
+    text: str
+    encoding: Any
+    ids_l: NDArray[np.int64]
+    word_l: NDArray[np.int64]
+    """Word of each reference token; -1 at special tokens and padding."""
+    begin_w: NDArray[np.int64]
+    end_w: NDArray[np.int64]
+    """Characters of each word in `text`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Vocabulary:
+    """How a teacher's pieces are matched."""
+
+    tokenizer: Any
+    to_student_V: NDArray[np.int64]
+    variant_V: NDArray[np.int64] | None
+    positions: int
 
 
 def teacher_view(
@@ -42,103 +74,129 @@ def teacher_view(
     to_student_V: NDArray[np.int64],
     special: dict[str, int],
     positions: int,
+    variant_V: NDArray[np.int64] | None = None,
 ) -> tuple[View, NDArray[Any]]:
     """The view of `masks` (whole passes) through `tokenizer`, and each prediction's true id in its vocabulary.
 
     texts holds each sequence's document text, one a row of `sequences`; only rows that `masks` uses are read.
-    to_student_V is the vocabulary bridge; tokens beyond `positions` are cut off and their words not answerable.
-    Returns the view and gold ids [P], the sentinel where the prediction is not answerable.
+    to_student_V is the vocabulary bridge, variant_V what `space_variants` says; tokens beyond `positions` are cut off
+    and their words not answerable. Returns the view and gold ids [P], the sentinel where the prediction is not
+    answerable.
     """
     sequence_G, start_G1 = group_passes(masks)
     rows, row_of_G = np.unique(sequence_G, return_inverse=True)
-    cuts = _cut_windows(texts, sequences, rows, tokenizer=tokenizer, to_student_V=to_student_V, positions=positions)
-    width = max((len(cut.ids_t) for cut in cuts), default=1)
-    ids_NL = np.full((len(cuts), width), special["pad"], np.int64)
-    for row, cut in enumerate(cuts):
-        ids_NL[row, : len(cut.ids_t)] = cut.ids_t
+    vocabulary = _Vocabulary(tokenizer=tokenizer, to_student_V=to_student_V, variant_V=variant_V, positions=positions)
+    windows = _windows(texts, sequences, rows, vocabulary)
+    cuts = [_cut(window, vocabulary) for window in windows]
+    cut_of_G = row_of_G.astype(np.int64)
     column_P = np.full(len(masks), -1, np.int64)
+    respelt_P = np.zeros(len(masks), bool)
     blanks: list[NDArray[np.int64]] = []
     for g, row in enumerate(row_of_G):
         cut = cuts[row]
         span = slice(start_G1[g], start_G1[g + 1])
         columns = masks.column_P[span].astype(np.int64)
+        blank_words = sequences.word_NL[rows[row], columns]
+        if variant_V is not None and _in_runs(cut, blank_words):
+            cut = _cut(windows[row], vocabulary, apart=blank_words)
+            cut_of_G[g] = len(cuts)
+            cuts.append(cut)
         column_P[span] = cut.column_l[columns]
-        blanks.append(_blank_columns(cut, sequences.word_NL[rows[row], columns]))
+        respelt_P[span] = cut.unspaced_l[columns]
+        blanks.append(_blank_columns(cut, blank_words))
+    width = max((len(cut.ids_t) for cut in cuts), default=1)
+    ids_NL = np.full((len(cuts), width), special["pad"], np.int64)
+    for row, cut in enumerate(cuts):
+        ids_NL[row, : len(cut.ids_t)] = cut.ids_t
     gold_P = np.full(len(masks), sentinel(id_dtype(len(to_student_V))), id_dtype(len(to_student_V)))
-    row_P = np.repeat(row_of_G, np.diff(start_G1))
+    row_P = np.repeat(cut_of_G, np.diff(start_G1))
     answered = column_P >= 0
     gold_P[answered] = ids_NL[row_P[answered], column_P[answered]]
+    if variant_V is not None:
+        respelt = answered & respelt_P
+        gold_P[respelt] = variant_V[gold_P[respelt]]
     view = View(
         ids_NL=ids_NL,
         length_N=np.array([len(cut.ids_t) for cut in cuts], np.int64),
-        sequence_G=row_of_G.astype(np.int64),
+        sequence_G=cut_of_G,
         start_G1=start_G1,
         column_P=column_P,
         blank_start_G1=np.concatenate([[0], np.cumsum([len(blank) for blank in blanks])]).astype(np.int64),
         blank_column=np.concatenate([*blanks, np.zeros(0, np.int64)]),
         mask_id=special["mask"],
         pad_id=special["pad"],
+        respelt_P=None if variant_V is None else respelt_P,
     )
     return view, gold_P
 
 
-def _cut_windows(
-    texts: list[str],
-    sequences: Sequences,
-    rows: NDArray[np.int64],
-    *,
-    tokenizer: Any,
-    to_student_V: NDArray[np.int64],
-    positions: int,
-) -> list[Cut]:
+def _windows(texts: list[str], sequences: Sequences, rows: NDArray[np.int64], vocabulary: _Vocabulary) -> list[_Window]:
     starts, slices = [], []
     for row in rows:
         inside = sequences.word_NL[row] >= 0
         first = int(sequences.char_start_NL[row][inside][0])
         last = int(sequences.char_end_NL[row][inside][-1])
+        if vocabulary.variant_V is None:
+            text = texts[row][first:last]
+        else:
+            first -= int(first > 0 and texts[row][first - 1].isspace())
+            text = "".join(" " if letter.isspace() else letter for letter in texts[row][first:last])
         starts.append(first)
-        slices.append(texts[row][first:last])
-    encodings = tokenizer.encode_batch(slices)
-    return [
-        _cut(encoding, slices[i], starts[i], sequences, int(row), to_student_V=to_student_V, positions=positions)
-        for i, (row, encoding) in enumerate(zip(rows, encodings, strict=True))
-    ]
+        slices.append(text)
+    encodings = vocabulary.tokenizer.encode_batch(slices)
+    found = []
+    for row, start, text, encoding in zip(rows, starts, slices, encodings, strict=True):
+        word_l = sequences.word_NL[row].astype(np.int64)
+        token_l = np.flatnonzero(word_l >= 0)
+        word_of = word_l[token_l]
+        words = np.arange(int(word_of[-1]) + 1)
+        first_of_word = np.searchsorted(word_of, words, side="left")
+        last_of_word = np.searchsorted(word_of, words, side="right") - 1
+        found.append(
+            _Window(
+                text=text,
+                encoding=encoding,
+                ids_l=sequences.input_ids_NL[row].astype(np.int64),
+                word_l=word_l,
+                begin_w=sequences.char_start_NL[row][token_l][first_of_word].astype(np.int64) - start,
+                end_w=sequences.char_end_NL[row][token_l][last_of_word].astype(np.int64) - start,
+            )
+        )
+    return found
 
 
-def _cut(
-    encoding: Any,
-    text: str,
-    start: int,
-    sequences: Sequences,
-    row: int,
-    *,
-    to_student_V: NDArray[np.int64],
-    positions: int,
-) -> Cut:
-    word_l = sequences.word_NL[row].astype(np.int64)
-    token_l = np.flatnonzero(word_l >= 0)
-    word_of = word_l[token_l]
-    words = int(word_of[-1]) + 1
-    first_of_word = np.searchsorted(word_of, np.arange(words), side="left")
-    last_of_word = np.searchsorted(word_of, np.arange(words), side="right") - 1
-    word_begin = sequences.char_start_NL[row][token_l][first_of_word] - start
-    word_end = sequences.char_end_NL[row][token_l][last_of_word] - start
-
-    ids_t = np.array(encoding.ids, np.int64)
-    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+def _cut(window: _Window, vocabulary: _Vocabulary, *, apart: NDArray[Any] | None = None) -> Cut:
+    """The window's tokens and where they lie; tokens over several words are taken apart where one is in `apart`."""
+    text, words = window.text, len(window.begin_w)
     space = np.fromiter((character.isspace() for character in text), bool, len(text))
-    begin_t = offsets[:, 0] + space[np.minimum(offsets[:, 0], len(text) - 1)]  # "Ġword" begins with the space before it
-    inside_t = (np.array(encoding.special_tokens_mask) == 0) & (offsets[:, 1] > begin_t)
-    first_word_t = np.where(inside_t, np.searchsorted(word_end, begin_t, side="right"), words)
-    last_word_t = np.where(inside_t, np.searchsorted(word_begin, offsets[:, 1], side="left") - 1, -1)
-    if len(ids_t) > positions:  # keep the closing special token where the model can see it
-        kept = np.append(np.arange(positions - 1), len(ids_t) - 1)
+    ids_t = np.array(window.encoding.ids, np.int64)
+    offsets = np.array(window.encoding.offsets, np.int64).reshape(-1, 2)
+    special_t = np.array(window.encoding.special_tokens_mask) != 0
+    first_word_t, last_word_t = _words_of(offsets, special_t, space, window)
+    if apart is not None:
+        runs, wanted = np.flatnonzero(first_word_t < last_word_t), np.isin(np.arange(words), apart)
+        ids_t, offsets, special_t = _taken_apart(
+            ids_t,
+            offsets,
+            special_t,
+            [t for t in runs if wanted[first_word_t[t] : last_word_t[t] + 1].any()],
+            window,
+            vocabulary.tokenizer,
+        )
+        first_word_t, last_word_t = _words_of(offsets, special_t, space, window)
+    cut_words = np.zeros(0, np.int64)
+    if len(ids_t) > vocabulary.positions:  # keep the closing special token where the model can see it
+        kept = np.append(np.arange(vocabulary.positions - 1), len(ids_t) - 1)
         lost = np.setdiff1d(np.arange(len(ids_t)), kept)
         cut_words = np.unique(np.concatenate([first_word_t[lost], last_word_t[lost]]))
         ids_t, first_word_t, last_word_t = ids_t[kept], first_word_t[kept], last_word_t[kept]
-    else:
-        cut_words = np.zeros(0, np.int64)
 
+    word_l = window.word_l
+    token_l = np.flatnonzero(word_l >= 0)
+    word_of = word_l[token_l]
+    unspaced_w = (window.begin_w == 0) | ~space[np.maximum(window.begin_w - 1, 0)]
+    unspaced_l = np.zeros(len(word_l), bool)
+    unspaced_l[token_l] = unspaced_w[word_of] & (np.diff(word_of, prepend=-1) > 0)
     single_t = np.flatnonzero(first_word_t == last_word_t)
     same = np.bincount(first_word_t[single_t], minlength=words)[:words] == np.bincount(word_of, minlength=words)
     for t in np.flatnonzero(first_word_t < last_word_t):  # a token over several words spoils all of them
@@ -146,12 +204,69 @@ def _cut(
     same[cut_words[(cut_words >= 0) & (cut_words < words)]] = False
     teacher_t = single_t[same[first_word_t[single_t]]]
     reference_l = token_l[same[word_of]]
-    equal = to_student_V[ids_t[teacher_t]] == sequences.input_ids_NL[row, reference_l]
+    ids = ids_t[teacher_t]
+    if vocabulary.variant_V is not None:
+        ids = np.where(unspaced_l[reference_l], vocabulary.variant_V[ids], ids)
+    equal = vocabulary.to_student_V[ids] == window.ids_l[reference_l]
     same[word_l[reference_l[~equal]]] = False
     matched = same[word_l[reference_l]]
     column_l = np.full(len(word_l), -1, np.int64)
     column_l[reference_l[matched]] = teacher_t[matched]
-    return Cut(ids_t, first_word_t, last_word_t, column_l)
+    return Cut(ids_t, first_word_t, last_word_t, column_l, unspaced_l)
+
+
+def _words_of(
+    offsets: NDArray[np.int64], special_t: NDArray[np.bool_], space: NDArray[np.bool_], window: _Window
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last word each token overlaps; the last is smaller where it overlaps none."""
+    begin_t = (
+        offsets[:, 0] + space[np.minimum(offsets[:, 0], len(space) - 1)]
+    )  # "Ġword" begins with the space before it
+    inside_t = ~special_t & (offsets[:, 1] > begin_t)
+    first_word_t = np.where(inside_t, np.searchsorted(window.end_w, begin_t, side="right"), len(window.end_w))
+    last_word_t = np.where(inside_t, np.searchsorted(window.begin_w, offsets[:, 1], side="left") - 1, -1)
+    return first_word_t, last_word_t
+
+
+def _in_runs(cut: Cut, blank_words: NDArray[Any]) -> bool:
+    """Whether a token over several words overlaps one of `blank_words`."""
+    runs = cut.first_word_t < cut.last_word_t
+    first, last = cut.first_word_t[runs], cut.last_word_t[runs]
+    return bool(((first[:, None] <= blank_words) & (blank_words <= last[:, None])).any())
+
+
+def _taken_apart(
+    ids_t: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    special_t: NDArray[np.bool_],
+    runs: list[Any],
+    window: _Window,
+    tokenizer: Any,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """The tokens `runs` replaced by their parts that lie in one word each, where all of these are pieces.
+
+    A piece that does not spell its characters one by one, as of letters beyond ASCII in bytes, stays whole.
+    """
+    parts: list[tuple[int, int, int]] = []
+    number: list[int] = []
+    for t in runs:
+        begin, end = (int(value) for value in offsets[t])
+        spelt = tokenizer.id_to_token(int(ids_t[t]))
+        borders = [begin, *(int(place) for place in window.end_w if begin < place < end), end]
+        found = [tokenizer.token_to_id(spelt[left - begin : right - begin]) for left, right in pairwise(borders)]
+        if len(spelt) == end - begin and None not in found:
+            parts += [(piece, left, right) for piece, (left, right) in zip(found, pairwise(borders), strict=True)]
+            number += [int(t)] * len(found)
+    if not parts:
+        return ids_t, offsets, special_t
+    kept = np.setdiff1d(np.arange(len(ids_t)), number)
+    order = np.argsort(np.concatenate([kept, number]), kind="stable")
+    made = np.array(parts, np.int64)
+    return (
+        np.concatenate([ids_t[kept], made[:, 0]])[order],
+        np.concatenate([offsets[kept], made[:, 1:]])[order],
+        np.concatenate([special_t[kept], np.zeros(len(made), bool)])[order],
+    )
 
 
 def _blank_columns(cut: Cut, blank_words: NDArray[Any]) -> NDArray[np.int64]:

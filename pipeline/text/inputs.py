@@ -37,6 +37,9 @@ class View:
     """Columns that hold the mask token."""
     mask_id: int
     pad_id: int
+    respelt_P: NDArray[np.bool_] | None = None
+    """True where this vocabulary's words are to be named by their pieces with a space mark, though none stands there
+    (`pipeline.text.vocabulary.space_variants`); None: nowhere."""
 
     def lengths_G(self) -> NDArray[np.int64]:
         """Tokens of each pass."""

@@ -5,6 +5,10 @@ role whatever the tokenizer calls it. WordPiece ("##"), byte-level BPE ("Ġ", by
 ("▁") and whole-word vocabularies are brought to it. A bridge matches equal spellings first, then lower case and letters
 without accents where the student's vocabulary knows no others. Nothing is matched by likeness: a piece without a
 counterpart is counted, and its probability goes to the tail in `pipeline.fuse.fuse`, never to zero.
+
+A space mark is a spelling, not a cut. Where the student's vocabulary has none, a teacher's punctuation is the same with
+and without a space before it, and a word that begins without a space is named by its piece with the mark
+(`space_variants`).
 """
 
 from __future__ import annotations
@@ -87,6 +91,7 @@ def bridge(teacher: list[str], student: list[str]) -> Bridge:
         if not HOLE.fullmatch(piece):
             index.setdefault(piece, number)
     ordinary = [piece for piece in index if not _is_bracketed(piece)]
+    unmarked = not marks_spaces(student)
     folds = [fold for fold in (str.lower, _without_accents) if all(fold(piece) == piece for piece in ordinary)]
     to_student_V = np.full(len(teacher), -1, np.int64)
     counts = {"exact": 0, "folded": 0, "none": 0}
@@ -96,12 +101,42 @@ def bridge(teacher: list[str], student: list[str]) -> Bridge:
         if match < 0:
             how = "folded"
             folded = piece
+            if unmarked and _is_spaced_punctuation(piece):
+                folded = piece.removeprefix(START)
+                match = index.get(folded, match)
             for fold in () if _is_bracketed(piece) else folds:
                 folded = fold(folded)
                 match = index.get(folded, match)
         to_student_V[number] = match
         counts["none" if match < 0 else how] += 1
     return Bridge(to_student_V=to_student_V, coverage=counts)
+
+
+def marks_spaces(pieces: list[str]) -> bool:
+    """Whether a vocabulary in the common spelling writes the space before a word: those that do have it alone too."""
+    return START in pieces
+
+
+def space_variants(teacher: list[str], student: list[str]) -> NDArray[np.int64] | None:
+    """Exchanges the ids of each word's piece with and without the space mark [Vt]; other ids are themselves.
+
+    None unless the teacher marks spaces and the student does not. Applied to a distribution at a word that begins
+    without a space ("(dog"), it names the word as everywhere else, so that one bridge serves all places. Punctuation
+    begins a word either way and is left as it is.
+    """
+    if not marks_spaces(teacher) or marks_spaces(student):
+        return None
+    index = {piece: number for number, piece in reversed([*enumerate(teacher)])}
+    variant_V = np.arange(len(teacher))
+    for number, piece in enumerate(teacher):
+        other = index.get(START + piece)
+        if other is not None and index[piece] == number and not piece.startswith(START) and not _is_bracketed(piece):
+            variant_V[number], variant_V[other] = other, number
+    return variant_V
+
+
+def _is_spaced_punctuation(piece: str) -> bool:
+    return piece.startswith(2 * START) and all(is_punctuation(letter) for letter in piece[2:])
 
 
 def _is_bracketed(piece: str) -> bool:

@@ -67,10 +67,9 @@ class LanguageTask:
         for batch in micro:
             with self.autocasting():
                 logits = self.lm.logits(*batch.inputs).float()
-            # Sums divided by the count of the whole step: cutting a step otherwise changes no token's weight.
-            terms = self._terms(
-                batch, targets_weight=targets_weight / max(1, targets), labels_weight=self.loss.labels / labels
-            )
+            # Sums divided by the masked positions of the whole step, those without a target too: neither cutting a step
+            # otherwise nor what teachers leave unanswered changes the weight of a position.
+            terms = self._terms(batch, targets_weight=targets_weight / labels, labels_weight=self.loss.labels / labels)
             loss, found = weighted_loss(logits, list(terms.values()))
             (scale * loss).backward()  # type: ignore[no-untyped-call]
             sums = {name: float(term.total) for name, term in zip(terms, found, strict=True)}

@@ -34,6 +34,7 @@ def test_the_windows_of_a_document_share_its_text() -> None:
             masks=cast(Any, One(cast(Masks, SimpleNamespace()))),
         ),
         tokenizer=cast(tokens.FastTokenizer, None),
+        variant_V=None,
         to_student_V=np.zeros(0, np.int64),
         positions=0,
         batch_tokens=1,
