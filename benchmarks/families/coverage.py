@@ -1,0 +1,191 @@
+"""How many of a WordPiece student's masked positions a teacher with another vocabulary answers, by kind of position.
+
+    python -m benchmarks.families.coverage --student data/sources/minilm-l6-mlm --glosses data/text/wordnet \
+        --texts texts/mixed.jsonl.zst --out reports/families.json
+
+Teachers' vocabularies are trained here on the glosses, 30,000 pieces each, so nothing is fetched; a folder with another
+tokenizer joins by --teacher NAME=FOLDER. `answered_before` takes a space mark for a part of the word: no word after a
+bracket, no punctuation after a space, no first word of a window is answered. Alignment needs no model, so
+`nll_same_blanks` is null: these vocabularies have no trained teacher.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from pipeline.text.alignment import teacher_view
+from pipeline.text.corpus import ALL
+from pipeline.text.masking import choose_blanks
+from pipeline.text.readers import Fields, Found, read_json_lines
+from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
+from pipeline.text.vocabulary import START, bridge, is_punctuation, space_variants
+from pipeline.text.windows import encode_windows
+from storage.format.arrays import sentinel
+from storage.records.sequences import Masks, Sequences
+from storage.tables import DocumentStore
+
+NAMES = {"pad": "<pad>", "mask": "<mask>", "cls": "<s>", "sep": "</s>", "unk": "<unk>"}
+PIECES = 30_000
+KINDS = ("wordpiece-uncased", "wordpiece-cased", "byte-bpe", "unigram")
+SEQUENCE_TOKENS, RATE = 128, 0.15
+POSITIONS = 100_000
+"""Tokens a teacher reads: the length of its positions is not what is measured."""
+
+PLACES = ("first word", "punctuation", "capital", "several tokens", "single token")
+"""Kinds of positions; the first that fits counts."""
+
+
+def train_teacher(kind: str, texts: Sequence[str], folder: Path, *, pieces: int = PIECES) -> FastTokenizer:
+    """A tokenizer of one kind over `texts`, as model folders have it."""
+    special = list(NAMES.values())
+    backend: Tokenizer
+    trainer: Any
+    if kind.startswith("wordpiece"):
+        backend = Tokenizer(models.WordPiece(unk_token=NAMES["unk"]))  # type: ignore[call-arg]
+        backend.normalizer = normalizers.BertNormalizer(lowercase=kind.endswith("uncased"))
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=pieces, special_tokens=special, show_progress=False)
+    elif kind == "byte-bpe":
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(
+            vocab_size=pieces, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+    else:
+        backend = Tokenizer(models.Unigram())
+        backend.normalizer = normalizers.NFKC()
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=pieces, special_tokens=special, unk_token=NAMES["unk"], show_progress=False
+        )
+    backend.train_from_iterator(texts, trainer)
+    ends = [(NAMES[role], backend.token_to_id(NAMES[role])) for role in ("cls", "sep")]
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+    config = {f"{role}_token": name for role, name in NAMES.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return load_tokenizer(folder)
+
+
+def masked(texts: list[str], student: FastTokenizer) -> tuple[list[str], Sequences, Masks]:
+    """Each sequence's text, the sequences, and their masks, as the stages `tokenize` and `mask` make them."""
+    sequences, _ = encode_windows(texts, student, sequence_tokens=SEQUENCE_TOKENS)
+    masks = choose_blanks(
+        sequences,
+        [str(document) for document in sequences.document_N.tolist()],
+        rate=RATE,
+        copies=1,
+        seed=0,
+        unknown=student.special["unk"],
+        blank_V=np.zeros(len(student.pieces), bool),
+    )
+    return [texts[document] for document in sequences.document_N.tolist()], sequences, masks
+
+
+def place_of_each(texts: list[str], sequences: Sequences, masks: Masks) -> NDArray[np.int64]:
+    """Index in `PLACES` of each masked position."""
+    found = []
+    for row, column in zip(masks.sequence_P.tolist(), masks.column_P.tolist(), strict=True):
+        word_L = sequences.word_NL[row]
+        inside = np.flatnonzero(word_L == word_L[column])
+        start, end = int(sequences.char_start_NL[row, inside[0]]), int(sequences.char_end_NL[row, inside[-1]])
+        word = texts[row][start:end]
+        fits = (word_L[column] == 0, all(map(is_punctuation, word)), word != word.lower(), len(inside) > 1, True)
+        found.append(fits.index(True))
+    return np.array(found)
+
+
+def answered(
+    teacher: FastTokenizer, student: FastTokenizer, text: tuple[list[str], Sequences, Masks], *, bridged: bool
+) -> NDArray[np.bool_]:
+    """Which masked positions the teacher answers; without `bridged` a space mark is part of the word."""
+    to_student_V = bridge(teacher.pieces, student.pieces).to_student_V
+    variant_V = space_variants(teacher.pieces, student.pieces)
+    if not bridged and variant_V is not None:
+        variant_V = None
+        to_student_V = np.where([piece.startswith(2 * START) for piece in teacher.pieces], -1, to_student_V)
+    _, gold_P = teacher_view(
+        *text, tokenizer=teacher.backend, to_student_V=to_student_V, special=teacher.special, positions=POSITIONS,
+        variant_V=variant_V,
+    )  # fmt: skip
+    return np.asarray(gold_P != sentinel(gold_P.dtype))
+
+
+def rows(
+    name: str, teacher: FastTokenizer, student: FastTokenizer, texts: dict[str, tuple[list[str], Sequences, Masks]]
+) -> list[dict[str, Any]]:
+    """One row a text."""
+    made = []
+    for label, text in texts.items():
+        place_P = place_of_each(*text)
+        now_P, before_P = (answered(teacher, student, text, bridged=bridged) for bridged in (True, False))
+        made.append(
+            {
+                "kind": name,
+                "text": label,
+                "positions": len(place_P),
+                "answered": round(float(now_P.mean()), 4),
+                "answered_before": round(float(before_P.mean()), 4),
+                "lost": round(float((before_P & ~now_P).mean()), 4),
+                "by_place": {
+                    place: {
+                        "share": round(float((place_P == i).mean()), 4),
+                        "answered": round(float(now_P[place_P == i].mean()), 4),
+                        "answered_before": round(float(before_P[place_P == i].mean()), 4),
+                    }
+                    for i, place in enumerate(PLACES)
+                    if (place_P == i).any()
+                },
+                "nll_same_blanks": None,
+            }
+        )
+    return made
+
+
+def write(path: Path, found: list[dict[str, Any]]) -> None:
+    """Put the rows under `coverage` of the report, beside what else is in it."""
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(report | {"coverage": found}, indent=1) + "\n", encoding="utf-8")
+
+
+@click.command()
+@click.option("--student", type=click.Path(path_type=Path), required=True, help="Folder of the students' tokenizer.")
+@click.option("--glosses", type=click.Path(path_type=Path), required=True, help="Store of ingested documents.")
+@click.option("--texts", type=click.Path(path_type=Path), required=True, help="JSON Lines of mixed text.")
+@click.option("--documents", type=int, default=1000, show_default=True, help="Documents of each text at most.")
+@click.option("--teacher", multiple=True, help="NAME=FOLDER of a further tokenizer.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Report to write the rows into.")
+def main(student: Path, glosses: Path, texts: Path, documents: int, teacher: tuple[str, ...], out: Path) -> None:
+    """Measure the coverage of every kind on both texts."""
+    reference = load_tokenizer(student)
+    pages = DocumentStore(glosses).read(ALL).column("text").to_pylist()
+    found = list(read_json_lines(texts, Fields(text="text", name=None), lambda _: None))
+    mixed = [item.text for item in found if isinstance(item, Found)]
+    step = max(1, len(pages) // documents)
+    judged = {"wordnet": masked(pages[::step], reference), "mixed": masked(mixed[:documents], reference)}
+    made: list[dict[str, Any]] = []
+    with TemporaryDirectory() as folder:
+        lines = [line for page in pages for line in page.split("\n")]
+        for kind in KINDS:
+            made += rows(kind, train_teacher(kind, lines, Path(folder) / kind), reference, judged)
+            click.echo(json.dumps(made[-2:]))
+    for name, _, path in (entry.partition("=") for entry in teacher):
+        made += rows(name, load_tokenizer(Path(path)), reference, judged)
+    write(out, made)
+
+
+if __name__ == "__main__":
+    main()

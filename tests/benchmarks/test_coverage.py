@@ -1,0 +1,44 @@
+"""Coverage by kind of position: shares add up, nothing that was answered is lost, marks of spaces cost nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.families.coverage import KINDS, PLACES, answered, masked, place_of_each, rows, train_teacher, write
+from pipeline.text.tokenizer import load_tokenizer
+from tests.helpers.stores import TINY_TEXT
+
+TEXTS = [f'{text} "Well," said a (small) Dog.\n{text}' for text in TINY_TEXT]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_of_every_kind(kind: str, tiny_tokenizer: Path, tmp_path: Path) -> None:
+    student = load_tokenizer(tiny_tokenizer)
+    text = masked(TEXTS, student)
+    teacher = train_teacher(kind, TEXTS, tmp_path / kind, pieces=600)
+    (row,) = rows(kind, teacher, student, {"tiny": text})
+    places = row["by_place"].values()
+    assert sum(place["share"] for place in places) == pytest.approx(1, abs=1e-3)
+    assert sum(place["share"] * place["answered"] for place in places) == pytest.approx(row["answered"], abs=1e-3)
+    assert row["lost"] == 0
+    marked = kind in ("byte-bpe", "unigram")
+    assert (row["answered"] > row["answered_before"]) == marked
+    write(tmp_path / "families.json", [row])
+    (tmp_path / "families.json").write_text(json.dumps({"families": [1], "coverage": [2]}))
+    write(tmp_path / "families.json", [row])
+    assert json.loads((tmp_path / "families.json").read_text()) == {"families": [1], "coverage": [row]}
+
+
+def test_places_and_a_student_that_asks_itself(tiny_tokenizer: Path) -> None:
+    student = load_tokenizer(tiny_tokenizer)
+    text = masked(TEXTS, student)
+    assert answered(student, student, text, bridged=True).all()
+    place_P = place_of_each(*text)
+    assert {PLACES[place] for place in place_P} == set(PLACES)
+    _, sequences, masks = text
+    assert ((place_P == 0) == (sequences.word_NL[masks.sequence_P, masks.column_P] == 0)).all()
+    assert np.isin(place_P, np.arange(len(PLACES))).all()
