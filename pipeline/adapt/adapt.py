@@ -51,19 +51,28 @@ def adapt(params: AdapterParams, *, documents: Path, out: Path, runtime: Runtime
     wanted = params.training.steps * params.training.step_tokens
     text = masked_text(learned, tokenizer, params, tokens=wanted, copies=True)
     heldout = masked_text(judged, tokenizer, params, tokens=HELDOUT_TOKENS, copies=False)
-    identity = digest({
-        "adapter": params.model_dump(exclude={"start", "text"}), "start": model_digest(start),
-        "text": _text_digest(text), "heldout": _text_digest(heldout),
-    })  # fmt: skip
+    identity = digest(
+        {
+            "adapter": params.model_dump(exclude={"start", "text"}),
+            "start": model_digest(start),
+            "text": _text_digest(text),
+            "heldout": _text_digest(heldout),
+        }
+    )
     with (
         WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=runtime.workspace) as work,
         publishing(work) as folder,
     ):
         adapter = folder / ADAPTER
         state = _trained(
-            params, tokenizer, text=text, heldout=heldout, checkpoints=work.path / "checkpoints", adapter=adapter,
+            params,
+            tokenizer,
+            text=text,
+            heldout=heldout,
+            checkpoints=work.path / "checkpoints",
+            adapter=adapter,
             runtime=runtime,
-        )  # fmt: skip
+        )
         gc.collect()
         merge(start, adapter, folder)
         with masked_lm(folder, device=runtime.device, dtype=runtime.dtype) as lm:
@@ -87,8 +96,10 @@ def adapt(params: AdapterParams, *, documents: Path, out: Path, runtime: Runtime
             log.warning(
                 "%s: held-out NLL %.2f, but guessing by token frequency gives %.2f: `teach` will refuse it. Raise "
                 "training.steps, or start from an encoder that knows this language",
-                out.name, record["nll_after"], record["nll_of_frequencies"],
-            )  # fmt: skip
+                out.name,
+                record["nll_after"],
+                record["nll_of_frequencies"],
+            )
         card = adapter_card(out.name, params, record, licence=stated_licence(start))
         for place in (folder, adapter):
             write_record(place, record, card=card)

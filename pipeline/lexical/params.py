@@ -110,9 +110,9 @@ class LexicalParams(Section):
 
     @property
     def own_targets(self) -> bool:
-        """True where the start's own answers are the targets.
+        """True where the start's own predictions are the targets.
 
-        The choice for a start that learned from these masked sequences: it knows their true tokens by heart.
+        The choice for a start that learned from these masked sequences: it has memorised their true tokens.
         """
         return Path(self.targets) == Path(self.start)
 

@@ -93,10 +93,18 @@ def compare_students(
                 difference, low, high = seeds_difference(
                     first, second, metric, resamples=params.bootstrap, seed=params.seed
                 )
-                rows.append({
-                    "student": student, "control": control, "metric": metric, "domain": domain,
-                    "difference": difference, "low": low, "high": high, "seeds": seeds,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "student": student,
+                        "control": control,
+                        "metric": metric,
+                        "domain": domain,
+                        "difference": difference,
+                        "low": low,
+                        "high": high,
+                        "seeds": seeds,
+                    }
+                )
     return rows
 
 

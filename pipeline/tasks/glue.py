@@ -50,9 +50,13 @@ def evaluate_glue(params: GlueParams, *, name: str, model: Path, runtime: Runtim
         with Progress(len(wanted), unit="fits", label="glue", done=len(fits)) as progress:
             for task, seed in [pair for pair in wanted if pair not in fits]:
                 with finetuned(
-                    model, data[task].train, classes=TASKS[task].outputs, params=params.finetune, seed=seed,
+                    model,
+                    data[task].train,
+                    classes=TASKS[task].outputs,
+                    params=params.finetune,
+                    seed=seed,
                     runtime=runtime,
-                ) as classifier:  # fmt: skip
+                ) as classifier:
                     found = {part: classifier.scores(dev) for part, dev in data[task].dev.items()}
                     losses = classifier.losses
                 fit = {"task": task, "seed": seed, "metrics": score(task, found, data[task].dev), "losses": losses}

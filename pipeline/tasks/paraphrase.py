@@ -70,16 +70,19 @@ def evaluate_paraphrase(
     _require_names(sets)
     sets = [_cut(found, params) for found in sets]
     pairs = list(_pairs(sets))
-    identity = digest({
-        "sets": {key(found): found.identity for found in sets},
-        "params": params.model_dump(mode="json"),
-        "model": model_digest(model),
-    })  # fmt: skip
+    identity = digest(
+        {
+            "sets": {key(found): found.identity for found in sets},
+            "params": params.model_dump(mode="json"),
+            "model": model_digest(model),
+        }
+    )
 
     def fine_tune(seed: int) -> Fit:
         def fit(train: Texts, tests: list[Texts]) -> list[NDArray[np.int64]]:
-            with finetuned(model, _examples(train), classes=2, params=params.finetune, seed=seed,
-                           runtime=runtime) as classifier:  # fmt: skip
+            with finetuned(
+                model, _examples(train), classes=2, params=params.finetune, seed=seed, runtime=runtime
+            ) as classifier:
                 return [classifier.scores(_examples(test)).argmax(axis=1).astype(np.int64) for test in tests]
 
         return fit
@@ -90,12 +93,16 @@ def evaluate_paraphrase(
         said = _all_fits(sets, pairs, fits, work)
         words, trials = (
             [
-                Trial(train=train, test=test, texts=_known(test.test),
-                      predicted_SN=np.stack([said[key(train), seed][key(test)] for seed in seeds]))
+                Trial(
+                    train=train,
+                    test=test,
+                    texts=_known(test.test),
+                    predicted_SN=np.stack([said[key(train), seed][key(test)] for seed in seeds]),
+                )
                 for train, test in pairs
             ]
             for seeds in ([WORDS], params.seeds)
-        )  # fmt: skip
+        )
         report = _report(params, sets, trials, words, model)
         work.finish()
     return report
@@ -143,23 +150,27 @@ def mean_scores(trials: list[Trial], *, resamples: int, seed: int) -> dict[str, 
     """
     names = sorted({group for trial in trials for group in trial.texts.group})
     number = {name: n for n, name in enumerate(names)}
-    counts_TSG4 = np.stack([
-        confusions(
-            trial.texts.label_N,
-            trial.predicted_SN,
-            np.array([number[group] for group in trial.texts.group], np.int64),
-            groups=len(names),
-        )
-        for trial in trials
-    ])  # fmt: skip
+    counts_TSG4 = np.stack(
+        [
+            confusions(
+                trial.texts.label_N,
+                trial.predicted_SN,
+                np.array([number[group] for group in trial.texts.group], np.int64),
+                groups=len(names),
+            )
+            for trial in trials
+        ]
+    )
     value_S3 = scores(counts_TSG4.sum(axis=2)).mean(axis=0)
     if len(value_S3) >= SEEDS_FOR_T:
         bounds = [t_interval(value_S3[:, column]) for column in range(len(SCORES))]
     else:
-        sample_R3 = np.concatenate([
-            scores(np.einsum("rg,tsgc->rtsc", times_RG, counts_TSG4, optimize=True)).mean(axis=(1, 2))
-            for times_RG in resample(len(names), resamples=resamples, seed=seed)
-        ])  # fmt: skip
+        sample_R3 = np.concatenate(
+            [
+                scores(np.einsum("rg,tsgc->rtsc", times_RG, counts_TSG4, optimize=True)).mean(axis=(1, 2))
+                for times_RG in resample(len(names), resamples=resamples, seed=seed)
+            ]
+        )
         bounds = [interval(sample_R3[:, column]) for column in range(len(SCORES))]
     texts = sum(len(test) for test in {id(trial.texts): trial.texts for trial in trials}.values())
     return {
@@ -177,11 +188,17 @@ def _report(
     cells = []
     for trial, plain in zip(trials, words, strict=True):
         found, beside = (mean_scores([one], resamples=params.bootstrap, seed=params.seeds[0]) for one in (trial, plain))
-        cells.append({
-            "train": key(trial.train), "test": key(trial.test), "n": found["f1"].n,
-            "f1_low": found["f1"].low, "f1_high": found["f1"].high, "baseline_f1": beside["f1"].value,
-            **{name: metric.value for name, metric in found.items()},
-        })  # fmt: skip
+        cells.append(
+            {
+                "train": key(trial.train),
+                "test": key(trial.test),
+                "n": found["f1"].n,
+                "f1_low": found["f1"].low,
+                "f1_high": found["f1"].high,
+                "baseline_f1": beside["f1"].value,
+                **{name: metric.value for name, metric in found.items()},
+            }
+        )
     facts = {
         key(found): {
             "train": 0 if found.train is None else len(found.train),
@@ -250,11 +267,15 @@ def _pairs(sets: list[DetectionSet]) -> Iterator[tuple[DetectionSet, DetectionSe
 
 def _cut(found: DetectionSet, params: ParaphraseParams) -> DetectionSet:
     return DetectionSet(
-        name=found.name, kind=found.kind, identity=found.identity, rewriter=found.rewriter, share=found.share,
+        name=found.name,
+        kind=found.kind,
+        identity=found.identity,
+        rewriter=found.rewriter,
+        share=found.share,
         counts=found.counts,
         train=None if found.train is None else found.train.some(params.train_examples),
         test=None if found.test is None else found.test.some(params.test_examples),
-    )  # fmt: skip
+    )
 
 
 def _require_names(sets: list[DetectionSet]) -> None:

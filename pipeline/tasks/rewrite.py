@@ -1,9 +1,9 @@
 """Make a set for machine-paraphrase detection: paragraphs, and the same ones rewritten by a masked language model.
 
-A share of a paragraph's words is blanked, in rounds of at most 15 % of its words, and each blank is filled with a draw
-from what the model believes there: another word, whole, never the original. Later rounds read what earlier ones wrote.
-The model should be one that no judged student learned from. Which words go is decided by seed and paragraph alone, so
-that shares are nested (the words of 0.2 are among those of 0.4) and two models rewrite the same words of the same text.
+A share of a paragraph's words is masked, in rounds of at most 15 % of its words, and each masked word is replaced by a
+draw from the model's prediction there: another whole word, never the original. Later rounds read what earlier ones
+wrote. The model should be one that no evaluated student learned from. Which words are replaced is decided by seed and
+paragraph alone: shares are nested (the words of 0.2 are among those of 0.4), and two models rewrite the same words.
 
 Each paragraph appears once as it was (label 0, share 0) and once a share as rewritten (label 1). Train and test are
 split by document, so that a detector never meets in test what it saw, in either form, in training.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,20 +35,23 @@ from storage.format.manifest import Manifest, identity_of
 from storage.tables import DocumentStore, write_tables
 from storage.work import WorkFolder
 
-if TYPE_CHECKING:
-    pass
-
-
 KIND = "rewritten"
 REVISION = 1
 TABLE = "paragraphs"
-SCHEMA = pa.schema([
-    ("paragraph", pa.string()), ("document", pa.string()), ("source", pa.string()), ("share", pa.float64()),
-    ("label", pa.uint8()), ("split", pa.string()), ("text", pa.string()),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("paragraph", pa.string()),
+        ("document", pa.string()),
+        ("source", pa.string()),
+        ("share", pa.float64()),
+        ("label", pa.uint8()),
+        ("split", pa.string()),
+        ("text", pa.string()),
+    ]
+)
 
 ROUND_SHARE = 0.15
-"""Most words of a paragraph that are blank at once; the share that BERT learned to fill."""
+"""Largest share of a paragraph's words that is masked at once: the share of BERT's training."""
 
 CHUNK_PARAGRAPHS = 256
 """Paragraphs between two lines of the journal: a killed run loses so many at most."""
@@ -72,8 +75,11 @@ def rewrite(params: RewriteParams, documents: Path, *, out: Path, runtime: Runti
         texts = _rewritten(params, paragraphs, folder=folder, tokenizer=tokenizer, work=work, runtime=runtime)
         kept = [number for number in range(len(paragraphs)) if texts[params.shares[0]][number] is not None]
         dropped["longer than the model reads"] = len(paragraphs) - len(kept)
-        table = _table(params, [paragraphs[number] for number in kept],
-            {share: [str(column[number]) for number in kept] for share, column in texts.items()})  # fmt: skip
+        table = _table(
+            params,
+            [paragraphs[number] for number in kept],
+            {share: [str(column[number]) for number in kept] for share, column in texts.items()},
+        )
         facts = {
             "model": {"folder": str(folder), "weights": weights},
             "shares": params.shares,
@@ -113,8 +119,12 @@ def choose_paragraphs(documents: pa.Table, params: RewriteParams) -> tuple[list[
             elif len(replaceable(text)) < _target(text, max(params.shares)):
                 dropped["too few words of letters"] += 1
             else:
-                found[text] = Paragraph(name=f"{row['doc_id']}/{number}", document=row["doc_id"].partition("#")[0],
-                    source=row["source"], text=text)  # fmt: skip
+                found[text] = Paragraph(
+                    name=f"{row['doc_id']}/{number}",
+                    document=row["doc_id"].partition("#")[0],
+                    source=row["source"],
+                    text=text,
+                )
     ordered = sorted(found.values(), key=lambda paragraph: unit_hash("paraphrase-paragraph", paragraph.name))
     dropped["beyond the limit"] = max(0, len(ordered) - params.paragraphs)
     chosen = sorted(ordered[: params.paragraphs], key=lambda paragraph: paragraph.name)
@@ -134,9 +144,9 @@ class Question:
 
     draft: Draft
     ids: list[int]
-    """Tokens, with one mask token a blank."""
-    blanks: list[tuple[int, int, float]]
-    """Word, column and draw in [0, 1) of each blank."""
+    """Tokens, with one mask token a masked word."""
+    masked: list[tuple[int, int, float]]
+    """Word, column and draw in [0, 1) of each masked word."""
 
 
 class Rewriter:
@@ -181,10 +191,10 @@ class Rewriter:
         return [draft.text if fit else None for draft, fit in zip(drafts, fits, strict=True)]
 
     def _answer(self, questions: list[Question]) -> None:
-        """Fill the blanks of one batch."""
+        """Replace the masked words of one batch."""
         answers = iter(self._logits(questions))
         for question in questions:
-            for word, _, draw in question.blanks:
+            for word, _, draw in question.masked:
                 original = question.draft.original[word]
                 question.draft.replace(word, self._draw(next(answers), original, draw))
 
@@ -206,13 +216,13 @@ class Rewriter:
             elif word not in column:
                 column[word] = len(ids)
                 ids.append(self._tokenizer.special["mask"])
-        blanks = [(w, column[w], float(draw)) for w, draw in zip(words, draw_Q, strict=True) if w in column]
+        masked = [(w, column[w], float(draw)) for w, draw in zip(words, draw_Q, strict=True) if w in column]
         # A rewriting can have a few tokens more than its original (byte-level BPE): the model reads what it can.
         positions = self._lm.positions
-        return Question(draft=draft, ids=ids[:positions], blanks=[blank for blank in blanks if blank[1] < positions])
+        return Question(draft=draft, ids=ids[:positions], masked=[entry for entry in masked if entry[1] < positions])
 
     def _logits(self, questions: list[Question]) -> NDArray[np.float64]:
-        """Logits [Q, W] of the words the model may write, at every blank of a batch in order."""
+        """Logits [Q, W] of the words the model may write, at every masked word of a batch in order."""
         import torch
 
         width = max(len(question.ids) for question in questions)
@@ -221,8 +231,8 @@ class Rewriter:
         for row, question in enumerate(questions):
             ids_BL[row, : len(question.ids)] = question.ids
             attention_BL[row, : len(question.ids)] = 1
-        row_Q = np.array([row for row, question in enumerate(questions) for _ in question.blanks], np.int64)
-        column_Q = np.array([column for question in questions for _, column, _ in question.blanks], np.int64)
+        row_Q = np.array([row for row, question in enumerate(questions) for _ in question.masked], np.int64)
+        column_Q = np.array([column for question in questions for _, column, _ in question.masked], np.int64)
         with torch.inference_mode():
             logits_QV = self._lm.logits(*self._lm.tensors(ids_BL, attention_BL, row_Q, column_Q))
         found: NDArray[np.float64] = logits_QV.float().cpu().numpy()[:, self._ids_W].astype(np.float64)
@@ -274,11 +284,18 @@ def _table(params: RewriteParams, paragraphs: list[Paragraph], texts: dict[float
     versions = [(0.0, 0, [paragraph.text for paragraph in paragraphs])]
     versions += [(share, 1, texts[share]) for share in params.shares]
     rows = [
-        {"paragraph": paragraph.name, "document": paragraph.document, "source": paragraph.source, "share": share,
-         "label": label, "split": "test" if paragraph.split < params.test_share else "train", "text": text}
+        {
+            "paragraph": paragraph.name,
+            "document": paragraph.document,
+            "source": paragraph.source,
+            "share": share,
+            "label": label,
+            "split": "test" if paragraph.split < params.test_share else "train",
+            "text": text,
+        }
         for share, label, column in versions
         for paragraph, text in zip(paragraphs, column, strict=True)
-    ]  # fmt: skip
+    ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 

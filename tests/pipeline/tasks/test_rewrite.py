@@ -177,7 +177,7 @@ def test_no_round_blanks_more_than_fifteen_per_cent(tiny_mlm: Path, monkeypatch:
     answer = Rewriter._answer
 
     def spy(self: Rewriter, questions: list[rewriting.Question]) -> None:
-        asked.extend((len(question.blanks), len(question.draft.original)) for question in questions)
+        asked.extend((len(question.masked), len(question.draft.original)) for question in questions)
         answer(self, questions)
 
     monkeypatch.setattr(Rewriter, "_answer", spy)
