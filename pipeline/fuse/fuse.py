@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import nearest
 from pipeline.executor.base import Executor, LocalExecutor
-from pipeline.fuse.job import FuseJob, open_teacher
+from pipeline.fuse.debias import debiased
+from pipeline.fuse.job import FITTED, FuseJob, fit, open_teacher
 from pipeline.fuse.mixture import Teacher
 from pipeline.fuse.params import FusionParams
 from pipeline.models.provenance import fusion_provenance
@@ -89,6 +91,13 @@ def fuse(
             },
         )
         with writer:
+            if params.debias is not None:
+                first = job
+                ratios = writer.remember_arrays(FITTED, lambda: executing.once(first, fit))
+                job = replace(job, fitted=writer.arrays_file(FITTED))
+                constants = tail_constants(
+                    [debiased(teacher, ratios[name]) for name, teacher in zip(params.teachers, teachers, strict=True)]
+                )
             executing.shards(job, writer, label=f"fuse {out.name}")
             return writer.seal(
                 facts={

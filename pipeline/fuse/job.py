@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.fuse.debias import MOST_SHARDS, debiased, fit_ratio
 from pipeline.fuse.mixture import Teacher, fuse_shard
 from pipeline.text.vocabulary import Bridge, bridge, decode_pieces
 from storage.errors import ParamsError, StaleParent, VocabularyError
@@ -28,12 +29,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FITTED = "debias"
+"""Name under which the driver remembers the ratios that were fitted."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixer:
     """Opened teachers of a fusion, in its order."""
 
     stores: dict[str, Store[SparseLogits]]
+    masks: Store[Masks]
     teachers: list[Teacher]
     coverage: dict[str, Any]
     """How many of a teacher's pieces could be translated."""
@@ -50,16 +55,22 @@ class FuseJob:
     logits: Path
     identities: tuple[str, ...]
     """Of the masks and of the teachers' stores, as the driver has them."""
+    fitted: Path | None = None
+    """Where the driver keeps what `fit` gave; None before, and where nothing is fitted."""
 
     @property
     def key(self) -> str:
         """Names settings and stores."""
-        return f"fuse {self.params!r} {self.identities}"
+        return f"fuse {self.params!r} {self.identities} {self.fitted}"
 
     def with_absolute_paths(self) -> FuseJob:
         """The job for a process that is in another folder."""
         return replace(
-            self, sequences=self.sequences.absolute(), masks=self.masks.absolute(), logits=self.logits.absolute()
+            self,
+            sequences=self.sequences.absolute(),
+            masks=self.masks.absolute(),
+            logits=self.logits.absolute(),
+            fitted=None if self.fitted is None else self.fitted.absolute(),
         )
 
     @contextmanager
@@ -80,8 +91,16 @@ class FuseJob:
             _teacher(self.params, stores[name], bridges[name], columns[name], vocabulary=len(student))
             for name in self.params.teachers
         ]
+        if self.fitted is not None:
+            with np.load(self.fitted, allow_pickle=False) as held:
+                teachers = [
+                    debiased(teacher, held[name]) for name, teacher in zip(self.params.teachers, teachers, strict=True)
+                ]
         yield Mixer(
-            stores=stores, teachers=teachers, coverage={name: found.coverage for name, found in bridges.items()}
+            stores=stores,
+            masks=blanks,
+            teachers=teachers,
+            coverage={name: found.coverage for name, found in bridges.items()},
         )
 
     def make(
@@ -90,10 +109,33 @@ class FuseJob:
         """The fused rows of a shard."""
         records = [store.shard(shard.split, shard.index) for store in mixer.stores.values()]
         targets = fuse_shard(
-            records, mixer.teachers, keep=self.params.keep, weighting=self.params.weighting, tau=self.params.tau
+            records,
+            mixer.teachers,
+            keep=self.params.keep,
+            weighting=self.params.weighting,
+            tau=self.params.tau,
+            label_P=mixer.masks.shard(shard.split, shard.index).label_P.astype(np.int64),
         )
         advance(len(targets))
         return targets, {"sums": _sums(targets)}
+
+
+def fit(job: FuseJob, mixer: Mixer) -> dict[str, NDArray[Any]]:
+    """The ratio [V] of each teacher by its name, from train shards, evenly spread."""
+    assert job.params.debias is not None
+    shards = mixer.masks.plan("train").shards
+    chosen = np.unique(np.linspace(0, shards - 1, min(shards, MOST_SHARDS)).round().astype(int)).tolist()
+    return {
+        name: fit_ratio(
+            (
+                (store.shard("train", index), mixer.masks.shard("train", index).label_P.astype(np.int64))
+                for index in chosen
+            ),
+            teacher,
+            counts=job.params.debias.counts,
+        )
+        for (name, store), teacher in zip(mixer.stores.items(), mixer.teachers, strict=True)
+    }
 
 
 def open_teacher(path: Path, masks: Store[Masks]) -> Store[SparseLogits]:

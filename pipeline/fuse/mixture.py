@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,19 @@ OUTSIDE_MINIMUM = 1e-6
 
 BLOCK_ROWS = 1024
 """Rows fused at once: 256 are 25 % slower a row (measured), and memory grows with it."""
+
+
+class Correction(Protocol):
+    """A change of a teacher's rows that multiplies probabilities by one number a token (`pipeline.fuse.debias`)."""
+
+    @property
+    def ratio_V(self) -> NDArray[np.float64]:
+        """By students' id."""
+        ...
+
+    def rows(self, rows: RestoredRows) -> tuple[RestoredRows, NDArray[np.float64]]:
+        """The changed rows, and the natural log [B] of what each was divided by to add up to 1 again."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +75,8 @@ class Teacher:
     """Natural log of what its weight is multiplied with, up to a constant."""
     merges: bool
     """Whether two of its pieces share a student id."""
+    correction: Correction | None = None
+    """Of its rows, whose tails then have this teacher's bias."""
 
     @staticmethod
     def of(
@@ -147,16 +162,28 @@ class Entries:
 
 
 def fuse_shard(
-    records: Sequence[SparseLogits], teachers: Sequence[Teacher], *, keep: int, weighting: Weighting, tau: float
+    records: Sequence[SparseLogits],
+    teachers: Sequence[Teacher],
+    *,
+    keep: int,
+    weighting: Weighting,
+    tau: float,
+    label_P: NDArray[np.int64] | None = None,
 ) -> FusedTargets:
-    """Fuse the same rows of T teachers; the result's `gold_logprob` is of their full softmax, whatever is listed."""
+    """Fuse the same rows of T teachers, whose true tokens are label_P; only a correction reads them.
+
+    The result's `gold_logprob` is of their full softmax, whatever is listed; with a correction, of the corrected one
+    divided by what the restored row was.
+    """
     fused = _unanswered(len(records[0]), teachers, keep=keep)
     columns = [record.arrays() for record in records]
     for start in range(0, len(fused), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
         parts = [SparseLogits(**{name: values[block] for name, values in column.items()}) for column in columns]
         part = FusedTargets(**{name: values[block] for name, values in fused.arrays().items()})
-        _fuse_block(parts, teachers, part, weighting=weighting, tau=tau)
+        _fuse_block(
+            parts, teachers, part, weighting=weighting, tau=tau, label_B=None if label_P is None else label_P[block]
+        )
     return fused
 
 
@@ -175,11 +202,23 @@ def _unanswered(rows: int, teachers: Sequence[Teacher], *, keep: int) -> FusedTa
 
 
 def _fuse_block(
-    parts: Sequence[SparseLogits], teachers: Sequence[Teacher], fused: FusedTargets, *, weighting: Weighting, tau: float
+    parts: Sequence[SparseLogits],
+    teachers: Sequence[Teacher],
+    fused: FusedTargets,
+    *,
+    weighting: Weighting,
+    tau: float,
+    label_B: NDArray[np.int64] | None,
 ) -> None:
     """Fill the rows of `fused` that some teacher answered."""
     pairs = list(zip(parts, teachers, strict=True))
-    beliefs = [_restate(part, teacher) for part, teacher in pairs]
+    beliefs = [restate(part, teacher) for part, teacher in pairs]
+    log_change_BT = np.zeros((len(parts[0]), len(pairs)))
+    for t, teacher in enumerate(teachers):
+        if teacher.correction is not None:
+            assert label_B is not None, "a correction needs the true tokens"
+            beliefs[t], log_total_B = teacher.correction.rows(beliefs[t])
+            log_change_BT[:, t] = np.log(teacher.correction.ratio_V[label_B]) - log_total_B
     covered_BT = np.stack([(belief.ids_BK < teachers[0].vocabulary).any(axis=1) for belief in beliefs], axis=1)
     largest_BT = np.zeros(covered_BT.shape, np.float32)  # read by one weighting alone
     if weighting == "max":
@@ -205,7 +244,7 @@ def _fuse_block(
     fused.weight_PT[answered_B] = weight_BT[answered_B]
     fused.tail_PT[answered_B] = tail_BT[answered_B]
     gold_BT = np.stack([part.gold_logprob_PJ[:, teacher.column] for part, teacher in pairs], axis=1)
-    fused.gold_logprob_P[answered_B] = _log_mean(gold_BT, weight_BT)[answered_B]
+    fused.gold_logprob_P[answered_B] = _log_mean(gold_BT + log_change_BT, weight_BT)[answered_B]
     for t, (part, teacher) in enumerate(pairs):
         fused.sketch_PTD[answered_B, t, : teacher.sketch] = part.sketch_PD[answered_B]
 
@@ -235,7 +274,7 @@ def _entries(part: SparseLogits, column: int, temperature: float) -> tuple[NDArr
     return np.concatenate([part.ids_PK, part.drawn_ids_PS], axis=1), np.concatenate([p_BK, drawn_BS], axis=1)
 
 
-def _restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
+def restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
     """One teacher's rows in the students' vocabulary.
 
     All mass that is not at a matched entry is tail. A list that holds all the ids the teacher knows (of a plain prior:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from pipeline.core.config import Section, nearest
 from pipeline.fuse.weighting import Weighting
 
 MOST_TEACHERS = 32
 """Which lists an id is in is kept as bits."""
+
+
+class DebiasParams(Section):
+    """Removal of each token's own bias from the teachers (`pipeline.fuse.debias`)."""
+
+    counts: float = Field(gt=0)
+    """Pseudo-counts beside those of true tokens and the sums of predictions; more change rare tokens less."""
 
 
 class FusionParams(Section):
@@ -29,6 +36,14 @@ class FusionParams(Section):
     """Of the targets; one that the teachers' statistics were kept at."""
     keep: int = Field(ge=1, le=1024)
     """M, entries kept a prediction."""
+    debias: DebiasParams | None = None
+    """Remove each token's own bias from each teacher before mixing; without it teachers are mixed as they are."""
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stores that were made before there was `debias` keep their identities."""
+        dumped: dict[str, Any] = handler(self)
+        return {key: value for key, value in dumped.items() if key != "debias" or value is not None}
 
     @field_validator("teachers")
     @classmethod

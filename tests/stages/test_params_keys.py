@@ -91,6 +91,7 @@ fusions.*.calibrated
 fusions.*.prior
 fusions.*.temperature
 fusions.*.keep
+fusions.*.debias.counts
 training.steps
 training.step_tokens
 training.learning_rate
