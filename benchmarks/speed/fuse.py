@@ -67,7 +67,6 @@ def kernel_ratios(form: Form) -> list[float]:
             column=1,
             temperature=TEMPERATURE,
             weight_column=1,
-            weight_temperature=TEMPERATURE,
         )
         for seed in range(len(TEACHERS))
     ]

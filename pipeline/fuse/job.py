@@ -197,7 +197,6 @@ def _teacher(
         column=column,
         temperature=temperatures[column],
         weight_column=weight_column,
-        weight_temperature=temperatures[weight_column],
         log_prior=log_prior,
     )
 

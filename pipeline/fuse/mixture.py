@@ -5,8 +5,8 @@ mass spread over what it does not list as its tail's bias and the row's sketch s
 still gives it a share of its tail; pieces without a counterpart go to the tail; several pieces of one student id add
 up. Kept are the M most likely of the ids that any teacher lists. What lies outside them is kept as each teacher's share
 and sketch, so that it is restored as the same mixture of the same tails: exactly, when every listed id is among the M.
-Drawn ids count as listed ones; the mixture is linear, so it stays an unbiased estimate where the M hold all of them and
-the weights do not read the draws (`max` does). A teacher none of whose listed pieces has a counterpart has no weight.
+Drawn ids count as listed ones; no weight reads the draws and the mixture is linear, so it stays an unbiased estimate
+where the M hold all of them. A teacher none of whose listed pieces has a counterpart has no weight.
 
 Lists are sorted by id, equal ids are added up by shifted sums, and the sums are sorted by size: all whole-array NumPy,
 which lets go of the interpreter lock, and the same bits under any number of threads. Measured on one core, lists of 32
@@ -69,8 +69,6 @@ class Teacher:
     """That of `column`."""
     weight_column: int
     """Of the statistics its confidence is read from."""
-    weight_temperature: float
-    """That of `weight_column`."""
     log_prior: float
     """Natural log of what its weight is multiplied with, up to a constant."""
     merges: bool
@@ -88,7 +86,6 @@ class Teacher:
         column: int,
         temperature: float,
         weight_column: int,
-        weight_temperature: float,
         log_prior: float = 0.0,
     ) -> Teacher:
         """A teacher by its bridge (-1 where there is no counterpart) and its tail's bias and basis over its own ids.
@@ -117,7 +114,6 @@ class Teacher:
             column=column,
             temperature=temperature,
             weight_column=weight_column,
-            weight_temperature=weight_temperature,
             log_prior=log_prior,
             merges=len(np.unique(found_V)) < len(found_V),
         )
@@ -220,13 +216,9 @@ def _fuse_block(
             beliefs[t], log_total_B = teacher.correction.rows(beliefs[t])
             log_change_BT[:, t] = np.log(teacher.correction.ratio_V[label_B]) - log_total_B
     covered_BT = np.stack([(belief.ids_BK < teachers[0].vocabulary).any(axis=1) for belief in beliefs], axis=1)
-    largest_BT = np.zeros(covered_BT.shape, np.float32)  # read by one weighting alone
-    if weighting == "max":
-        largest_BT = np.stack([_largest_logprob(part, teacher) for part, teacher in pairs], axis=1)
     weight_BT = weights(
         weighting,
         entropy_PT=np.stack([part.entropy_PJ[:, teacher.weight_column] for part, teacher in pairs], axis=1),
-        max_logprob_PT=largest_BT,
         gold_logprob_PT=np.stack([part.gold_logprob_PJ[:, teacher.weight_column] for part, teacher in pairs], axis=1),
         covered_PT=covered_BT,
         log_prior_T=np.array([teacher.log_prior for teacher in teachers]),
@@ -247,13 +239,6 @@ def _fuse_block(
     fused.gold_logprob_P[answered_B] = _log_mean(gold_BT + log_change_BT, weight_BT)[answered_B]
     for t, (part, teacher) in enumerate(pairs):
         fused.sketch_PTD[answered_B, t, : teacher.sketch] = part.sketch_PD[answered_B]
-
-
-def _largest_logprob(part: SparseLogits, teacher: Teacher) -> NDArray[np.float32]:
-    """Log of the largest listed or drawn probability at the temperature the weights are read at."""
-    p_BK = _entries(part, teacher.weight_column, teacher.weight_temperature)[1]
-    largest_B = p_BK.max(axis=1, initial=0)
-    return np.asarray(np.log(largest_B, out=np.full(len(part), np.nan, np.float32), where=largest_B > 0))
 
 
 def _log_mean(log_p_BT: NDArray[np.floating], weight_BT: NDArray[np.float32]) -> NDArray[np.float64]:

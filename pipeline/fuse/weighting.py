@@ -10,14 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Weighting = Literal["entropy", "max", "gold", "ca_mkd", "uniform"]
+Weighting = Literal["entropy", "gold", "ca_mkd", "uniform"]
 
 
 def weights(
     name: Weighting,
     *,
     entropy_PT: NDArray[np.floating],
-    max_logprob_PT: NDArray[np.floating],
     gold_logprob_PT: NDArray[np.floating],
     covered_PT: NDArray[np.bool_],
     log_prior_T: NDArray[np.floating],
@@ -31,9 +30,8 @@ def weights(
     entropy: w_t = pi_t exp(-H_t / tau) / sum_s pi_s exp(-H_s / tau); sees no label. This project's definition of
         prediction weighting, and its default. That teachers of lower entropy count more is Kwon et al. 2020
         (doi:10.1109/ICASSP40776.2020.9054698); the softmax is ours.
-    max: the same with log max_v p_t(v) in place of -H_t, so w_t is proportional to pi_t (max p_t) ** (1 / tau).
-    gold: the same with log p_t(y): at tau 1 and equal priors, w_t = p_t(y) / sum_s p_s(y), the posterior of teacher t
-        given the true token (Bayesian model averaging). Sees the label.
+    gold: the same with log p_t(y) in place of -H_t: at tau 1 and equal priors, w_t = p_t(y) / sum_s p_s(y), the
+        posterior of teacher t given the true token (Bayesian model averaging). Sees the label.
     ca_mkd: with CE_t = -log p_t(y) and n covering teachers, w_t = (1 - exp(CE_t / tau) / sum_s exp(CE_s / tau)) /
         (n - 1), times pi_t and scaled to sum 1; w_t = 1 when n = 1. Zhang et al. 2022 (CA-MKD, arXiv 2201.00007),
         where tau = 1 and pi is equal. It sets the worst teacher aside rather than choosing the best. Sees the label.
@@ -49,9 +47,7 @@ def weights(
         total_P1 = weight_PT.sum(axis=1, keepdims=True)
         weight_PT = np.divide(weight_PT, total_P1, out=np.zeros_like(weight_PT), where=total_P1 > 0)
     else:
-        confidence: dict[str, Any] = {
-            "uniform": np.zeros(()), "entropy": -entropy_PT, "max": max_logprob_PT, "gold": gold_logprob_PT,
-        }  # fmt: skip
+        confidence: dict[str, Any] = {"uniform": np.zeros(()), "entropy": -entropy_PT, "gold": gold_logprob_PT}
         weight_PT = _softmax(prior_PT + np.where(covered_PT, confidence[name], 0).astype(np.float64) / tau)
     return weight_PT.astype(np.float32)
 

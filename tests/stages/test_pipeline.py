@@ -75,6 +75,7 @@ def tiny_params(folder: Path, teachers: dict[str, Path], student: Path, *, rewri
         for name in teachers
     }
     params["exact"] = {"positions": 64}
+    params["target_gradients"] = {"start": "data/sources/student", "positions": 64}
     for fusion in params["fusions"].values():
         fusion["teachers"] = [rename[name] for name in fusion["teachers"]]
     for entry in params["students"].values():

@@ -410,7 +410,7 @@ def test_a_teacher_without_a_shared_piece_is_refused(world: World, monkeypatch: 
         ({"prior": True}, r"prior: must be equal, calibration"),
         ({"teachers": ["alpha", "alpha"]}, r"teachers: names a teacher twice"),
         ({"teachers": []}, r"teachers: List should have at least 1 item"),
-        ({"weighting": "entropie"}, r"weighting: Input should be 'entropy', 'max', 'gold', 'ca_mkd' or 'uniform'"),
+        ({"weighting": "entropie"}, r"weighting: Input should be 'entropy', 'gold', 'ca_mkd' or 'uniform'"),
         ({"tau": 0.0}, r"tau: Input should be greater than 0"),
         ({"keep": 0}, r"keep: Input should be greater than or equal to 1"),
         ({"tua": 1.0}, r"unknown key 'tua' \(did you mean 'tau'\?\)"),

@@ -44,7 +44,7 @@ def reader(
 ) -> Teacher:  # fmt: skip
     return Teacher.of(
         to_student, tail.bias_JV[column], tail.basis_DV, vocabulary=vocabulary, column=column,
-        temperature=TEMPERATURES[column], weight_column=weight_column, weight_temperature=TEMPERATURES[weight_column],
+        temperature=TEMPERATURES[column], weight_column=weight_column,
         log_prior=log_prior,
     )  # fmt: skip
 
@@ -250,18 +250,9 @@ def test_weights_are_taken_at_their_own_column(weighting: Weighting, draws: int)
     records, readers, _ = scene(3, teachers=3, column=2 if draws == 0 else 1, draws=draws, keep=2)
     fused = fuse_shard(records, readers, keep=20, weighting=weighting, tau=0.7)
     answered = fused.covered_P()
-    largest = np.zeros((12, 3))
-    for t, record in enumerate(records):
-        for row in np.flatnonzero(record.covered_P()):
-            count = int((record.ids_PK[row] < 65535).sum())
-            power = np.exp(record.logprob_PK[row, :count].astype(np.float64) / 1.3)
-            tail = float(record.tail_PJ[row, 1])
-            drawn = record.drawn_share_PS[row].max(initial=0) * tail
-            largest[row, t] = max((1 - tail) * power[0] / power.sum(), drawn)
     expected = weights(
         weighting,
         entropy_PT=np.stack([record.entropy_PJ[:, 1] for record in records], axis=1),
-        max_logprob_PT=np.log(np.maximum(largest, 1e-30)),
         gold_logprob_PT=np.stack([record.gold_logprob_PJ[:, 1] for record in records], axis=1),
         covered_PT=np.stack([
             [bool(entries(record, teacher, row)) and record.covered_P()[row] for row in range(12)]
@@ -387,7 +378,7 @@ def test_tails_are_translated_piece_by_piece(column: int):
     temperature = TEMPERATURES[column]
     teacher = Teacher.of(
         np.array([3, -1, 0, 3, 4, -1, 3]), bias, basis, vocabulary=6, column=column, temperature=temperature,
-        weight_column=0, weight_temperature=1.0,
+        weight_column=0,
     )  # fmt: skip
     p = np.exp(bias)
     matched = p[[0, 2, 3, 4, 6]].sum()

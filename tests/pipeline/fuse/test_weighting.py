@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from pipeline.fuse.weighting import Weighting, weights
 
 ENTROPY = np.array([[1.0, 2.0, 3.5]], np.float32)
-MAXIMUM = np.log(np.array([[0.6, 0.5, 0.2]], np.float32))
 GOLD = np.log(np.array([[0.1, 0.4, 0.05]], np.float32))
 EQUAL = np.zeros(3)
 
 
 def ask(name: Weighting, covered: list[bool] | None = None, **changes: Any) -> np.ndarray:
     arguments: dict[str, Any] = {
-        "entropy_PT": ENTROPY, "max_logprob_PT": MAXIMUM, "gold_logprob_PT": GOLD,
+        "entropy_PT": ENTROPY, "gold_logprob_PT": GOLD,
         "covered_PT": np.array([covered or [True] * 3]), "log_prior_T": EQUAL, "tau": 1.0,
     } | changes  # fmt: skip
     return weights(name, **arguments)[0]
@@ -38,11 +37,6 @@ def test_uniform():
 def test_entropy():
     assert ask("entropy") == pytest.approx(scaled(math.exp(-1), math.exp(-2), math.exp(-3.5)))
     assert ask("entropy", tau=0.5) == pytest.approx(scaled(math.exp(-2), math.exp(-4), math.exp(-7)))
-
-
-def test_max():
-    assert ask("max") == pytest.approx(scaled(0.6, 0.5, 0.2))
-    assert ask("max", tau=0.5) == pytest.approx(scaled(0.36, 0.25, 0.04))
 
 
 def test_gold_is_the_posterior_of_the_teacher():
@@ -73,7 +67,7 @@ def test_a_prior_multiplies(name: Weighting):
 def test_values_of_uncovered_teachers_are_not_read(name: Weighting):
     nan = np.array([[0.0, np.nan, 0.0]])
     covered = [True, False, True]
-    with_nan = ask(name, covered, entropy_PT=ENTROPY + nan, max_logprob_PT=MAXIMUM + nan, gold_logprob_PT=GOLD + nan)
+    with_nan = ask(name, covered, entropy_PT=ENTROPY + nan, gold_logprob_PT=GOLD + nan)
     assert with_nan.tolist() == ask(name, covered).tolist()
 
 
@@ -90,7 +84,6 @@ def test_rows_sum_to_one_over_the_teachers_that_answer(name: Weighting, teachers
     found = weights(
         name,
         entropy_PT=generator.gamma(1.0, 3.0, shape),
-        max_logprob_PT=-generator.gamma(1.0, 2.0, shape),
         gold_logprob_PT=-generator.gamma(1.0, 4.0, shape),
         covered_PT=covered,
         log_prior_T=np.log(generator.dirichlet(np.ones(teachers))),
