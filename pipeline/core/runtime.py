@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,12 @@ from storage.work import Workspace
 
 if TYPE_CHECKING:
     import torch
+
+
+log = logging.getLogger(__name__)
+
+BFLOAT16_CAPABILITY = 8
+"""Compute capability, major, of the first NVIDIA GPUs with bfloat16 units (Ampere)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,19 +44,39 @@ def apply(params: RuntimeParams, workspace: Workspace = Workspace()) -> Runtime:
 
     device = params.device if params.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     settle(torch.device(device), threads=params.threads)
-    if params.dtype != "auto":
-        dtype = getattr(torch, params.dtype)
-    else:
-        fast = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_gains_from_bfloat16()
-        dtype = torch.bfloat16 if fast else torch.float32
     return Runtime(
         device=torch.device(device),
-        dtype=dtype,
+        dtype=_number_format(params.dtype, device),
         batch_tokens=params.batch_tokens,
         threads=params.threads,
         checkpoint_seconds=params.checkpoint_seconds,
         workspace=workspace,
     )
+
+
+def _number_format(asked: str, device: str) -> torch.dtype:
+    """What is asked for; `auto` is bfloat16 where there are units for it. A GPU without them computes in float32.
+
+    Such a GPU (before compute capability 8.0: T4, V100) answers that it supports bfloat16, and emulates it, slowly.
+    float16 is not chosen: hidden states of some encoders go beyond its 65,504.
+    """
+    import torch
+
+    if device == "cuda":
+        units = torch.cuda.get_device_capability()[0] >= BFLOAT16_CAPABILITY
+        if not units and asked != "float32":
+            log.warning(
+                "%s has no bfloat16 units: computing in float32%s",
+                torch.cuda.get_device_name(),
+                "" if asked == "auto" else f" although runtime.dtype is {asked}",
+            )
+            return torch.float32
+    else:
+        units = _cpu_gains_from_bfloat16()
+    if asked == "auto":
+        return torch.bfloat16 if units else torch.float32
+    dtype: torch.dtype = getattr(torch, asked)
+    return dtype
 
 
 def settle(device: torch.device, *, threads: int) -> None:

@@ -39,6 +39,9 @@ REFINEMENTS = (0.06, 0.012)
 CALIBRATION_POSITIONS = 4096
 """Predictions whose full logits are held to fit the temperature: 250 MB in bfloat16 for 30 k ids."""
 
+CALIBRATION_BYTES = 2**30
+"""Most that these logits take in float32: fewer predictions are held of a model with more than 65,536 ids."""
+
 CALIBRATION_SLICES = 64
 """Places of the split they are taken from, when it has more: the first ones may all be of one book."""
 
@@ -57,11 +60,15 @@ class Calibration:
     positions: int
 
 
-def calibration_slices(rows: int) -> list[tuple[int, int]]:
-    """Bounds of the predictions that are used of a split of `rows`: all, or evenly spread ones, of many documents."""
-    if rows <= CALIBRATION_POSITIONS:
+def calibration_slices(rows: int, *, vocabulary: int) -> list[tuple[int, int]]:
+    """Bounds of the predictions that are used of a split of `rows`: all, or evenly spread ones, of many documents.
+
+    vocabulary is the number of ids a row of logits has.
+    """
+    most = min(CALIBRATION_POSITIONS, CALIBRATION_BYTES // (4 * vocabulary))
+    if rows <= most:
         return [(0, rows)]
-    size = CALIBRATION_POSITIONS // CALIBRATION_SLICES
+    size = max(1, most // CALIBRATION_SLICES)
     starts = [i * (rows - size) // (CALIBRATION_SLICES - 1) for i in range(CALIBRATION_SLICES)]
     return [(start, start + size) for start in starts]
 
@@ -73,7 +80,7 @@ def spread_answers(lm: MaskedLM, part: SplitInputs, *, split: str, name: str) ->
     """
     answers = [
         (logits.clone(), gold)
-        for start, stop in calibration_slices(len(part.masks))
+        for start, stop in calibration_slices(len(part.masks), vocabulary=len(part.inputs.tokenizer.pieces))
         for logits, gold, _ in part.answers(lm, start, stop)
     ]
     positions = sum(len(gold) for _, gold in answers)
@@ -128,7 +135,12 @@ def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, name: s
     vocabulary = int(inputs.corpus.masks.facts["vocabulary"])
     count_V = np.bincount(train, minlength=vocabulary) + 1.0
     label_P = inputs.corpus.masks.read("calibration").label_P
-    label_P = np.concatenate([label_P[start:stop] for start, stop in calibration_slices(len(label_P))])
+    label_P = np.concatenate(
+        [
+            label_P[start:stop]
+            for start, stop in calibration_slices(len(label_P), vocabulary=len(inputs.tokenizer.pieces))
+        ]
+    )
     nll = float(-np.log(count_V[label_P] / count_V.sum()).mean())
     accuracy = float((label_P == count_V.argmax()).mean())
     if calibration.nll >= nll or calibration.accuracy <= accuracy:

@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+LOGITS_BYTES = 2**30
+"""Most that the logits of one forward take in float32, on average: 58,000 tokens with 30,522 ids."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherInputs:
@@ -121,8 +124,10 @@ class SplitInputs:
         view, gold_P, low = self._view(start, stop)
         length_G = view.lengths_G()
         left_G = np.arange(len(length_G))
+        rows_a_token = len(view.column_P) / max(1, int(length_G.sum()))
+        fitting = int(LOGITS_BYTES / (4 * len(self.inputs.to_student_V) * max(rows_a_token, 1e-9)))
         while len(left_G):
-            tokens = self.inputs.halved[-1] if self.inputs.halved else self.inputs.batch_tokens
+            tokens = self.inputs.halved[-1] if self.inputs.halved else min(self.inputs.batch_tokens, fitting)
             done = 0
             batches = [left_G[batch] for batch in token_batches(length_G[left_G], tokens)]
             for batch in batches:

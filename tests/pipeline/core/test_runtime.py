@@ -35,3 +35,37 @@ def test_threads_are_set_when_asked_for() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("capability", "asked", "expected"),
+    [
+        ((7, 0), "auto", torch.float32),
+        ((7, 5), "auto", torch.float32),
+        ((7, 5), "bfloat16", torch.float32),
+        ((7, 5), "float32", torch.float32),
+        ((8, 0), "auto", torch.bfloat16),
+        ((9, 0), "auto", torch.bfloat16),
+        ((9, 0), "float32", torch.float32),
+    ],
+)
+def test_a_gpu_never_emulates_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capability: tuple[int, int],
+    asked: str,
+    expected: torch.dtype,
+) -> None:
+    """A T4 answers True to is_bf16_supported, by emulation; what is taken instead of what was asked for is said."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    chosen = runtime.apply(PARAMS.model_copy(update={"device": "cuda", "dtype": asked}))
+    assert chosen.dtype == expected
+    said = [record.message for record in caplog.records]
+    if capability < (8, 0) and asked != "float32":
+        (line,) = said
+        assert line.startswith("Tesla T4 has no bfloat16 units: computing in float32")
+        assert ("although runtime.dtype is bfloat16" in line) == (asked == "bfloat16")
+    else:
+        assert not said

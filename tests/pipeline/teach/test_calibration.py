@@ -90,12 +90,12 @@ def test_a_loss_that_is_not_finite_is_refused(value: float):
 
 @pytest.mark.parametrize("rows", [1, 4095, 4096])
 def test_a_small_split_is_used_whole(rows: int):
-    assert calibration_slices(rows) == [(0, rows)]
+    assert calibration_slices(rows, vocabulary=30_522) == [(0, rows)]
 
 
 @pytest.mark.parametrize("rows", [4097, 5000, 100_000, 10**9])
 def test_a_large_split_is_used_in_places_from_end_to_end(rows: int):
-    slices = calibration_slices(rows)
+    slices = calibration_slices(rows, vocabulary=30_522)
     assert len(slices) == 64 and slices[0][0] == 0 and slices[-1][1] == rows
     assert {stop - start for start, stop in slices} == {64}
     gaps = [after[0] - before[1] for before, after in pairwise(slices)]
@@ -167,3 +167,11 @@ class Again:
 
     def answers(self, *_: object) -> Iterator[tuple[torch.Tensor, torch.Tensor, None]]:
         return ((logits, gold, None) for logits, gold in self.known)
+
+
+@pytest.mark.parametrize("vocabulary", [30_522, 65_536, 250_002, 2_000_000])
+def test_calibration_is_bounded_in_bytes_whatever_the_vocabulary(vocabulary: int) -> None:
+    taken = sum(stop - start for start, stop in calibration_slices(1_000_000, vocabulary=vocabulary))
+    assert taken * vocabulary * 4 <= 2**30
+    assert taken >= 64
+    assert (taken == 4096) == (vocabulary <= 65_536)
