@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForMaskedLM
 
+from benchmarks.families.matrix import publish
+from pipeline.models.masked_lm import masked_lm
 from pipeline.sources import hub
 from pipeline.sources.fetch import fetch
 from pipeline.sources.params import (
@@ -24,6 +28,7 @@ from pipeline.sources.params import (
     decode_source,
     source_section,
 )
+from pipeline.text.tokenizer import load_tokenizer
 from storage.errors import ParamsError, SourceError
 from storage.format.manifest import file_sha256
 from tests.helpers.services import COMMIT, Hub, pip_environment, write_tiny_wordnet, write_wheel
@@ -329,3 +334,34 @@ def test_an_unknown_source_is_refused_with_the_nearest(tmp_path: Path) -> None:
     params.write_text("sources: {wordnet: {kind: wordnet}}")
     with pytest.raises(ParamsError, match=r"params.yaml: sources: no key 'wordnett' \(did you mean 'wordnet'\?\)"):
         source_section(params, "wordnett")
+
+
+BESIDE = ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "model.onnx", ".gitattributes")
+"""Formats of the same weights that lie beside them, and the list of large files."""
+
+
+@pytest.mark.parametrize(
+    ("name", "repo", "card"),
+    [("bert", "google-bert/bert-base-uncased", "LICENSE"), ("roberta", "FacebookAI/roberta-base", "README.md")],
+)
+def test_published_folders_are_fetched_as_the_hub_has_them(
+    place: Path, serve: Serve, name: str, repo: str, card: str
+) -> None:
+    """Their lists of files, and a tokenizer_config.json that names no special token: a teacher comes out of it."""
+    folder = publish(place / "published", name, steps=0)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    vocabulary = json.loads(files["tokenizer.json"])["model"]["vocab"]
+    files |= {"vocab.txt": "\n".join(vocabulary).encode()} if name == "bert" else {
+        "vocab.json": json.dumps(vocabulary).encode(), "merges.txt": b"#version: 0.2\n", "dict.txt": b""
+    }  # fmt: skip
+    assert b"_token" not in files["tokenizer_config.json"]
+    server = serve({repo: files | {card: b"# card"} | dict.fromkeys(BESIDE, b"not asked for")})
+    fetch("teacher", source(hub=repo, revision=COMMIT), place / "out", downloads=place / "downloads")
+    asked = {path.rsplit("/", 1)[1] for path in server.requests if "/resolve/" in path}
+    assert asked.isdisjoint(BESIDE) and {"model.safetensors", "config.json", "tokenizer.json", card} <= asked
+    special = load_tokenizer(place / "out").special
+    ids = torch.tensor([[special["cls"], 50, special["mask"], 60, special["sep"]]])
+    with masked_lm(place / "out", device=torch.device("cpu"), dtype=torch.float32) as lm, torch.inference_mode():
+        got = lm.logits(ids, torch.ones_like(ids), torch.tensor([0]), torch.tensor([2]))[0]
+        own = AutoModelForMaskedLM.from_pretrained(folder).eval()(input_ids=ids).logits[0, 2]
+    torch.testing.assert_close(got, own)
