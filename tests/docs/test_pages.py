@@ -1,6 +1,6 @@
 """The README and docs/: numbers are those of reports/, and the README names what there is.
 
-Not checked here: links between pages, which `make docs` refuses when they are broken.
+Not checked here: anchors of links, which `make docs` refuses when they are broken.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from benchmarks.scaling import page as scaling
 from pipeline.fuse.weighting import Weighting
 from pipeline.lexical.params import Objective
 from pipeline.sparse.params import Keep, Tail
+from tests.docs.blocks import texts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -165,6 +166,13 @@ def test_every_choice_is_explained(page: str, values: Sequence[str]) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     rows = "".join(line for line in text.splitlines(keepends=True) if line.startswith("| `"))
     assert values and [value for value in values if f"`{value}`" not in rows] == []
+
+
+@pytest.mark.parametrize("page", sorted(texts()))
+def test_links_lead_to_files(page: str) -> None:
+    """As GitHub follows them; anchors are for `make docs`."""
+    found = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", texts()[page])
+    assert [link for link in found if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
 def test_how_to_cite_is_understood() -> None:
