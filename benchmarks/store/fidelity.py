@@ -28,7 +28,6 @@ from zarr.codecs import ZstdCodec
 
 from pipeline.core.seeds import generator
 from pipeline.evaluate.fidelity import (
-    SPLIT,
     Full,
     Student,
     compare,
@@ -45,6 +44,7 @@ from pipeline.teach.calibration import fit_temperature
 from pipeline.text.vocabulary import bridge, decode_pieces
 from storage.format.manifest import SplitPlan
 from storage.reader import Store
+from storage.records.base import HELDOUT
 from storage.records.logits import SparseLogits
 from storage.work import Workspace
 from storage.writer import StoreWriter
@@ -139,7 +139,7 @@ def stored(record: SparseLogits, keep: Keep, tail: TailParams, shape: TailShape,
             sketch=shape.size,
             vocabulary=vocabulary,
         ),
-        splits={SPLIT: SplitPlan(rows=len(record), shard_rows=8192)},
+        splits={HELDOUT: SplitPlan(rows=len(record), shard_rows=8192)},
         inputs={"keep": keep.model_dump(), "tail": tail.model_dump()},
         parents={},
         constants={"order_V": constants.pop("order_V")},
@@ -285,7 +285,7 @@ def main(exact: Path, student: Path | None, forms: str, out: Path) -> None:
             if plain:
                 sizes = {"bytes_per_position": plain_bytes(record, Path(folder))}
             else:
-                record = store.read(SPLIT)
+                record = store.read(HELDOUT)
             sums = compare(test, Restored.of(store, record, device=device), students)
         found = measures(sums)
         angles = {name: entry["angle_degrees"] for name, entry in found.pop("gradient").items()}
