@@ -12,25 +12,21 @@ from storage.tables import DocumentStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskedCorpus:
-    """Three stores that belong together."""
+class MaskedSequences:
+    """Two stores that belong together. A student trains on them without the text, which may not be given away."""
 
-    documents: DocumentStore
     sequences: Store[Sequences]
     masks: Store[Masks]
 
     @staticmethod
-    def open(documents: Path, sequences: Path, masks: Path) -> MaskedCorpus:
-        """Open the stores; raises StaleParent unless the sequences are of these documents and the masks of these.
+    def open_pair(sequences: Path, masks: Path) -> MaskedSequences:
+        """Open the stores; raises StaleParent unless the masks are of these sequences.
 
         Raises StoreMissing, WrongKind or SchemaMismatch for what is no such store.
         """
-        corpus = MaskedCorpus(
-            documents=DocumentStore(documents), sequences=Store(sequences, Sequences), masks=Store(masks, Masks)
-        )
-        corpus.sequences.require_parent("documents", corpus.documents)
-        corpus.masks.require_parent("sequences", corpus.sequences)
-        return corpus
+        opened = MaskedSequences(sequences=Store(sequences, Sequences), masks=Store(masks, Masks))
+        opened.masks.require_parent("sequences", opened.sequences)
+        return opened
 
     @property
     def pieces(self) -> list[str]:
@@ -42,3 +38,21 @@ class MaskedCorpus:
         """Ids of the special tokens by role: pad, unk, mask and so on."""
         special: dict[str, int] = self.sequences.facts["special"]
         return special
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskedCorpus(MaskedSequences):
+    """Three stores that belong together."""
+
+    documents: DocumentStore
+
+    @staticmethod
+    def open(documents: Path, sequences: Path, masks: Path) -> MaskedCorpus:
+        """Open the stores; raises StaleParent unless the sequences are of these documents and the masks of these.
+
+        Raises StoreMissing, WrongKind or SchemaMismatch for what is no such store.
+        """
+        opened = MaskedSequences.open_pair(sequences, masks)
+        corpus = MaskedCorpus(documents=DocumentStore(documents), sequences=opened.sequences, masks=opened.masks)
+        corpus.sequences.require_parent("documents", corpus.documents)
+        return corpus

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.core.runtime import Runtime
 from pipeline.models.identity import weight_hashes
 from pipeline.models.publish import publishing, save_model, write_record
-from pipeline.text.corpus_view import MaskedCorpus
+from pipeline.text.corpus_view import MaskedSequences
 from pipeline.text.inputs import reference_view
 from pipeline.train.data import TrainingData
 from pipeline.train.params import OWN_TRAINING, LossParams, StudentParams, TrainingParams
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 def train(
     student: StudentParams,
     params: TrainingParams,
-    corpus: MaskedCorpus,
+    corpus: MaskedSequences,
     *,
     tokenizer: Path,
     out: Path,
@@ -128,7 +128,7 @@ def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[F
     return targets
 
 
-def open_training_data(corpus: MaskedCorpus, targets: Store[FusedTargets] | None) -> TrainingData:
+def open_training_data(corpus: MaskedSequences, targets: Store[FusedTargets] | None) -> TrainingData:
     """All examples of the train split, with their targets if there are any."""
     rows = corpus.masks.read("train")
     view = reference_view(corpus.sequences.read("train"), rows, special=corpus.special)
