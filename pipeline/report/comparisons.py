@@ -1,8 +1,8 @@
 """Students against one another, over several seeds and by domain of text: final loss, area under the curve, steps.
 
 Entries of `students` that differ in their seed alone are one student. Two students are paired by seed, whose order of
-examples they share, and by document. The area is the mean held-out NLL over the steps of training: it takes all marks
-of the curve, where the steps to a loss take one.
+examples they share, and by document. The area is the mean held-out NLL over the steps of training. It uses every point
+of the curve, where the steps to a loss use one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ METRICS = ("nll", "area")
 """Final held-out NLL, and its mean over the steps of training."""
 
 Curve = Sequence[Sequence[float]]
-"""Pairs of steps done and held-out NLL, steps rising."""
+"""Pairs of steps done and held-out NLL, by rising steps."""
 
 
 def students_by_seed(students: Mapping[str, Mapping[str, Any]], *, seed: int) -> dict[str, dict[int, str]]:
@@ -121,7 +121,7 @@ def mean_curve(curves: Sequence[Curve]) -> list[list[float]]:
 
 
 def steps_to(curve: Curve, nll: float) -> float | None:
-    """Steps after which a curve, straight between its marks, first is at `nll` or below; None where it never is."""
+    """Steps after which a curve, linear between its points, first is at `nll` or below; None where it never is."""
     for (before, high), (after, low) in pairwise(curve):
         if high <= nll:
             return float(before)
@@ -133,8 +133,8 @@ def steps_to(curve: Curve, nll: float) -> float | None:
 def share_of_steps(curves: Sequence[Curve], control: Sequence[Curve]) -> float | None:
     """Steps to the control's final loss, as a share of the control's steps; of the means over seeds.
 
-    Both rates decay to 0 at their last step, so the control's last loss is better than what its rate before gave, and a
-    student in the middle of its steps is not: the share errs upwards.
+    Biased upwards: both learning rates decay to 0 at their last step, which lowers the control's final loss, and the
+    student has not reached its own decay when it passes that loss.
     """
     reference = mean_curve(control)
     steps = steps_to(mean_curve(curves), reference[-1][1])

@@ -114,11 +114,11 @@ def unmet_expectations(summary: dict[str, Any]) -> list[str]:
     return found + unmet_by_lexical(summary)
 
 
-def _not_lower(who: str, whom: str, difference: dict[str, float]) -> list[str]:
+def _not_lower(first: str, second: str, difference: dict[str, float]) -> list[str]:
     if difference["nll_high"] < 0:
         return []
     verdict = "is worse than" if difference["nll_low"] > 0 else "is not shown to be better than"
-    return [f"{who} {verdict} {whom}: {_difference(difference)} nat."]
+    return [f"{first} {verdict} {second}: {_difference(difference)} nat."]
 
 
 def _difference(entry: dict[str, float]) -> str:

@@ -13,7 +13,7 @@ from pipeline.report.tables import NONE, markdown, ranged, signed
 _NOTE = """\
 Student minus control, paired by document and by seed; brackets hold 95 % intervals over both. Area is the mean held-out
 NLL over the steps of training. The last column is the share of the control's steps after which its final loss is
-passed; "never" where it is not. The control's rate has decayed there and the student's has not, so the share errs
+reached; "never" where it is not. The control's rate has decayed there and the student's has not, so the share errs
 upwards."""
 
 
@@ -95,7 +95,7 @@ def _is(row: dict[str, Any], *, metric: str, domain: str) -> bool:
     return bool(row["metric"] == metric and row["domain"] == domain)
 
 
-def _not_lower(row: dict[str, Any], whom: str) -> Iterator[str]:
+def _not_lower(row: dict[str, Any], other: str) -> Iterator[str]:
     if row["high"] >= 0:
         verdict = "is worse than" if row["low"] > 0 else "is not shown to be better than"
-        yield f"`{row['student']}` {verdict} {whom}: {shown(row)} nat."
+        yield f"`{row['student']}` {verdict} {other}: {shown(row)} nat."

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.report.tables import NONE, Column, markdown, number, table
 
 _NOTE = """\
-Gradients at the students' start, as shares of the squared gradient of the true tokens. Read it so: fuse teachers whose
+Gradients at the students' start, as shares of the squared gradient of the true tokens. Fuse teachers whose
 biases have a low cosine (below 0.7; those of one body and one text are near 1), if the fusion's squared bias is below
 that of its best teacher; n* is the number of positions after which true tokens are the better target."""
 

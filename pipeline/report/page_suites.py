@@ -20,13 +20,13 @@ latency, higher for the rest."""
 _RANKS_NOTE = f"""\
 Rank 1 is best. The columns after it rank the score divided by a cost (the quotient in parentheses); {FRONT} marks the
 Pareto front: no other model scores at least as high at this cost or less. The score of a language model is exp(-NLL),
-the geometric mean of the true token's probability. A quotient flatters a cheap model near chance; models of one
-architecture differ in milliseconds and joules by chance alone."""
+the geometric mean of the true token's probability. A quotient favours a cheap model that scores no better than
+guessing. Models of one architecture differ in milliseconds and joules by measurement noise alone."""
 
 _COSTS_NOTE = """\
 One sequence at a time unless a batch is named: the encoder over all tokens and the head at one of them. FLOPs count a
 multiplication and an addition as two. Latency is the median, its 95 % interval in brackets. Memory is what loading and
-passing added to the process, or what lay on the accelerator. Estimated energy is 12 W times the seconds of all cores,
+forwards added to the process, or what lay on the accelerator. Estimated energy is 12 W times the seconds of all cores,
 or 200 W times the seconds of an accelerator."""
 
 

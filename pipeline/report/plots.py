@@ -70,7 +70,7 @@ def _convergence(students: dict[str, Any], path: Path) -> None:
     for number, (name, student) in enumerate(students.items()):
         steps, losses = zip(*student["curve"], strict=True)
         axes.plot(steps, losses, marker="o", markersize=3, color=_colour(number), label=name)
-    axes.set(xlabel="training step", ylabel="held-out NLL, nats a piece", title="Convergence")
+    axes.set(xlabel="training step", ylabel="held-out NLL, nats a masked token", title="Convergence")
     axes.grid(alpha=0.3)
     if students:
         axes.legend()
@@ -121,7 +121,8 @@ def _size(models: dict[str, dict[str, Any]], path: Path) -> None:
                 capsize=3,
                 label=f"{name} ({kind.removesuffix('s')})",
             )
-    axes.set(xscale="log", xlabel="million parameters", ylabel="held-out NLL, nats a piece", title="Size and score")
+    axes.set(xscale="log", xlabel="million parameters", title="Size and score")
+    axes.set_ylabel("held-out NLL, nats a masked token")
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
     axes.grid(alpha=0.3)
@@ -145,7 +146,7 @@ def _costs(rankings: list[dict[str, Any]], path: Path) -> None:
                 error = [[value - row["low"]], [row["high"] - value]] if "low" in row and "high" in row else None
                 colour = _colour(models.index(row["model"]))
                 axes.errorbar(cost, value, yerr=error, fmt="o", color=colour, capsize=3, label=row["model"])
-            # From 0, so that what chance does to the times of equal models looks as small as it is.
+            # From 0, so that measurement noise between equal models is not magnified.
             right = 1.08 * max(row["against"][title]["cost"] for row in shown)
             front = sorted((r["against"][title]["cost"], r["value"]) for r in shown if r["against"][title]["front"])
             costs, values = zip(*front, (right, front[-1][1]), strict=True)

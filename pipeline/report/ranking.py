@@ -1,7 +1,7 @@
 """Models ranked by task score and by score against each cost, and lexical students beside what they started from.
 
-A score against a cost is their quotient: it flatters models that are cheap and near chance. Hence the Pareto front
-beside it: the models that no other beats in score at the same cost or less.
+A score against a cost is their quotient. It favours models that are cheap and no better than guessing. Hence the Pareto
+front beside it: the models that no other beats in score at the same cost or less.
 """
 
 from __future__ import annotations

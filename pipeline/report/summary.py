@@ -176,11 +176,11 @@ def _suites(reports: Path, name: str, entry: Candidate) -> dict[str, dict[str, A
     }
     first = next(iter(found), "")
     for suite, report in found.items():
-        judged, wanted = report["model"]["weights"], found[first]["model"]["weights"]
-        if judged != wanted:
+        weights, wanted = report["model"]["weights"], found[first]["model"]["weights"]
+        if weights != wanted:
             raise StaleParent(
-                f"{reports / suite / name}.json: judged weights {judged[:12]} of {entry.model}, but {first} judged "
-                f"{wanted[:12]}. Run: dvc repro {suite}@{name} {first}@{name}"
+                f"{reports / suite / name}.json: evaluated weights {weights[:12]} of {entry.model}, but {first} "
+                f"evaluated {wanted[:12]}. Run: dvc repro {suite}@{name} {first}@{name}"
             )
     return found
 

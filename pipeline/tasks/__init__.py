@@ -1,1 +1,1 @@
-"""Stages `wsd`, `glue`, `rewrite`, `paraphrase`: models judged on tasks."""
+"""Stages `wsd`, `glue`, `rewrite`, `paraphrase`: models evaluated on tasks."""

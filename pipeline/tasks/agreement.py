@@ -1,6 +1,6 @@
 """Metrics of predictions against labels, as GLUE and paraphrase detection use them, and their spread over seeds.
 
-Where a formula divides by 0, the metric is 0, as in scikit-learn: such are predictions that are all equal.
+Where a formula divides by 0, the metric is 0, as in scikit-learn. This happens when all predictions are equal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 INTERVAL_SEEDS = 3
-"""Fewest seeds that an interval is given for; the one of two reaches 6.4 times their distance to either side."""
+"""Fewest seeds that an interval is given for. With two seeds it would reach 6.4 times their distance to each side."""
 
 
 def accuracy(answer_N: NDArray[Any], label_N: NDArray[Any]) -> float:
@@ -33,7 +33,7 @@ def matthews(answer_N: NDArray[Any], label_N: NDArray[Any]) -> float:
 
 def pearson(answer_N: NDArray[Any], label_N: NDArray[Any]) -> float:
     """Linear correlation; 0 when one side is constant."""
-    if np.ptp(answer_N) == 0 or np.ptp(label_N) == 0:  # centred, a constant leaves rounding behind, not 0
+    if np.ptp(answer_N) == 0 or np.ptp(label_N) == 0:  # a centred constant is not exactly 0 in floating point
         return 0.0
     first_N = answer_N.astype(np.float64) - answer_N.mean(dtype=np.float64)
     second_N = label_N.astype(np.float64) - label_N.mean(dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Texts and pairs of texts as token arrays, and the batches they are learnt in.
+"""Fine-tune an encoder with a classification or regression head on texts or pairs of texts.
 
-All is encoded once and kept end to end, 5 bytes a token. A batch is padded to its own longest example only, and holds
-examples of like length, so that little is padded.
+Every text is encoded once, and the tokens are kept in one array, 5 bytes a token. A batch holds examples of similar
+length and is padded to the longest of them, so that few positions are padding.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def epoch_batches(length_N: NDArray[np.int64], batch: int, *, chance: np.random.Generator) -> list[NDArray[np.int64]]:
+def epoch_batches(length_N: NDArray[np.int64], batch: int, *, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Cut N examples into batches of `batch` (the last may be smaller), each example once, in random order.
 
     Examples are shuffled, sorted by length within windows of WINDOW_BATCHES batches, and the batches shuffled.
     """
-    order_N = chance.permutation(len(length_N))
+    order_N = rng.permutation(len(length_N))
     window = batch * WINDOW_BATCHES
     batches = []
     for start in range(0, len(order_N), window):
         rows = order_N[start : start + window]
         rows = rows[np.argsort(-length_N[rows], kind="stable")]
         batches += [rows[first : first + batch] for first in range(0, len(rows), batch)]
-    return [batches[number] for number in chance.permutation(len(batches))]
+    return [batches[number] for number in rng.permutation(len(batches))]
 
 
 DROPOUT = 0.1
@@ -143,9 +143,9 @@ class Classifier:
         with Progress(steps, unit="steps", label="fine-tune") as progress:
             for epoch in range(params.epochs):
                 total = torch.zeros((), device=self.device)
-                chance = generator(self.seed, "finetune", "epoch", epoch)
-                for rows in epoch_batches(length_N, params.batch, chance=chance):
-                    total += self._gradients(encoded, rows, label_N, chance)
+                rng = generator(self.seed, "finetune", "epoch", epoch)
+                for rows in epoch_batches(length_N, params.batch, rng=rng):
+                    total += self._gradients(encoded, rows, label_N, rng)
                     rate = linear_schedule(step, steps, warmup=params.warmup, peak=params.learning_rate)
                     update(optimizer, self._parameters(), learning_rate=rate, gradient_clip=GRADIENT_CLIP)
                     step += 1
@@ -165,14 +165,14 @@ class Classifier:
         return encode(examples.first, examples.second, tokenizer=self.tokenizer, max_tokens=self.params.max_tokens)
 
     def _gradients(
-        self, encoded: Encoded, rows: NDArray[np.int64], label_N: Tensor, chance: np.random.Generator
+        self, encoded: Encoded, rows: NDArray[np.int64], label_N: Tensor, rng: np.random.Generator
     ) -> Tensor:
         """Gradients of a step's mean loss; returns the summed loss of its examples, on the device."""
         import torch
 
         total = torch.zeros((), device=self.device)
         for part in token_batches(encoded.start_N1[rows + 1] - encoded.start_N1[rows], self.batch_tokens):
-            output_BC = self._outputs(encoded, rows[part], chance=chance)
+            output_BC = self._outputs(encoded, rows[part], rng=rng)
             label_B = label_N[self._tensor(rows[part])]
             if label_N.is_floating_point():
                 loss = torch.nn.functional.mse_loss(output_BC[:, 0], label_B, reduction="sum")
@@ -184,9 +184,9 @@ class Classifier:
         return total
 
     def _outputs(
-        self, encoded: Encoded, rows_B: NDArray[np.int64], *, chance: np.random.Generator | None = None
+        self, encoded: Encoded, rows_B: NDArray[np.int64], *, rng: np.random.Generator | None = None
     ) -> Tensor:
-        """[B, classes] in float32; with dropout drawn from `chance` in training."""
+        """[B, classes] in float32; with dropout drawn from `rng` in training."""
         ids_BL, attention_BL, types_BL = (
             self._tensor(array) for array in encoded.padded(rows_B, pad_id=self.tokenizer.special["pad"])
         )
@@ -199,8 +199,8 @@ class Classifier:
         if self.params.pooling == "mean":
             used_BL1 = attention_BL[:, :, None].float()
             pooled_BH = (hidden_BLH.float() * used_BL1).sum(dim=1) / used_BL1.sum(dim=1)
-        if chance is not None:
-            kept_BH = chance.random(tuple(pooled_BH.shape), dtype=np.float32) >= DROPOUT
+        if rng is not None:
+            kept_BH = rng.random(tuple(pooled_BH.shape), dtype=np.float32) >= DROPOUT
             pooled_BH = pooled_BH * self._tensor(kept_BH) / (1 - DROPOUT)
         output_BC: Tensor = self.head(pooled_BH)
         return output_BC

@@ -4,7 +4,7 @@ A folder holds `<task>/train.tsv` and `dev.tsv`, as GLUE publishes them (`.tsv.g
 Fields are separated by tabs and nothing is quoted: a quotation mark is a character. Columns are found by their header,
 except in CoLA, which has none. A row that is not as published is refused with file and line. Two defects of the
 published files are known and skipped, and counted: rows of QQP that are cut short or lack a question, and rows of MNLI
-whose annotators require_uniform_workers on no label ("-"). On the hub the same data lie as Parquet, with classes as
+whose annotators agreed on no label ("-"). On the hub the same data lie as Parquet, with classes as
 numbers.
 """
 
@@ -214,14 +214,14 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _defect(name: str, fields: list[str], header: list[str], columns: list[int]) -> str | None:
-    """What is known to be wrong with rows of the published files; None for a row to be judged as usual."""
+    """What is known to be wrong with rows of the published files; None for a row without a known defect."""
     if name == "QQP":
         if len(fields) < len(header):
             return "cut short"
         if len(fields) == len(header) and not all(fields[column].strip() for column in columns[:-1]):
             return "no question"
     if name == "MNLI" and len(fields) == len(header) and fields[columns[-1]] == "-":
-        return "no require_uniform_workers label"
+        return "no agreed label"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Paragraphs of documents, and their words as places where another word can be put.
+"""Paragraphs of documents, and their words as spans that another word can replace.
 
 A word is what stands between spaces, without the punctuation around it. Everything here is text in, text out.
 """
@@ -19,7 +19,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paragraph:
-    """A piece of a document."""
+    """A part of a document."""
 
     name: str
     """Unique: the document's id and a number."""

@@ -1,4 +1,4 @@
-"""Sections of the tasks that judge a model: word senses, GLUE, paraphrase detection, and the fine-tuning they share."""
+"""Sections of the tasks that evaluate a model: word senses, GLUE, paraphrase detection; and of fine-tuning."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ class RewriteParams(Section):
     model: str
     """Folder of the masked language model that rewrites."""
     split: Literal["train", "calibration", "heldout"]
-    """Of the documents; training text has been seen by students, and would be told by its likelihood."""
+    """Of the documents; training text has been seen by students, and its likelihood would give it away."""
     shares: list[float] = Field(min_length=1)
     """Shares of a paragraph's words that are replaced, each a set of its own."""
     temperature: float = Field(gt=0)
-    """Of the draws; 1 draws from the model's own distribution."""
+    """Temperature of the draws; 1 draws from the model's own distribution."""
     top_k: int = Field(ge=1)
-    """Words that a draw chooses from, the most probable ones."""
+    """A draw is from this number of the most probable words."""
     words_min: int = Field(ge=4)
     words_max: int = Field(ge=4)
     paragraphs: int = Field(ge=2)

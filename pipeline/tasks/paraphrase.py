@@ -1,14 +1,14 @@
-"""Judge a model as a detector of machine paraphrases, in the manner of Wahle et al. 2022 (arXiv 2103.11909).
+"""Evaluate a model as a detector of machine paraphrases, in the manner of Wahle et al. 2022 (arXiv 2103.11909).
 
-For every set with training texts and every seed the encoder is fine-tuned, and the detector is tried on all sets of the
-same kind: on its own, on other shares of words replaced, and on what other paraphrasing models wrote. A linear model on
-TF-IDF features goes the same way beside it.
+For every set with training texts and every seed the encoder is fine-tuned, and the detector is tested on all sets of
+the same kind: its own, those with other shares of replaced words, and those of other paraphrasing models. A linear
+model on TF-IDF features is trained and tested in the same way.
 
-The headline `f1` is the F1 of label 1 on the detector's own ground, averaged over the training sets: the test part of
-the set it was trained on, or, where a training set has none (the published corpus), all test sets of its kind.
+The headline `f1` is the F1 of label 1 on in-domain test sets, averaged over the training sets. In-domain is the test
+part of the set it was trained on, or, where a training set has none (the published corpus), all test sets of its kind.
 `f1_other_share` is the mean over pairs of sets by one rewriter that differ in share, `f1_other_rewriter` over pairs of
 equal share by different rewriters. With three seeds or more an interval is that of Student's t over seeds; with fewer
-it is a bootstrap over documents, and does not contain the luck of the training. On a balanced set a detector that
+it is a bootstrap over documents, and leaves out the variance between seeds. On a balanced set a detector that
 calls everything rewritten has an F1 of 0.667, a macro F1 of 0.333 and an accuracy of 0.5: read all three.
 """
 
@@ -38,7 +38,7 @@ from storage.work import WorkFolder
 log = logging.getLogger(__name__)
 
 SEEDS_FOR_T = 3
-"""Fewer values say next to nothing of their spread."""
+"""Fewest seeds that an interval over seeds is given for."""
 
 SCORES = ("f1", "macro_f1", "accuracy")
 WORDS = -1
@@ -47,12 +47,12 @@ WORDS = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """What detectors trained on one set said about another. S seeds, N texts."""
+    """Predictions on one set by detectors trained on another. S seeds, N texts."""
 
     train: DetectionSet
     test: DetectionSet
     texts: Texts
-    """As many of the test set as are judged."""
+    """The texts of the test set that were classified, at most `test_examples`."""
     predicted_SN: NDArray[np.int64]
 
 
@@ -125,7 +125,7 @@ def confusions(
 def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """F1 of label 1, mean F1 of both labels, and accuracy, [..., 3], of confusions [..., 4].
 
-    F1 = 2 TP / (2 TP + FP + FN) (van Rijsbergen 1979), 0 where nothing is or was said to be of the label.
+    F1 = 2 TP / (2 TP + FP + FN) (van Rijsbergen 1979), 0 where no text has the label or was given it.
     """
     positive, false, missed, negative = np.moveaxis(counts, -1, 0)
     wrong = false + missed
@@ -144,7 +144,7 @@ def t_interval(value_S: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def mean_scores(trials: list[Trial], *, resamples: int, seed: int) -> dict[str, Metric]:
-    """SCORES as means over trials and seeds, with intervals; n counts the texts judged, each once.
+    """SCORES as means over trials and seeds, with intervals; n counts the different texts.
 
     Documents that several test sets share are resampled together.
     """
@@ -213,7 +213,7 @@ def _report(
 
 
 def _metrics(params: ParaphraseParams, trials: list[Trial]) -> dict[str, Metric]:
-    """The means over own ground, over other shares and over other rewriters."""
+    """The means over in-domain sets, over other shares and over other rewriters."""
     own = [trial for trial in trials if trial.train is trial.test or trial.train.test is None]
     found = mean_scores(own, resamples=params.bootstrap, seed=params.seeds[0])
     for name, away in (("other_share", _other_share), ("other_rewriter", _other_rewriter)):

@@ -62,9 +62,9 @@ class Texts:
     label_N: NDArray[np.int64]
     """1: paraphrased by a machine, or a pair of paraphrases; else 0."""
     group: list[str]
-    """What must not be torn apart, and is resampled as one: the document, or pairs that share sentences."""
+    """What stays on one side of the split and is resampled as one: a document, or pairs that share sentences."""
     name: list[str]
-    """Names by whose hash a part is chosen; an original and its rewriting share one."""
+    """Names whose hash chooses a part of the texts; an original and its rewriting share one."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -312,7 +312,7 @@ def _refuse_bad(where: Path, counts: Counter[str], good: int) -> None:
 
 
 def _groups(keys: list[tuple[str, str]]) -> list[str]:
-    """For each pair the smallest sentence among all pairs that hang together with it."""
+    """For each pair the smallest sentence among the pairs of its connected component."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:

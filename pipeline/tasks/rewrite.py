@@ -6,7 +6,7 @@ wrote. The model should be one that no evaluated student learned from. Which wor
 paragraph alone: shares are nested (the words of 0.2 are among those of 0.4), and two models rewrite the same words.
 
 Each paragraph appears once as it was (label 0, share 0) and once a share as rewritten (label 1). Train and test are
-split by document, so that a detector never meets in test what it saw, in either form, in training.
+split by document, so that a detector is not tested on a paragraph that it was trained on in either form.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def choose_paragraphs(documents: pa.Table, params: RewriteParams) -> tuple[list[
     found: dict[str, Paragraph] = {}
     dropped: Counter[str] = Counter()
     for row in documents.to_pylist():
-        pieces, counts = cut_paragraphs(row["text"], least=params.words_min, most=params.words_max)
+        texts, counts = cut_paragraphs(row["text"], least=params.words_min, most=params.words_max)
         dropped.update(counts)
-        for number, text in enumerate(pieces):
+        for number, text in enumerate(texts):
             if text in found:
                 dropped["same text as another"] += 1
             elif len(replaceable(text)) < _target(text, max(params.shares)):
@@ -140,7 +140,7 @@ def choose_paragraphs(documents: pa.Table, params: RewriteParams) -> tuple[list[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What the model is asked about one draft."""
+    """One draft with some of its words masked."""
 
     draft: Draft
     ids: list[int]
@@ -157,12 +157,12 @@ class Rewriter:
         self._tokenizer = tokenizer
         self._params = params
         self._batch_tokens = batch_tokens
-        pieces = tokenizer.pieces[: lm.vocabulary]
-        self._ids_W = np.array([number for number, piece in enumerate(pieces) if _is_word(piece)], np.int64)
-        self._words: list[str] = [pieces[number].removeprefix(START) for number in self._ids_W]
+        tokens = tokenizer.pieces[: lm.vocabulary]
+        self._ids_W = np.array([number for number, token in enumerate(tokens) if _is_word(token)], np.int64)
+        self._words: list[str] = [tokens[number].removeprefix(START) for number in self._ids_W]
         if len(self._words) < 2:
             raise VocabularyError(
-                f"{tokenizer.folder}: no piece of the vocabulary is a whole word; give a rewriter with a vocabulary of "
+                f"{tokenizer.folder}: no token of the vocabulary is a whole word; give a rewriter with a vocabulary of "
                 "words (WordPiece, byte-level BPE, SentencePiece)"
             )
         self._columns: dict[str, list[int]] = {}
@@ -179,7 +179,7 @@ class Rewriter:
                 self._question(
                     draft,
                     plan[step],
-                    # Draws belong to the words of a paragraph: which paragraphs share a batch decides nothing.
+                    # Draws are per word of a paragraph, so that the result does not depend on the batches.
                     generator(self._params.seed, "rewrite", paragraph.name, str(share), step).random(len(plan[step])),
                 )
                 for paragraph, draft, plan, fit in zip(paragraphs, drafts, plans, fits, strict=True)
@@ -312,7 +312,7 @@ def _plan(paragraph: Paragraph, share: float, *, seed: int) -> list[list[int]]:
     return [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
 
-def _is_word(piece: str) -> bool:
-    """True for a piece that is a word by itself: it begins one, is letters only, and no stray letter."""
-    word = piece.removeprefix(START)
-    return piece.startswith(START) and word.isalpha() and (len(word) > 1 or word in "aAI")
+def _is_word(token: str) -> bool:
+    """True for a token that is a whole word: it begins one, is letters only, and not a single letter but a or i."""
+    word = token.removeprefix(START)
+    return token.startswith(START) and word.isalpha() and (len(word) > 1 or word in "aAI")

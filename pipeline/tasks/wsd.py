@@ -1,7 +1,7 @@
 """Word sense disambiguation: a lexical student predicts the senses of words in context, which are then scored.
 
-A student's folder holds all that prediction needs (`senses/`: head, way of reading, inventory), so it can be scored on
-any set in the layout of Raganato et al. 2017. Predictions are computed in float32, whatever the settings say.
+A student's folder holds all that prediction needs (`senses/`: head, settings of the context, inventory). So it can be
+scored on any set in the layout of Raganato et al. 2017. Predictions are computed in float32, whatever the settings say.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredSet:
-    """Scores of one set, the predicted senses, and counts of what is irregular in its files."""
+    """Scores of one set, the predicted senses, and counts of irregularities in its files."""
 
     scores: WsdScores
     answers: dict[str, tuple[str, ...]]

@@ -2,9 +2,9 @@
 
 An instance's credit is the share of its different answers that are among its gold keys. Precision is credit over
 answered instances, recall credit over gold instances; F1 = 2PR / (P + R), which is 2 credit / (answered + gold). An
-answer for an instance that has no gold is ignored. Beside each score stand the first-sense baseline, the share of words
-with one sense only, and the accuracy on the others. Without any answer the official scorer prints NaN for precision
-and F1; here precision is NaN and F1 is 0.
+answer for an instance that has no gold is ignored. Each score is reported with the first-sense baseline, the share of
+words with one sense only, and the accuracy on the others. Without any answer the official scorer prints NaN for
+precision and F1; here precision is NaN and F1 is 0.
 
 Intervals are bootstrapped over documents, or over sentences where a group has fewer than `LEAST_DOCUMENTS`: three
 documents have ten different resamples. Shares are in [0, 1].
@@ -40,7 +40,7 @@ Unit = Literal["document", "sentence"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstanceInfo:
-    """What is known of an instance besides its gold."""
+    """An instance without its gold."""
 
     set_name: str
     document: str

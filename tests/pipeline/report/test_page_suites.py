@@ -60,7 +60,7 @@ def all_costs(parameters: float, latency: float) -> dict[str, Any]:
 
 
 @pytest.fixture
-def judged(reports: Path) -> Path:
+def evaluated(reports: Path) -> Path:
     """lex gains in wsd, not for certain in glue, and loses as a language model."""
     change = {"value": 0.05, "low": 0.03, "high": 0.07}
     for name, wsd, glue, nll in (("fused", 60.0, 76.0, 3.70), ("lex", 66.0, 76.5, 3.75)):
@@ -77,8 +77,8 @@ def judged(reports: Path) -> Path:
 
 
 @pytest.fixture
-def summary(judged: Path) -> dict[str, Any]:
-    return summarise(PARAMS, NAMES, reports=judged)
+def summary(evaluated: Path) -> dict[str, Any]:
+    return summarise(PARAMS, NAMES, reports=evaluated)
 
 
 def test_names_of_suites_come_from_params() -> None:
@@ -115,9 +115,9 @@ def test_a_suite_that_nobody_knows_is_refused() -> None:
         Names.of({"suites": {"wsds": {}}})
 
 
-def test_without_suites_nothing_new_is_reported(judged: Path) -> None:
+def test_without_suites_nothing_new_is_reported(evaluated: Path) -> None:
     """Whatever lies in the folders of suites."""
-    summary = summarise(PARAMS, test_reporting.NAMES, reports=judged)
+    summary = summarise(PARAMS, test_reporting.NAMES, reports=evaluated)
     assert set(summary) == {
         "stages",
         "run",
@@ -149,8 +149,8 @@ def test_the_summary_has_every_suite_under_its_model(summary: dict[str, Any]) ->
     assert "lexical-gone" not in summary["stages"]
 
 
-def test_numbers_of_evaluations_do_not_change(summary: dict[str, Any], judged: Path) -> None:
-    before = summarise(PARAMS, test_reporting.NAMES, reports=judged)
+def test_numbers_of_evaluations_do_not_change(summary: dict[str, Any], evaluated: Path) -> None:
+    before = summarise(PARAMS, test_reporting.NAMES, reports=evaluated)
     assert control_of(summary) == control_of(before) == "labels-only"
     assert distilled(summary).keys() == before["students"].keys()
     for name, entry in before["students"].items():
@@ -205,9 +205,9 @@ def test_what_lexical_training_costs_or_does_not_bring_is_named(summary: dict[st
     ]
 
 
-def test_a_picture_of_scores_against_costs_is_drawn(judged: Path, tmp_path: Path) -> None:
+def test_a_picture_of_scores_against_costs_is_drawn(evaluated: Path, tmp_path: Path) -> None:
     for out in ("a", "b"):
-        write_report(PARAMS, NAMES, reports=judged, out=tmp_path / out)
+        write_report(PARAMS, NAMES, reports=evaluated, out=tmp_path / out)
     path = tmp_path / "a" / "plots" / "costs.png"
     width, height = png_size(path)
     assert width > 800
@@ -223,48 +223,48 @@ def test_a_picture_of_scores_against_costs_is_drawn(judged: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("suite", "stage"), [("language_model", "language_model"), ("wsd", "wsd"), ("glue", "glue"), ("costs", "costs")]
 )
-def test_a_suite_that_was_not_run_is_named(judged: Path, suite: str, stage: str) -> None:
-    (judged / suite / "lex.json").unlink()
+def test_a_suite_that_was_not_run_is_named(evaluated: Path, suite: str, stage: str) -> None:
+    (evaluated / suite / "lex.json").unlink()
     with pytest.raises(StoreMissing, match=rf"{suite}/lex\.json: not found\. Run: dvc repro {stage}@lex"):
-        summarise(PARAMS, NAMES, reports=judged)
+        summarise(PARAMS, NAMES, reports=evaluated)
 
 
-def test_suites_that_judged_different_weights_are_refused(judged: Path) -> None:
-    path = judged / "glue" / "lex.json"
+def test_suites_that_evaluated_different_weights_are_refused(evaluated: Path) -> None:
+    path = evaluated / "glue" / "lex.json"
     report = read_json(path, remedy="")
     report["model"]["weights"] = "old" * 8
     write_json(path, report)
     with pytest.raises(
         StaleParent,
-        match=r"glue/lex\.json: judged weights oldoldoldold of models/lex, but wsd judged lexlexlexlex\. Run: ",
+        match=r"glue/lex\.json: evaluated weights oldoldoldold of models/lex, but wsd evaluated lexlexlexlex\. Run: ",
     ):
-        summarise(PARAMS, NAMES, reports=judged)
+        summarise(PARAMS, NAMES, reports=evaluated)
 
 
-def test_models_that_one_suite_ranks_by_different_numbers_are_refused(judged: Path) -> None:
-    path = judged / "wsd" / "lex.json"
+def test_models_that_one_suite_ranks_by_different_numbers_are_refused(evaluated: Path) -> None:
+    path = evaluated / "wsd" / "lex.json"
     write_json(path, read_json(path, remedy="") | {"headline": "nouns"})
     with pytest.raises(SchemaMismatch, match=r"wsd/lex\.json: ranked by nouns, but models before it by all\. Run: "):
-        summarise(PARAMS, NAMES, reports=judged)
+        summarise(PARAMS, NAMES, reports=evaluated)
 
 
-def test_what_the_student_started_from_need_not_be_judged(judged: Path) -> None:
+def test_what_the_student_started_from_need_not_be_evaluated(evaluated: Path) -> None:
     """The default settings: the report on the language model holds the numbers before."""
     started = {"nll_before": metric(3.70, 0.2), "nll_change": {"value": 0.05, "low": 0.03, "high": 0.07}}
-    write_suite(judged, "language_model", "lex", {"nll": metric(3.75, 0.2), **started})
+    write_suite(evaluated, "language_model", "lex", {"nll": metric(3.75, 0.2), **started})
     names = replace(NAMES, suites={"lex": NAMES.suites["lex"]})
-    rows = table(page(summarise(PARAMS, names, reports=judged)), "## With and without lexical training")
+    rows = table(page(summarise(PARAMS, names, reports=evaluated)), "## With and without lexical training")
     assert rows[2:] == [
         ["`lex`", "`models/fused`", "language_model (nll)", "3.7000 [3.5000, 3.9000]", "3.7500 [3.5500, 3.9500]",
          "+0.0500 [+0.0300, +0.0700]"],
     ]  # fmt: skip
 
 
-def test_a_lexical_student_that_no_suite_judged_is_listed_all_the_same(reports: Path) -> None:
+def test_a_lexical_student_that_no_suite_evaluated_is_listed_all_the_same(evaluated: Path) -> None:
     names = Names(
         **{name: getattr(test_reporting.NAMES, name) for name in ("teachers", "fusions", "students")},
         lexical={"lex": "models/fused"},
     )
-    summary = summarise(PARAMS, names, reports=reports)
+    summary = summarise(PARAMS, names, reports=evaluated)
     assert summary["students"]["lex"] == {"start": "models/fused"}
     assert "`lex`" not in page(summary)

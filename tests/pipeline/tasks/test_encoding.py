@@ -85,7 +85,7 @@ def test_nothing_encodes_to_nothing(pairs_tokenizer: FastTokenizer) -> None:
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 5))
 def test_an_epoch_holds_every_example_once(lengths: list[int], batch: int, seed: int) -> None:
-    batches = epoch_batches(np.array(lengths), batch, chance=np.random.default_rng(seed))
+    batches = epoch_batches(np.array(lengths), batch, rng=np.random.default_rng(seed))
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert sorted(map(len, batches))[1:] == [batch] * (len(batches) - 1)
     assert 0 < min(map(len, batches)) <= batch
@@ -93,12 +93,12 @@ def test_an_epoch_holds_every_example_once(lengths: list[int], batch: int, seed:
 
 def test_batches_by_length_pad_little_and_differ_between_epochs() -> None:
     length_N = np.random.default_rng(0).integers(5, 100, 4000)
-    batches = epoch_batches(length_N, 32, chance=np.random.default_rng(1))
+    batches = epoch_batches(length_N, 32, rng=np.random.default_rng(1))
     padded = sum(len(rows) * length_N[rows].max() for rows in batches)
     assert padded < 1.05 * length_N.sum()
     means = np.array([length_N[rows].mean() for rows in batches])
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3  # long ones do not all come first
-    other = epoch_batches(length_N, 32, chance=np.random.default_rng(2))
+    other = epoch_batches(length_N, 32, rng=np.random.default_rng(2))
     assert any(not np.array_equal(one, two) for one, two in zip(batches, other, strict=True))
 
 

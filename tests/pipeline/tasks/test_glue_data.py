@@ -87,7 +87,7 @@ def test_known_defects_are_skipped_and_counted(tmp_path: Path) -> None:
     assert (data.train.first, data.skipped) == (["what", "a"], {"cut short": 2, "no question": 2})
     write_task(tmp_path, "MNLI", [line("MNLI", "-", "a", "b"), line("MNLI", "neutral", "c", "d")])
     data = read_folder(tmp_path, "MNLI")
-    assert (data.train.first, data.skipped) == (["c"], {"no require_uniform_workers label": 3})
+    assert (data.train.first, data.skipped) == (["c"], {"no agreed label": 3})
 
 
 GOOD = line("RTE", "entailment", "a", "b")

@@ -116,11 +116,11 @@ def run(sets: list[DetectionSet], model: Path, *, name: str = "m", **changes: An
 def test_scores_are_scikit_learns() -> None:
     from sklearn.metrics import accuracy_score, f1_score
 
-    chance = np.random.Generator(np.random.Philox(key=1))
+    rng = np.random.Generator(np.random.Philox(key=1))
     for _ in range(20):
-        label_N = chance.integers(0, 2, 30)
-        predicted_SN = chance.integers(0, 2, (3, 30))
-        counts_SG4 = confusions(label_N, predicted_SN, chance.integers(0, 5, 30), groups=5)
+        label_N = rng.integers(0, 2, 30)
+        predicted_SN = rng.integers(0, 2, (3, 30))
+        counts_SG4 = confusions(label_N, predicted_SN, rng.integers(0, 5, 30), groups=5)
         for found_3, predicted_N in zip(scores(counts_SG4.sum(axis=1)), predicted_SN, strict=True):
             expected = [f1_score(label_N, predicted_N), f1_score(label_N, predicted_N, average="macro"),
                         accuracy_score(label_N, predicted_N)]  # fmt: skip
@@ -155,8 +155,8 @@ def test_one_seed_has_a_bootstrap_over_documents() -> None:
     assert metric.value == 6 / 8
     assert metric.n == 8
     right = np.array([2, 2, 1, 1])  # by document
-    chance = np.random.Generator(np.random.Philox(key=5))
-    expected = interval(right[chance.integers(0, 4, (4000, 4))].sum(axis=1) / 8)
+    rng = np.random.Generator(np.random.Philox(key=5))
+    expected = interval(right[rng.integers(0, 4, (4000, 4))].sum(axis=1) / 8)
     assert (metric.low, metric.high) == pytest.approx(expected, abs=0.01)
 
 

@@ -131,7 +131,7 @@ def test_the_facts_name_the_model_and_what_was_dropped(made: Path, tiny_mlm: Pat
 
 
 def test_the_most_probable_word_is_the_models_own_at_a_blank(tiny_mlm: Path) -> None:
-    """Against `transformers`, with one blank and top_k 1: the best whole word that is not the original."""
+    """Against `transformers`, with one masked word and top_k 1: the best whole word that is not the original."""
     text = "The old dog sleeps under the table."
     tokenizer = load_tokenizer(tiny_mlm)
     with masked_lm(tiny_mlm, device=CPU, dtype=torch.float32) as lm:
@@ -172,7 +172,7 @@ def test_draws_follow_the_models_probabilities_among_the_top_k(tiny_mlm: Path) -
         assert rewriter._draw(logit_W.copy(), original.upper(), 0.0) == rewriter._words[1].capitalize()
 
 
-def test_no_round_blanks_more_than_fifteen_per_cent(tiny_mlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_round_masks_more_than_fifteen_per_cent(tiny_mlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     answer = Rewriter._answer
 
@@ -185,8 +185,8 @@ def test_no_round_blanks_more_than_fifteen_per_cent(tiny_mlm: Path, monkeypatch:
     with masked_lm(tiny_mlm, device=CPU, dtype=torch.float32) as lm:
         rewriter = Rewriter(lm, load_tokenizer(tiny_mlm), settings(tiny_mlm), batch_tokens=64)
         rewriter.rewrite([paragraph(text)], 0.6)
-    assert sum(blanks for blanks, _ in asked) == 12
-    assert all(blanks <= 0.15 * count for blanks, count in asked)
+    assert sum(masked for masked, _ in asked) == 12
+    assert all(masked <= 0.15 * count for masked, count in asked)
 
 
 def test_batches_decide_nothing(made: Path, documents: Path, tiny_mlm: Path, workplace: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_byte_level_vocabulary_writes_whole_words_too(tmp_path: Path, tiny_bpe
     old, new = words(text), words(answer)
     changed = [after for before, after in zip(old, new, strict=True) if before != after]
     assert len(changed) == 4
-    whole = {piece.removeprefix("▁").lower() for piece in tokenizer.pieces if piece.startswith("▁")}
+    whole = {token.removeprefix("▁").lower() for token in tokenizer.pieces if token.startswith("▁")}
     assert all(word.lower() in whole for word in changed)
 
 
@@ -280,11 +280,11 @@ def test_text_for_one_side_only_is_refused(tiny_mlm: Path, workplace: Path) -> N
 
 
 def test_a_vocabulary_without_whole_words_is_refused(tmp_path: Path) -> None:
-    pieces = [*fakes.LETTERS, *(f"##{letter}" for letter in fakes.LETTERS)]
-    tokenizer = fakes.write_tiny_wordpiece_tokenizer(tmp_path / "letters", pieces=[p for p in pieces if p != "i"])
+    tokens = [*fakes.LETTERS, *(f"##{letter}" for letter in fakes.LETTERS)]
+    tokenizer = fakes.write_tiny_wordpiece_tokenizer(tmp_path / "letters", pieces=[t for t in tokens if t != "i"])
     model = fakes.write_tiny_mlm(tmp_path / "model", tokenizer)
     with masked_lm(model, device=CPU, dtype=torch.float32) as lm:
-        with pytest.raises(VocabularyError, match="no piece of the vocabulary is a whole word"):
+        with pytest.raises(VocabularyError, match="no token of the vocabulary is a whole word"):
             Rewriter(lm, load_tokenizer(model), settings(model), batch_tokens=64)
 
 

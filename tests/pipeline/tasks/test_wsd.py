@@ -1,4 +1,4 @@
-"""What a lexical student answers, how its answers are judged, and which students are refused.
+"""What a lexical student answers, how its answers are scored, and which students are refused.
 
 The scorer has tests of its own; here its numbers are computed anew from the sets as written and the answers as given.
 """
@@ -74,7 +74,7 @@ def reader(student: Path) -> Iterator[SenseReader]:
         yield reader
 
 
-def judged(
+def scored(
     reader: SenseReader, folder: Path, gold: Mapping[str, str] = GOLD, *, text: Mapping[str, list[str]] = TEXT
 ) -> ScoredSet:
     data, key = write_set(folder, text, gold)
@@ -91,7 +91,7 @@ def credit(gold: Mapping[str, str], answers: Mapping[str, tuple[str, ...]]) -> F
 
 def test_a_student_answers_what_it_learned(reader: SenseReader, tmp_path: Path) -> None:
     """Every word is answered, annotated or not, by a sense of its lemma and part of speech."""
-    found = judged(reader, tmp_path)
+    found = scored(reader, tmp_path)
     lemmas = [word.split("/")[1] for lines in TEXT.values() for line in lines for word in line.split() if "/" in word]
     assert len(found.answers) == len(lemmas) == 9
     assert all(len(keys) == 1 for keys in found.answers.values())
@@ -125,7 +125,7 @@ def test_of_equals_the_more_usual_sense(student: Path, tmp_path: Path) -> None:
     head = load_file(folder / "senses" / "head.safetensors")
     save_file({name: torch.zeros_like(value) for name, value in head.items()}, folder / "senses" / "head.safetensors")
     with sense_reader(folder, cpu_runtime(batch_tokens=300)) as reader:
-        found = judged(reader, tmp_path)
+        found = scored(reader, tmp_path)
     assert all(keys == (FIRST[keys[0].split(".")[0]],) for keys in found.answers.values())
     # Right: both dogs, the first bank, the second that hides, and the pond, which has one sense; seven are annotated.
     scores = found.scores.groups["all"]
@@ -136,7 +136,7 @@ def test_of_equals_the_more_usual_sense(student: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_read(reader: SenseReader, tmp_path: Path) -> None:
     """A set whose words the inventory does not know is not answered, and scored all the same."""
-    found = judged(reader, tmp_path, {"made.d0.s000.t000": "crow.bird"}, text={"made.d0": ["a crow/crow/NOUN"]})
+    found = scored(reader, tmp_path, {"made.d0.s000.t000": "crow.bird"}, text={"made.d0": ["a crow/crow/NOUN"]})
     assert found.answers == {}
     assert found.scores.groups["all"].f1.value == 0
     assert found.counts["words without senses"] == found.counts["unknown_keys"] == 1
@@ -147,21 +147,21 @@ def test_nothing_to_read(reader: SenseReader, tmp_path: Path) -> None:
 
 def test_gold_is_not_shown_to_the_reader(reader: SenseReader, tmp_path: Path) -> None:
     """Wrong gold, gold that is no sense of its word, and none at all change scores, but no answer."""
-    right = judged(reader, tmp_path / "right")
+    right = scored(reader, tmp_path / "right")
     wrong = GOLD | {DOG: "dog.person", HIDE: "walk.way", APPLES: "no.such"}
-    other = judged(reader, tmp_path / "wrong", wrong)
-    fewer = judged(reader, tmp_path / "fewer", dict(list(GOLD.items())[:6]))
+    other = scored(reader, tmp_path / "wrong", wrong)
+    fewer = scored(reader, tmp_path / "fewer", dict(list(GOLD.items())[:6]))
     assert other.answers == right.answers == fewer.answers
     assert other.scores.groups["all"].f1.value == pytest.approx(4 / 7)
     assert (other.scores.groups["all"].unreachable, other.counts["unknown_keys"]) == (2, 1)
-    assert fewer.scores.ignored == 3, "the official scorer passes over answers without gold"
+    assert fewer.scores.ignored == 3, "the official scorer ignores answers without gold"
 
 
 def test_scores_by_hand(reader: SenseReader, tmp_path: Path) -> None:
     """Eight gold words, of which seven are answered and five rightly."""
     text = TEXT | {"made.d002": ["a crow/crow/NOUN waits"]}
     gold = GOLD | {"made.d002.s000.t000": "crow.bird", DOG: "dog.person", HIDE: "hide.skin"}
-    found = judged(reader, tmp_path, gold, text=text).scores.groups
+    found = scored(reader, tmp_path, gold, text=text).scores.groups
     assert set(found) == {"all", "set_made", "pos_noun", "pos_verb"}
     for group in ("all", "set_made"):
         assert found[group].precision.value == pytest.approx(5 / 7)
@@ -185,12 +185,12 @@ def test_any_gold_counts_what_is_right(student: Path, scratch: Path) -> None:
     keys = st.sampled_from([line["key"] for line in ENTRIES])
     given_keys = st.lists(keys, min_size=1, max_size=3).map(" ".join)
     with sense_reader(student, cpu_runtime(batch_tokens=300)) as reader:
-        answers = judged(reader, scratch / "whole").answers
+        answers = scored(reader, scratch / "whole").answers
 
         @settings(max_examples=15, deadline=None)
         @given(gold=st.fixed_dictionaries(dict.fromkeys(list(answers)[:5], given_keys)))
         def check(gold: dict[str, str]) -> None:
-            found = judged(reader, scratch / "any", gold)
+            found = scored(reader, scratch / "any", gold)
             expected = 2 * credit(gold, answers) / (len(gold) + len(gold))
             assert found.scores.groups["all"].f1.value == pytest.approx(float(expected))
 
@@ -208,7 +208,7 @@ def test_files_that_do_not_belong_together(reader: SenseReader, tmp_path: Path) 
 
 def test_the_answers_file_is_a_key_file(reader: SenseReader, tmp_path: Path) -> None:
     """Read as the official scorer reads it: an id and a key a line, in the order of the data."""
-    found = judged(reader, tmp_path)
+    found = scored(reader, tmp_path)
     write_answers(tmp_path / "made" / "answers.key", found.answers)
     written = (tmp_path / "made" / "answers.key").read_bytes().decode("ascii")
     lines = [line.split(" ") for line in written.splitlines()]
@@ -224,8 +224,8 @@ def test_the_answers_file_is_a_key_file(reader: SenseReader, tmp_path: Path) -> 
 
 
 def test_held_out_words_are_those_of_the_files(work: Workplace, reader: SenseReader, tmp_path: Path) -> None:
-    """A store of which all is held out is judged as the set that it was made from, but for words without gold."""
-    files = judged(reader, tmp_path)
+    """A store of which all is held out is scored as the set that it was made from, but for words without gold."""
+    files = scored(reader, tmp_path)
     found = score_heldout(reader, PARAMS, work.open("held"))
     assert found.answers == {f"held/{name}": files.answers[name] for name in GOLD}
     assert found.counts == {"words": len(GOLD)}
@@ -236,7 +236,7 @@ def test_held_out_words_are_those_of_the_files(work: Workplace, reader: SenseRea
 
 
 def test_each_store_is_a_set_of_what_it_holds_out(work: Workplace, reader: SenseReader) -> None:
-    """Of "part" one document is held out, of "story" nothing: words of a store that all learn from are not judged."""
+    """Of "part" one document is held out, of "story" nothing: words of a store that all learn from are not scored."""
     opened = work.open("part", "story", "held")
     lines = opened["part"].sentences.to_pylist()
     held = [line["document_id"] == "part/made.d001" for line in lines]
@@ -285,7 +285,7 @@ def test_intervals_are_those_of_all_resamples(reader: SenseReader, tmp_path: Pat
 
 
 def test_the_report(reader: SenseReader, student: Path, tmp_path: Path) -> None:
-    report = json.loads(json.dumps(wsd_report(student, judged(reader, tmp_path), note="kept")))
+    report = json.loads(json.dumps(wsd_report(student, scored(reader, tmp_path), note="kept")))
     assert (report["suite"], report["headline"], report["note"]) == ("wsd", "all", "kept")
     weights = {"model.safetensors": file_sha256(student / "model.safetensors")}
     assert report["model"] == {"folder": str(student), "weights": digest(weights)}
