@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0
+
+RATE_SECONDS = 60.0
+"""The rate is that of the last minute: the first seconds load models, and other work on a machine comes and goes."""
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +25,11 @@ class Progress:
     def __init__(self, total: int, *, unit: str, label: str, done: int = 0) -> None:
         self._total = total
         self._done = done
-        self._new = 0
         self._unit = unit
         self._label = label
-        self._began = self._spoke = time.monotonic()
+        self._spoke = time.monotonic()
+        self._marks = deque([(self._spoke, done)])
+        """Times and what was done by then, a second apart or more; the first is a minute old once one is."""
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -41,17 +46,28 @@ class Progress:
     def advance(self, count: int) -> None:
         """Report `count` more units as done."""
         self._done += count
-        self._new += count
         if self._bar is not None:
             self._bar.update(count)
-        elif time.monotonic() - self._spoke >= LINE_SECONDS:
-            self._spoke = time.monotonic()
-            log.info("%s", self._line(self._spoke - self._began))
+            return
+        now = time.monotonic()
+        if now - self._marks[-1][0] >= 1:
+            self._marks.append((now, self._done))
+            while len(self._marks) > 1 and now - self._marks[1][0] >= RATE_SECONDS:
+                self._marks.popleft()
+        if now - self._spoke >= LINE_SECONDS:
+            self._spoke = now
+            log.info("%s", self._line(now))
 
-    def _line(self, seconds: float) -> str:
-        rate = self._new / seconds
+    def _line(self, now: float) -> str:
+        began, before = self._marks[0]
+        rate = (self._done - before) / (now - began)
         left = (self._total - self._done) / rate if rate else float("inf")
         return (
             f"{self._label}: {self._done} of {self._total} {self._unit} ({self._done / max(1, self._total):.0%}), "
-            f"{rate:.0f} a second, {left:.0f} s left"
+            f"{per_second(rate)} a second, {left:.0f} s left"
         )
+
+
+def per_second(rate: float) -> str:
+    """A rate: whole from ten on, else two significant digits, so that one below 1 is not "0"."""
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
