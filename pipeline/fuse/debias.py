@@ -1,10 +1,10 @@
-"""Each token's own bias removed from a teacher's predictions, before they are mixed.
+"""Remove each token's own bias from a teacher's predictions, before they are mixed.
 
 p'(v | x) = p(v | x) r(v) / sum_u p(u | x) r(u) with r(v) = (n(v) + k) / (m(v) + k), where n counts the true tokens v at
 the train positions that the teacher answered, m sums its p(v | x) there, and k are pseudo-counts: the correction for a
 changed prior (Saerens, Latinne and Decaestecker 2002, doi:10.1162/089976602753284446), with the prior taken from labels
-instead of estimated by EM. One vector a teacher; its store stays as it is. The tail's bias takes log r, so that fused
-stores restore it as any other tail.
+instead of estimated by EM. There is one ratio vector a teacher; its store stays as it is. log r is added to the tail's
+bias, so fused stores restore the corrected tail like any other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_SHARDS = 64
 """Train shards that the ratio is fitted to, evenly spread."""
 
 DENSE_ROWS = 64
-"""Rows whose tails are made dense at once: 8 MB for 30,522 ids."""
+"""Rows whose tails are made dense at once."""
 
 
 def count_ratio(label_V: NDArray[np.float64], summed_V: NDArray[np.float64], *, counts: float) -> NDArray[np.float64]:
@@ -54,12 +54,12 @@ class Debias:
 
     ratio_V: NDArray[np.float64]
     plain: Teacher
-    """As its store has it."""
+    """The teacher before the correction."""
     bias_V1: NDArray[np.float32]
     """Of the corrected tails."""
 
     def rows(self, rows: RestoredRows) -> tuple[RestoredRows, NDArray[np.float64]]:
-        """Rows times the ratio, each adding up to 1 again, and the log [B] of what each was divided by."""
+        """Rows times the ratio, each summing to 1 again, and the log [B] of the sum that each was divided by."""
         ratio_V1 = np.append(self.ratio_V, 0.0)
         p_BK = rows.p_BK * ratio_V1.take(rows.ids_BK)
         size = len(rows.tail_B)
@@ -75,14 +75,14 @@ class Debias:
         log_total_B = np.log(total_B, out=np.zeros(size), where=total_B > 0)
         tail_B *= np.exp(-log_total_B)
         log_tail_B = np.log(tail_B, out=np.full(size, -np.inf), where=tail_B > 0)
-        made = RestoredRows(
+        corrected = RestoredRows(
             ids_BK=rows.ids_BK,
             p_BK=(p_BK * np.exp(-log_total_B)[:, None]).astype(np.float32),
             tail_B=tail_B.astype(np.float32),
             log_rate_B=(log_tail_B - spread_B).astype(np.float32),
-            sketch_BD=rows.sketch_BD,
+            coordinates_BD=rows.coordinates_BD,
         )
-        return made, log_total_B
+        return corrected, log_total_B
 
     @property
     def _known_V(self) -> NDArray[np.bool_]:
@@ -106,8 +106,8 @@ def debiased(teacher: Teacher, ratio_V: NDArray[np.float64]) -> Teacher:
 
 
 def _outside(rows: RestoredRows, teacher: Teacher, chunk: slice) -> NDArray[np.float64]:
-    """[C, V + 1]: exp(bias + sketch @ basis) at what a row does not list, 0 at what it does and at "no id"."""
-    exponent_CV = rows.sketch_BD[chunk] @ teacher.basis_V1D.T + teacher.bias_V1
+    """[C, V + 1]: exp(bias + coordinates @ basis) at ids a row does not list, 0 at those it lists and at "no id"."""
+    exponent_CV = rows.coordinates_BD[chunk] @ teacher.basis_V1D.T + teacher.bias_V1
     power_CV = np.exp(exponent_CV.astype(np.float64))
     np.put_along_axis(power_CV, rows.ids_BK[chunk].astype(np.intp), 0.0, axis=1)
     power_CV[:, -1] = 0

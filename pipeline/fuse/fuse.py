@@ -1,9 +1,9 @@
 """Fuse the stores of several teachers into one store of targets in the students' vocabulary.
 
-`pipeline.fuse.mixture` says what a fused row is. Here stores are opened and checked against one another, each
-teacher's ids and tail prior are translated once a process, and shards are fused, each a task of its own
-(`pipeline.executor.base`). A thread or worker fuses and writes one shard at a time, so memory does not grow with the
-store, and a run that was killed continues with the shards that are missing.
+`pipeline.fuse.mixture` defines a fused row. Here stores are opened and checked against one another, each teacher's ids
+and tail prior are translated once a process, and shards are fused, each as one task (`pipeline.executor.base`). A
+thread or worker fuses and writes one shard at a time, so memory does not grow with the store. A run that was killed
+continues with the missing shards.
 """
 
 from __future__ import annotations
@@ -51,40 +51,46 @@ def fuse(
 ) -> Manifest:
     """Write the fused targets of one fusion to `out`, whose name is the fusion's.
 
-    `hands` do the work, by default `threads` threads of this process. logits is the folder of the teachers' stores,
-    declared the names of all teachers in params.yaml. Raises ParamsError for an unknown teacher or a temperature that
-    was not kept, StoreError for a teacher's folder that params.yaml no longer names, StaleParent for a teacher that
-    answered other masks, VocabularyError when nothing can be translated.
+    `executor` does the work, by default `threads` threads of this process. logits is the folder of the teachers'
+    stores, declared the names of all teachers in params.yaml. Raises ParamsError for an unknown teacher or a
+    temperature that has no statistics, StoreError for a teacher's folder that params.yaml no longer names, StaleParent
+    for a teacher that answered other masks, VocabularyError when no token of a teacher has a counterpart.
     """
     where = f"fusions.{out.name}"
     for name in params.teachers:
         if name not in declared:
             raise ParamsError(f"{where}.teachers: no entry '{name}' in teachers{nearest(name, declared)}")
     _refuse_undeclared(logits, declared)
-    blanks = Store(masks, Masks)
+    mask_store = Store(masks, Masks)
     job = FuseJob(
         params=params,
         name=out.name,
         sequences=sequences,
         masks=masks,
         logits=logits,
-        identities=(blanks.identity, *(open_teacher(logits / name, blanks).identity for name in params.teachers)),
+        identities=(
+            mask_store.identity,
+            *(open_teacher(logits / name, mask_store).identity for name in params.teachers),
+        ),
     )
     with (
-        nullcontext(executor) if executor is not None else LocalExecutor(threads=threads) as executing,
-        executing.held.opened(job) as mixer,
+        nullcontext(executor) if executor is not None else LocalExecutor(threads=threads) as active_executor,
+        active_executor.held.opened(job) as mixer,
     ):
         stores, teachers = mixer.stores, mixer.teachers
         constants = tail_constants(teachers)
-        sketch = max(teacher.sketch for teacher in teachers)
+        tail_rank = max(teacher.tail_rank for teacher in teachers)
         vocabulary = teachers[0].vocabulary
         writer = StoreWriter(
             out,
             FusedTargets,
-            specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), sketch=sketch, vocabulary=vocabulary),
-            splits=blanks.manifest.splits,
+            specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), sketch=tail_rank, vocabulary=vocabulary),
+            splits=mask_store.manifest.splits,
             inputs=params.model_dump(),
-            parents={"masks": blanks.identity, **{f"logits/{name}": store.identity for name, store in stores.items()}},
+            parents={
+                "masks": mask_store.identity,
+                **{f"logits/{name}": store.identity for name, store in stores.items()},
+            },
             workspace=workspace,
             constants={
                 "order_V": np.argsort(-np.exp(constants["tail_bias_TV"]).sum(axis=0), kind="stable").astype(np.uint32)
@@ -93,12 +99,12 @@ def fuse(
         with writer:
             if params.debias is not None:
                 first = job
-                ratios = writer.remember_arrays(FITTED, lambda: executing.once(first, fit))
+                ratios = writer.remember_arrays(FITTED, lambda: active_executor.once(first, fit))
                 job = replace(job, fitted=writer.arrays_file(FITTED))
                 constants = tail_constants(
                     [debiased(teacher, ratios[name]) for name, teacher in zip(params.teachers, teachers, strict=True)]
                 )
-            executing.shards(job, writer, label=f"fuse {out.name}")
+            active_executor.shards(job, writer, label=f"fuse {out.name}")
             return writer.seal(
                 facts={
                     "teachers": params.teachers,
@@ -116,7 +122,7 @@ def fuse(
 
 
 def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:
-    """A teacher that was taken out of params.yaml leaves its folder, which DVC would go on counting as an input."""
+    """Refuse the folder of a teacher that is no longer in params.yaml: DVC would go on hashing it as an input."""
     for folder in sorted(logits.glob("[!.]*/")):
         if folder.name not in declared:
             raise StoreError(
@@ -126,21 +132,21 @@ def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:
 
 
 def tail_constants(teachers: Sequence[Teacher]) -> dict[str, NDArray[Any]]:
-    """What restores the tails of a fusion: `tail_bias_TV` float32 and, where some teacher has coordinates, the bases.
+    """The constants that restore tails: `tail_bias_TV` float32 and, where some teacher has coordinates, the bases.
 
     `tail_basis_TDV` is float16, with zeros where a teacher has fewer coordinates than another.
     """
     constants: dict[str, NDArray[Any]] = {"tail_bias_TV": np.stack([teacher.bias_V1[:-1] for teacher in teachers])}
-    if sketch := max(teacher.sketch for teacher in teachers):
-        basis_TDV = np.zeros((len(teachers), sketch, teachers[0].vocabulary), np.float16)
+    if tail_rank := max(teacher.tail_rank for teacher in teachers):
+        basis_TDV = np.zeros((len(teachers), tail_rank, teachers[0].vocabulary), np.float16)
         for t, teacher in enumerate(teachers):
-            basis_TDV[t, : teacher.sketch] = teacher.basis_V1D[:-1].T
+            basis_TDV[t, : teacher.tail_rank] = teacher.basis_V1D[:-1].T
         constants["tail_basis_TDV"] = basis_TDV
     return constants
 
 
 def _weight_facts(writer: StoreWriter, teachers: list[str]) -> dict[str, Mapping[str, Any]]:
-    """Share of predictions some teacher answered; over these, mean entropy of the weights and mean weight, by split."""
+    """By split: share of predictions that some teacher answered; over these, the weights' mean entropy and means."""
     coverage: dict[str, float] = {}
     entropy: dict[str, float] = {}
     weight: dict[str, dict[str, float]] = {name: {} for name in teachers}

@@ -1,4 +1,4 @@
-"""A fusion at work: the teachers' stores opened and translated, and shard after shard mixed, in whatever process."""
+"""The shard job of a fusion: opens the teachers' stores, translates their ids, and fuses shards, in any process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mixer:
     masks: Store[Masks]
     teachers: list[Teacher]
     coverage: dict[str, Any]
-    """How many of a teacher's pieces could be translated."""
+    """By teacher, how many of its tokens have a counterpart, by kind of match."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +54,13 @@ class FuseJob:
     masks: Path
     logits: Path
     identities: tuple[str, ...]
-    """Of the masks and of the teachers' stores, as the driver has them."""
+    """Of the masks and of the teachers' stores that the driver opened."""
     fitted: Path | None = None
-    """Where the driver keeps what `fit` gave; None before, and where nothing is fitted."""
+    """Where the driver keeps the ratios from `fit`; None before, and where nothing is fitted."""
 
     @property
     def key(self) -> str:
-        """Names settings and stores."""
+        """Of settings and stores: equal when they are."""
         return f"fuse {self.params!r} {self.identities} {self.fitted}"
 
     def with_absolute_paths(self) -> FuseJob:
@@ -77,10 +77,10 @@ class FuseJob:
     def opened(self) -> Iterator[Mixer]:
         """Open and check everything; raises as `fuse` does, and StaleParent for stores the driver does not have."""
         where = f"fusions.{self.name}"
-        blanks = Store(self.masks, Masks)
-        blanks.require_parent("sequences", text := Store(self.sequences, Sequences))
-        stores = {name: open_teacher(self.logits / name, blanks) for name in self.params.teachers}
-        if (blanks.identity, *(store.identity for store in stores.values())) != self.identities:
+        mask_store = Store(self.masks, Masks)
+        mask_store.require_parent("sequences", text := Store(self.sequences, Sequences))
+        stores = {name: open_teacher(self.logits / name, mask_store) for name in self.params.teachers}
+        if (mask_store.identity, *(store.identity for store in stores.values())) != self.identities:
             raise StaleParent(f"{self.logits}: other stores than the driver has there. Share one file system")
         columns = {name: _columns(self.params, store, where) for name, store in stores.items()}
         student = decode_pieces(text.constant("pieces_utf8"))
@@ -98,9 +98,9 @@ class FuseJob:
                 ]
         yield Mixer(
             stores=stores,
-            masks=blanks,
+            masks=mask_store,
             teachers=teachers,
-            coverage={name: found.coverage for name, found in bridges.items()},
+            coverage={name: own_bridge.coverage for name, own_bridge in bridges.items()},
         )
 
     def make(
@@ -139,7 +139,7 @@ def fit(job: FuseJob, mixer: Mixer) -> dict[str, NDArray[Any]]:
 
 
 def open_teacher(path: Path, masks: Store[Masks]) -> Store[SparseLogits]:
-    """The store of a teacher; raises StaleParent when it answers other blanks than those of `masks`."""
+    """The store of a teacher; raises StaleParent when it has other masked positions than `masks`."""
     store = Store(path, SparseLogits)
     store.require_parent("masks", masks)
     if store.manifest.splits != masks.manifest.splits:
@@ -148,7 +148,7 @@ def open_teacher(path: Path, masks: Store[Masks]) -> Store[SparseLogits]:
 
 
 def _columns(params: FusionParams, store: Store[SparseLogits], where: str) -> tuple[int, int]:
-    """Columns of the statistics for targets and for weights: 0 is raw, 1 + i calibrated times the i-th listed."""
+    """Columns of the statistics for targets and for weights: 0 is raw, 1 + i is calibrated times `listed[i]`."""
     if store.facts["keep"].get("draws") and not (params.calibrated and params.temperature == 1):
         raise ParamsError(
             f"{where}: {store.path} holds draws, which stand for the calibrated temperature alone; expected "
@@ -166,7 +166,7 @@ def _columns(params: FusionParams, store: Store[SparseLogits], where: str) -> tu
 
 
 def _teacher(
-    params: FusionParams, store: Store[SparseLogits], found: Bridge, columns: tuple[int, int], *, vocabulary: int
+    params: FusionParams, store: Store[SparseLogits], own_bridge: Bridge, columns: tuple[int, int], *, vocabulary: int
 ) -> Teacher:
     """Translate one teacher's ids and tail, and read its temperatures and its prior weight."""
     column, weight_column = columns
@@ -175,14 +175,14 @@ def _teacher(
     basis_DV = np.zeros((0, len(bias_V)))
     if "sketch_PD" in store.manifest.arrays:
         basis_DV = store.constant("tail_basis_DV").astype(np.float64)
-    matched_V = found.to_student_V >= 0
+    matched_V = own_bridge.to_student_V >= 0
     if not matched_V.any():
         raise VocabularyError(
-            f"{store.path}: none of its {len(bias_V)} pieces has a counterpart among the students' {vocabulary}. "
+            f"{store.path}: none of its {len(bias_V)} tokens has a counterpart among the students' {vocabulary}. "
             f"Take {name} out of the fusion, or choose a students' tokenizer that shares words with it"
         )
     share = np.exp(bias_V[matched_V]).sum() / np.exp(bias_V).sum()
-    log.info("%s: %s pieces, %.2f %% of its tail matched", name, found.coverage, 100 * share)
+    log.info("%s: %s tokens, %.2f %% of its tail matched", name, own_bridge.coverage, 100 * share)
     log_prior = 0.0
     if params.prior == "calibration":
         log_prior = -float(store.facts["calibration"]["nll" if params.calibrated else "nll_raw"])
@@ -190,7 +190,7 @@ def _teacher(
         log_prior = math.log(params.prior[name])
     temperatures: list[float] = store.facts["temperatures"]
     return Teacher.of(
-        found.to_student_V,
+        own_bridge.to_student_V,
         bias_V,
         basis_DV,
         vocabulary=vocabulary,

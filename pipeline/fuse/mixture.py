@@ -1,17 +1,18 @@
 """The mixture of several teachers' restored distributions, row by row, without a dense vector a row.
 
-The target is p(v) = sum_t w_t p_t(v) over student ids v: each teacher's listed pieces, bridged, and the rest of its
-mass spread over what it does not list as its tail's bias and the row's sketch say. So a teacher that does not list v
-still gives it a share of its tail; pieces without a counterpart go to the tail; several pieces of one student id add
-up. Kept are the M most likely of the ids that any teacher lists. What lies outside them is kept as each teacher's share
-and sketch, so that it is restored as the same mixture of the same tails: exactly, when every listed id is among the M.
-Drawn ids count as listed ones; no weight reads the draws and the mixture is linear, so it stays an unbiased estimate
-where the M hold all of them. A teacher none of whose listed pieces has a counterpart has no weight.
+The target is p(v) = sum_t w_t p_t(v) over student ids v. Each p_t has the teacher's listed tokens at their student
+ids; the rest of its mass is spread over the ids it does not list, in proportion to exp(bias + coordinates @ basis) of
+its low-rank tail. So a teacher that does not list v still gives it a share of its tail. Tokens without a counterpart
+count towards the tail. The probabilities of several tokens of one student id are added up.
 
-Lists are sorted by id, equal ids are added up by shifted sums, and the sums are sorted by size: all whole-array NumPy,
-which lets go of the interpreter lock, and the same bits under any number of threads. Measured on one core, lists of 32
-to a list of 32, plain tails: 990,000 rows a second for one teacher, 380,000 for two, 235,000 for three. With sketches
-of 16 numbers 940,000, 300,000 and 150,000; of 32 numbers 865,000, 255,000 and 135,000.
+Kept are the M most likely of the ids that any teacher lists. The mass outside them is kept as each teacher's share and
+coordinates, so it is restored as the same mixture of the same tails. This is exact when every listed id is among the M.
+Drawn ids count as listed ones. No weight reads the draws and the mixture is linear, so it stays an unbiased estimate
+where the M hold all of them. A teacher none of whose listed tokens has a counterpart has no weight.
+
+Lists are sorted by id, equal ids are added up by shifted sums, and the sums are sorted by size. All of it is
+whole-array NumPy, which releases the interpreter lock and gives the same bits under any number of threads. The speed is
+measured by `python -m benchmarks.speed --only fuse`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OUTSIDE_MINIMUM = 1e-6
 """Least prior mass outside a list over which a tail is spread: about the rounding of 1 minus a float32 sum."""
 
 BLOCK_ROWS = 1024
-"""Rows fused at once: 256 are 25 % slower a row (measured), and memory grows with it."""
+"""Rows fused at once: fewer cost more overhead a row, more cost memory."""
 
 
 class Correction(Protocol):
@@ -47,7 +48,7 @@ class Correction(Protocol):
         ...
 
     def rows(self, rows: RestoredRows) -> tuple[RestoredRows, NDArray[np.float64]]:
-        """The changed rows, and the natural log [B] of what each was divided by to add up to 1 again."""
+        """The changed rows, and the natural log [B] of the sum that each was divided by to sum to 1 again."""
         ...
 
 
@@ -68,13 +69,13 @@ class Teacher:
     temperature: float
     """That of `column`."""
     weight_column: int
-    """Of the statistics its confidence is read from."""
+    """Of the statistics that its weight is computed from."""
     log_prior: float
-    """Natural log of what its weight is multiplied with, up to a constant."""
+    """Natural log of its prior weight, up to a constant."""
     merges: bool
-    """Whether two of its pieces share a student id."""
+    """Whether two of its tokens share a student id."""
     correction: Correction | None = None
-    """Of its rows, whose tails then have this teacher's bias."""
+    """Applied to its restored rows; `bias_V1` is then that of the corrected tails."""
 
     @staticmethod
     def of(
@@ -90,20 +91,20 @@ class Teacher:
     ) -> Teacher:
         """A teacher by its bridge (-1 where there is no counterpart) and its tail's bias and basis over its own ids.
 
-        The exponentials of the bias sum to 1. Several pieces of one student id share it: their exponentials add up, and
-        their basis is the mean, weighted by them. What has no counterpart takes no part of a tail, and the rest is
+        The exponentials of the bias sum to 1. Several tokens of one student id share it: their exponentials add up, and
+        their basis is the mean, weighted by them. A token without a counterpart takes no part of a tail; the others are
         scaled up to hold all of it.
         """
         matched_V = to_student_V >= 0
-        found_V = to_student_V[matched_V]
+        student_V = to_student_V[matched_V]
         prior_V = np.exp(bias_V[matched_V].astype(np.float64))
-        mass_V = np.bincount(found_V, weights=prior_V, minlength=vocabulary)
+        mass_V = np.bincount(student_V, weights=prior_V, minlength=vocabulary)
         known_V = mass_V > 0
         bias_V1 = np.full(vocabulary + 1, NO_COUNTERPART)
         bias_V1[:-1][known_V] = np.log(mass_V[known_V] / mass_V.sum())
         basis_V1D = np.zeros((vocabulary + 1, len(basis_DV)))
         for d, basis_V in enumerate(basis_DV[:, matched_V].astype(np.float64)):
-            total_V = np.bincount(found_V, weights=prior_V * basis_V, minlength=vocabulary)
+            total_V = np.bincount(student_V, weights=prior_V * basis_V, minlength=vocabulary)
             basis_V1D[:-1, d] = np.divide(total_V, mass_V, out=np.zeros(vocabulary), where=known_V) / temperature
         lookup_V = np.where(matched_V, to_student_V, vocabulary)
         return Teacher(
@@ -115,7 +116,7 @@ class Teacher:
             temperature=temperature,
             weight_column=weight_column,
             log_prior=log_prior,
-            merges=len(np.unique(found_V)) < len(found_V),
+            merges=len(np.unique(student_V)) < len(student_V),
         )
 
     @property
@@ -124,8 +125,8 @@ class Teacher:
         return len(self.bias_V1) - 1
 
     @property
-    def sketch(self) -> int:
-        """D."""
+    def tail_rank(self) -> int:
+        """D, the number of coordinates of a row's tail."""
         return int(self.basis_V1D.shape[1])
 
 
@@ -139,8 +140,8 @@ class RestoredRows:
     tail_B: NDArray[np.float32]
     """Mass that is not at ids_BK."""
     log_rate_B: NDArray[np.float32]
-    """The tail at v is exp(log_rate + bias(v) + sketch @ basis(v)); -inf where there is no tail."""
-    sketch_BD: NDArray[np.float32]
+    """The tail at v is exp(log_rate + bias(v) + coordinates @ basis(v)); -inf where there is no tail."""
+    coordinates_BD: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,14 +187,14 @@ def fuse_shard(
 def _unanswered(rows: int, teachers: Sequence[Teacher], *, keep: int) -> FusedTargets:
     """Rows that no teacher has answered."""
     ids = np.dtype(id_dtype(teachers[0].vocabulary))
-    sketch = max(teacher.sketch for teacher in teachers)
+    tail_rank = max(teacher.tail_rank for teacher in teachers)
     return FusedTargets(
         ids_PM=np.full((rows, keep), sentinel(ids), ids),
         logprob_PM=np.full((rows, keep), np.nan, np.float32),
         weight_PT=np.full((rows, len(teachers)), np.nan, np.float32),
         tail_PT=np.full((rows, len(teachers)), np.nan, np.float32),
         gold_logprob_P=np.full(rows, np.nan, np.float32),
-        sketch_PTD=np.zeros((rows, len(teachers), sketch), np.int8),
+        sketch_PTD=np.zeros((rows, len(teachers), tail_rank), np.int8),
     )
 
 
@@ -208,14 +209,16 @@ def _fuse_block(
 ) -> None:
     """Fill the rows of `fused` that some teacher answered."""
     pairs = list(zip(parts, teachers, strict=True))
-    beliefs = [restate(part, teacher) for part, teacher in pairs]
+    predictions = [restate(part, teacher) for part, teacher in pairs]
     log_change_BT = np.zeros((len(parts[0]), len(pairs)))
     for t, teacher in enumerate(teachers):
         if teacher.correction is not None:
             assert label_B is not None, "a correction needs the true tokens"
-            beliefs[t], log_total_B = teacher.correction.rows(beliefs[t])
+            predictions[t], log_total_B = teacher.correction.rows(predictions[t])
             log_change_BT[:, t] = np.log(teacher.correction.ratio_V[label_B]) - log_total_B
-    covered_BT = np.stack([(belief.ids_BK < teachers[0].vocabulary).any(axis=1) for belief in beliefs], axis=1)
+    covered_BT = np.stack(
+        [(prediction.ids_BK < teachers[0].vocabulary).any(axis=1) for prediction in predictions], axis=1
+    )
     weight_BT = weights(
         weighting,
         entropy_PT=np.stack([part.entropy_PJ[:, teacher.weight_column] for part, teacher in pairs], axis=1),
@@ -224,8 +227,8 @@ def _fuse_block(
         log_prior_T=np.array([teacher.log_prior for teacher in teachers]),
         tau=tau,
     )
-    ids_BM, p_BM, tail_BT = _mix(beliefs, weight_BT, teachers, keep=fused.ids_PM.shape[1])
-    # What was rounded on the way, of the teachers' values and of their tails' sums, is shared out.
+    ids_BM, p_BM, tail_BT = _mix(predictions, weight_BT, teachers, keep=fused.ids_PM.shape[1])
+    # The stored values are rounded, so a row's sum is not quite 1: scale it to 1.
     total_B = np.maximum(p_BM.sum(axis=1) + tail_BT.sum(axis=1), np.finfo(np.float32).tiny)[:, None]
     p_BM, tail_BT = p_BM / total_B, tail_BT / total_B
     listed_BM = p_BM > 0
@@ -238,7 +241,7 @@ def _fuse_block(
     gold_BT = np.stack([part.gold_logprob_PJ[:, teacher.column] for part, teacher in pairs], axis=1)
     fused.gold_logprob_P[answered_B] = _log_mean(gold_BT + log_change_BT, weight_BT)[answered_B]
     for t, (part, teacher) in enumerate(pairs):
-        fused.sketch_PTD[answered_B, t, : teacher.sketch] = part.sketch_PD[answered_B]
+        fused.sketch_PTD[answered_B, t, : teacher.tail_rank] = part.sketch_PD[answered_B]
 
 
 def _log_mean(log_p_BT: NDArray[np.floating], weight_BT: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -262,8 +265,8 @@ def _entries(part: SparseLogits, column: int, temperature: float) -> tuple[NDArr
 def restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
     """One teacher's rows in the students' vocabulary.
 
-    All mass that is not at a matched entry is tail. A list that holds all the ids the teacher knows (of a plain prior:
-    all but a part too small to be exact) is scaled to 1, as nothing is left to take a tail.
+    All mass that is not at an entry with a student id is tail. A list that holds every id the teacher has a prior for
+    (with a plain tail: all but `OUTSIDE_MINIMUM` of the prior) is scaled to sum to 1, as no id is left for a tail.
     """
     ids_BK, p_BK = _entries(part, teacher.column, teacher.temperature)
     ids_BK = teacher.lookup_V1.take(ids_BK, mode="clip")  # the sentinel is clipped to the last entry, "no id"
@@ -271,7 +274,7 @@ def restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
     if teacher.merges or part.drawn_ids_PS.shape[1]:
         ids_BK, p_BK = _add_equal_ids(ids_BK, p_BK, teacher.vocabulary)
     mass_B = p_BK.sum(axis=1)
-    if teacher.sketch:
+    if teacher.tail_rank:
         spread_B = np.nan_to_num(part.spread_PJ[:, teacher.column])
         has_tail_B = (ids_BK < teacher.vocabulary).sum(axis=1) < np.count_nonzero(teacher.prior_V1)
     else:
@@ -286,7 +289,7 @@ def restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
         p_BK=p_BK / total_B[:, None],
         tail_B=tail_B,
         log_rate_B=(log_tail_B - spread_B).astype(np.float32),
-        sketch_BD=part.sketch_PD.astype(np.float32),
+        coordinates_BD=part.sketch_PD.astype(np.float32),
     )
 
 
@@ -305,21 +308,21 @@ def _add_equal_ids(
     return ids_BK, p_BK
 
 
-def _sorted_entries(beliefs: Sequence[RestoredRows], weight_BT: NDArray[np.float32], vocabulary: int) -> Entries:
-    rank_E = np.concatenate([np.arange(belief.ids_BK.shape[1]) for belief in beliefs])
-    teacher_E = np.repeat(np.arange(len(beliefs)), [belief.ids_BK.shape[1] for belief in beliefs])
+def _sorted_entries(predictions: Sequence[RestoredRows], weight_BT: NDArray[np.float32], vocabulary: int) -> Entries:
+    rank_E = np.concatenate([np.arange(prediction.ids_BK.shape[1]) for prediction in predictions])
+    teacher_E = np.repeat(np.arange(len(predictions)), [prediction.ids_BK.shape[1] for prediction in predictions])
     order_E = np.argsort(rank_E, kind="stable")
-    ids_BE = np.concatenate([belief.ids_BK for belief in beliefs], axis=1).take(order_E, axis=1)
-    p_BE = np.concatenate([belief.p_BK * weight_BT[:, t, None] for t, belief in enumerate(beliefs)], axis=1)
+    ids_BE = np.concatenate([prediction.ids_BK for prediction in predictions], axis=1).take(order_E, axis=1)
+    p_BE = np.concatenate([prediction.p_BK * weight_BT[:, t, None] for t, prediction in enumerate(predictions)], axis=1)
     bits = len(order_E).bit_length()
-    # Half the width sorts twice as fast.
+    # 32-bit keys sort faster than 64-bit ones.
     key_BE: NDArray[Any] = ids_BE.astype(np.uint32 if (vocabulary + 1) << bits <= 2**32 else np.uint64)
     key_BE <<= bits
     key_BE |= np.arange(len(order_E), dtype=key_BE.dtype)
     key_BE.sort(axis=1)
     order_BE = (key_BE & ((1 << bits) - 1)).astype(np.intp)
     ids_BE = (key_BE >> bits).astype(np.uint32)
-    lists = np.min_scalar_type((1 << len(beliefs)) - 1).type
+    lists = np.min_scalar_type((1 << len(predictions)) - 1).type
     bit_E = np.array([lists(1 << t) for t in teacher_E[order_E]])
     return Entries(
         ids_BE=ids_BE,
@@ -330,21 +333,21 @@ def _sorted_entries(beliefs: Sequence[RestoredRows], weight_BT: NDArray[np.float
 
 
 def _pick(values_BE: NDArray[Any], entry_BM: NDArray[np.intp]) -> NDArray[Any]:
-    """Entries of each row; four times as fast as `np.take_along_axis`."""
+    """The entries of each row at entry_BM; faster than `np.take_along_axis`."""
     rows, entries = values_BE.shape
     return values_BE.take(entry_BM + np.arange(0, rows * entries, entries)[:, None])
 
 
 def _mix(
-    beliefs: Sequence[RestoredRows], weight_BT: NDArray[np.float32], teachers: Sequence[Teacher], *, keep: int
+    predictions: Sequence[RestoredRows], weight_BT: NDArray[np.float32], teachers: Sequence[Teacher], *, keep: int
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]:
     """The `keep` most likely listed ids of the mixture, their probabilities (0 where there are fewer), and tail_BT.
 
     Equal ids stand together, at most T of them; the first of such a run stands for it. Equal probabilities keep the
-    order of the lists: what is stored has few levels, so ties are common.
+    order of the lists: stored probabilities have few levels, so ties are common.
     """
-    entries = _sorted_entries(beliefs, weight_BT, teachers[0].vocabulary)
-    runs = [entries.ids_BE[:, shift:] == entries.ids_BE[:, :-shift] for shift in range(1, len(beliefs))]
+    entries = _sorted_entries(predictions, weight_BT, teachers[0].vocabulary)
+    runs = [entries.ids_BE[:, shift:] == entries.ids_BE[:, :-shift] for shift in range(1, len(predictions))]
     first_BE = entries.ids_BE < teachers[0].vocabulary
     if runs:
         first_BE[:, 1:] &= ~runs[0]
@@ -352,7 +355,7 @@ def _mix(
     for shift, equal in enumerate(runs, 1):
         p_BE[:, :-shift] += entries.p_BE[:, shift:] * equal
         lists_BE[:, :-shift] |= entries.bit_BE[:, shift:] * equal
-    unlisted = _unlisted(entries.ids_BE, first_BE, lists_BE, beliefs, teachers)
+    unlisted = _unlisted(entries.ids_BE, first_BE, lists_BE, predictions, teachers)
     for t, tail_BE in enumerate(unlisted):
         p_BE += tail_BE * weight_BT[:, t, None]
     p_BE *= first_BE
@@ -360,15 +363,15 @@ def _mix(
     best_BM, kept_BE = _largest(p_BE, entries.order_BE, keep)
     kept_BE &= first_BE
     tail_BT = np.full(weight_BT.shape, np.nan, np.float32)
-    for t, belief in enumerate(beliefs):
+    for t, prediction in enumerate(predictions):
         inside_B = (unlisted[t] * kept_BE).sum(axis=1) if unlisted else 0
-        tail_BT[:, t] = weight_BT[:, t] * np.maximum(belief.tail_B - inside_B, 0)
+        tail_BT[:, t] = weight_BT[:, t] * np.maximum(prediction.tail_B - inside_B, 0)
     if p_BE.shape[1] > keep:
         with_equals_BE = kept_BE.copy()
         for shift, equal in enumerate(runs, 1):
             with_equals_BE[:, shift:] |= equal & kept_BE[:, :-shift]
         lost_BE = entries.p_BE * ~with_equals_BE
-        for t in range(len(beliefs)):
+        for t in range(len(predictions)):
             tail_BT[:, t] += (lost_BE * (entries.bit_BE == 1 << t)).sum(axis=1)
     return _pick(entries.ids_BE, best_BM), _pick(p_BE, best_BM), tail_BT
 
@@ -377,7 +380,7 @@ def _unlisted(
     ids_BE: NDArray[np.uint32],
     first_BE: NDArray[np.bool_],
     lists_BE: NDArray[Any],
-    beliefs: Sequence[RestoredRows],
+    predictions: Sequence[RestoredRows],
     teachers: Sequence[Teacher],
 ) -> list[NDArray[np.float32]]:
     """For each teacher, its tail at ids it does not list itself and 0 at the others; empty for a single teacher."""
@@ -385,19 +388,21 @@ def _unlisted(
         return []
     index_BE = ids_BE.astype(np.intp)
     parts = []
-    for t, (belief, teacher) in enumerate(zip(beliefs, teachers, strict=True)):
-        elsewhere_BE = first_BE & (lists_BE & (1 << t) == 0)
-        if teacher.sketch:
+    for t, (prediction, teacher) in enumerate(zip(predictions, teachers, strict=True)):
+        unlisted_BE = first_BE & (lists_BE & (1 << t) == 0)
+        if teacher.tail_rank:
             tail_BE = np.zeros(ids_BE.shape, np.float32)
-            place = np.flatnonzero(elsewhere_BE)
+            place = np.flatnonzero(unlisted_BE)
             row, ids = place // ids_BE.shape[1], index_BE.ravel().take(place)
-            exponent = np.einsum("nd,nd->n", belief.sketch_BD.take(row, axis=0), teacher.basis_V1D.take(ids, axis=0))
-            exponent += belief.log_rate_B.take(row) + teacher.bias_V1.take(ids)
-            tail_BE.ravel()[place] = np.minimum(np.exp(exponent), belief.tail_B.take(row))
+            exponent = np.einsum(
+                "nd,nd->n", prediction.coordinates_BD.take(row, axis=0), teacher.basis_V1D.take(ids, axis=0)
+            )
+            exponent += prediction.log_rate_B.take(row) + teacher.bias_V1.take(ids)
+            tail_BE.ravel()[place] = np.minimum(np.exp(exponent), prediction.tail_B.take(row))
         else:
             tail_BE = teacher.prior_V1.take(index_BE)
-            tail_BE *= np.exp(belief.log_rate_B)[:, None]
-            tail_BE *= elsewhere_BE
+            tail_BE *= np.exp(prediction.log_rate_B)[:, None]
+            tail_BE *= unlisted_BE
         parts.append(tail_BE)
     return parts
 
@@ -407,8 +412,8 @@ def _largest(
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Positions of the `keep` largest of each row, largest first, ties by `order_BE`; and where they stand.
 
-    Bits of floats that are not negative order as they do, so the complement of the bits sorts downwards. One integer
-    holds complement, order and position.
+    The bits of floats that are not negative are ordered as the floats are, so the complement of the bits sorts
+    downwards. One integer holds complement, order and position.
     """
     entries = p_BE.shape[1]
     bits = entries.bit_length()

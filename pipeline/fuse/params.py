@@ -11,7 +11,7 @@ from pipeline.core.config import Section, nearest
 from pipeline.fuse.weighting import Weighting
 
 MOST_TEACHERS = 32
-"""Which lists an id is in is kept as bits."""
+"""The lists that an id is in are kept as bits of one integer of at most 32 bits."""
 
 
 class DebiasParams(Section):
@@ -29,11 +29,11 @@ class FusionParams(Section):
     tau: float = Field(gt=0)
     """Temperature of the weights, nats."""
     calibrated: bool
-    """Take each teacher at its fitted temperature (times `temperature`), not as it answered."""
+    """Take each teacher at its fitted temperature (times `temperature`), not with its raw logits."""
     prior: Literal["equal", "calibration"] | dict[str, float]
     """Of the teachers: equal, exp(-NLL on the calibration split), or a number each; it multiplies the weights."""
     temperature: float = Field(gt=0)
-    """Of the targets; one that the teachers' statistics were kept at."""
+    """Of the targets; one of those that the teachers' statistics were computed at."""
     keep: int = Field(ge=1, le=1024)
     """M, entries kept a prediction."""
     debias: DebiasParams | None = None
@@ -41,7 +41,7 @@ class FusionParams(Section):
 
     @model_serializer(mode="wrap")
     def _without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Stores that were made before there was `debias` keep their identities."""
+        """Leave out an absent `debias`, so that the identity is that of a file that does not have the key."""
         dumped: dict[str, Any] = handler(self)
         return {key: value for key, value in dumped.items() if key != "debias" or value is not None}
 

@@ -1,6 +1,6 @@
-"""How much each teacher counts at each prediction.
+"""The weight of each teacher at each prediction.
 
-What the literature calls prediction weighting is not one thing; the definitions this project offers stand in `weights`.
+The literature means several things by prediction weighting; `weights` has the definitions that this project offers.
 """
 
 from __future__ import annotations

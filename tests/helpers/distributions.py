@@ -57,15 +57,15 @@ class TailOf:
         )
 
     @staticmethod
-    def sketched(dense_PV: Dense, *, size: int, step: float, temperatures: list[float]) -> TailOf:
-        """`size` principal directions of the log-probabilities around their mean."""
+    def low_rank(dense_PV: Dense, *, rank: int, step: float, temperatures: list[float]) -> TailOf:
+        """`rank` principal directions of the log-probabilities around their mean."""
         score_PV = _centred(dense_PV)
         mean_V = score_PV.mean(axis=0)
         _, _, right_DV = np.linalg.svd(score_PV - mean_V, full_matrices=False)
         return TailOf(
             temperatures=temperatures,
             bias_JV=np.stack([np.log(softmax(mean_V / t)) for t in temperatures]).astype(np.float32),
-            basis_DV=(step * right_DV[:size]).astype(np.float16),
+            basis_DV=(step * right_DV[:rank]).astype(np.float16),
         )
 
     def codes(self, dense_PV: Dense) -> NDArray[np.int8]:
@@ -76,8 +76,8 @@ class TailOf:
 
     def exponent(self, code_D: NDArray[np.int8], column: int) -> NDArray[np.float64]:
         """Of all ids: outside a list p is proportional to its exponential."""
-        sketched_V = code_D.astype(np.float64) @ self.basis_DV.astype(np.float64)
-        return np.asarray(self.bias_JV[column] + sketched_V / self.temperatures[column])
+        coordinates_V = code_D.astype(np.float64) @ self.basis_DV.astype(np.float64)
+        return np.asarray(self.bias_JV[column] + coordinates_V / self.temperatures[column])
 
     def constants(self, order_V: NDArray[np.uint32]) -> dict[str, NDArray[Any]]:
         """What a teacher's store holds of it."""

@@ -87,7 +87,7 @@ TEMPERATURES = [1.0, 1.25, 2.5]
 """As answered, calibrated, twice that."""
 
 STEP = 0.25
-"""Of the codes of sketched teachers."""
+"""Step of the coordinates of the low-rank tails."""
 
 
 def make_world(
@@ -96,14 +96,14 @@ def make_world(
     *,
     keep: int = 8,
     seed: int = 0,
-    sketch: int = 0,
+    tail_rank: int = 0,
     draws: int = 0,
     fusions: tuple[str, ...] = ("confident",),
 ) -> World:
     """Write teachers "alpha" and "beta" and fusions of them under `data`, beside links to the tiny stores.
 
     beta speaks the reversed vocabulary and does not answer every fifth prediction; alpha has weight 0.75 where both do.
-    alpha's tails have `sketch` coordinates, beta's half as many; with draws both draw their tails instead. Their
+    alpha's tails have `tail_rank` coordinates, beta's half as many; with draws both draw their tails instead. Their
     fusions have plain tails.
     """
     masks, sequences = Store(stores.masks, Masks), Store(stores.sequences, Sequences)
@@ -119,9 +119,9 @@ def make_world(
         }
         weight_PT = np.where(covered_P[:, None], [0.75, 0.25], [1.0, 0.0])
         parts[split] = {"label": label_P, "covered": covered_P, "dense": dense, "weight": weight_PT}
-    for name, size, flip in (("alpha", sketch, False), ("beta", sketch // 2, True)):
+    for name, size, flip in (("alpha", tail_rank, False), ("beta", tail_rank // 2, True)):
         out = data / "logits" / name
-        _write_teacher(out, masks, parts, keep=keep, sketch=size, draws=draws, pieces=pieces, flip=flip)
+        _write_teacher(out, masks, parts, keep=keep, tail_rank=size, draws=draws, pieces=pieces, flip=flip)
     for fusion in fusions:
         _write_fusion(data / "targets" / fusion, masks, parts, keep=keep, logits=data / "logits")
     for name in ("documents", "sequences", "masks"):
@@ -144,7 +144,7 @@ def _write_teacher(
     parts: dict[str, dict[str, Any]],
     *,
     keep: int,
-    sketch: int,
+    tail_rank: int,
     draws: int,
     pieces: str,
     flip: bool,
@@ -158,8 +158,8 @@ def _write_teacher(
 
     train = turned(parts["train"]["dense"][name])
     tail = TailOf.plain(train, keep=keep, temperatures=TEMPERATURES)
-    if sketch:
-        tail = TailOf.sketched(train, size=sketch, step=STEP, temperatures=TEMPERATURES)
+    if tail_rank:
+        tail = TailOf.low_rank(train, rank=tail_rank, step=STEP, temperatures=TEMPERATURES)
     constants = tail.constants(np.argsort(-train.mean(axis=0), kind="stable").astype(np.uint32))
     form: dict[str, Any] = {"form": "topk", "k": keep}
     if draws:
@@ -168,10 +168,10 @@ def _write_teacher(
         out,
         SparseLogits,
         specs=SparseLogits.specs(
-            most=keep, draws=draws, temperatures=len(TEMPERATURES), sketch=sketch, vocabulary=vocabulary
+            most=keep, draws=draws, temperatures=len(TEMPERATURES), sketch=tail_rank, vocabulary=vocabulary
         ),
         splits=masks.manifest.splits,
-        inputs={"hand-made": name, "keep": form, "sketch": sketch},
+        inputs={"hand-made": name, "keep": form, "sketch": tail_rank},
         parents={"masks": masks.identity},
         constants={"order_V": constants.pop("order_V")},
         workspace=Workspace(out.parent.parent / ".work"),

@@ -325,7 +325,7 @@ def test_a_fusion_of_one_teacher_is_that_teacher(
     from pipeline.fuse.fuse import fuse
     from pipeline.fuse.params import FusionParams
 
-    logits = make_world(world.stores, tmp_path / "data", sketch=sketch, draws=draws, fusions=()).data / "logits"
+    logits = make_world(world.stores, tmp_path / "data", tail_rank=sketch, draws=draws, fusions=()).data / "logits"
     settings = FusionParams(
         teachers=["beta"], weighting="uniform", tau=1.0, calibrated=calibrated, prior="equal", temperature=1.0, keep=16
     )

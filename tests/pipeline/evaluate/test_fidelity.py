@@ -70,7 +70,7 @@ class Teacher:
 
     def tail(self, *, keep: int, sketch: int) -> TailOf:
         if sketch:
-            return TailOf.sketched(self.dense_PV, size=sketch, step=0.3, temperatures=TEMPERATURES)
+            return TailOf.low_rank(self.dense_PV, rank=sketch, step=0.3, temperatures=TEMPERATURES)
         return TailOf.plain(self.dense_PV, keep=keep, temperatures=TEMPERATURES)
 
     def write_logits(self, out: Path, *, keep: int = 6, sketch: int = 0, draws: int = 0) -> Path:

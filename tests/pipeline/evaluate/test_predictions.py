@@ -50,7 +50,7 @@ def teacher_of(
     covered_P = np.arange(len(gold_P)) % 7 != 3
     tail = TailOf.plain(dense_PV, keep=keep, temperatures=TEMPERATURES)
     if sketch:
-        tail = TailOf.sketched(dense_PV, size=sketch, step=0.25, temperatures=TEMPERATURES)
+        tail = TailOf.low_rank(dense_PV, rank=sketch, step=0.25, temperatures=TEMPERATURES)
     return TeacherAnswers(
         restored=Restored(
             record=sparse_logits(dense_PV, gold_P, keep=keep, tail=tail, covered_P=covered_P, draws=draws),

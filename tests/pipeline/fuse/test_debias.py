@@ -50,7 +50,7 @@ def test_the_ratio_has_pseudo_counts_on_both_sides() -> None:
     assert count_ratio(np.array([0.0, 6.0]), np.array([2.0, 2.0]), counts=2.0).tolist() == [0.5, 2.0]
 
 
-@pytest.mark.parametrize("form", [{}, {"sketch": 4}])
+@pytest.mark.parametrize("form", [{}, {"tail_rank": 4}])
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 def test_a_corrected_teacher_is_its_restored_row_times_the_ratio(
     tiny_stores: TinyStores, workplace: Path, form: dict[str, int], name: str

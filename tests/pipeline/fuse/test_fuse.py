@@ -1,6 +1,6 @@
-"""Whole stores: two hand-made teachers whose dense distributions are known, fused by every path a user can take.
+"""Whole stores: two hand-made teachers whose dense distributions are known, fused in every way that a user can choose.
 
-What a fused row is, is held by test_mixing; here it is checked once against the dense mixture.
+`test_mixture` tests a fused row in detail; here whole stores are compared with the dense mixture.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_stores: TinyStores) -> W
 
 
 @pytest.fixture(scope="module")
-def made_with_sketches(tmp_path_factory: pytest.TempPathFactory, tiny_stores: TinyStores) -> World:
+def made_with_low_rank_tails(tmp_path_factory: pytest.TempPathFactory, tiny_stores: TinyStores) -> World:
     """alpha's tails have four coordinates, beta's two."""
-    return make_world(tiny_stores, tmp_path_factory.mktemp("sketched") / "data", keep=8, sketch=4, fusions=())
+    return make_world(tiny_stores, tmp_path_factory.mktemp("low_rank") / "data", keep=8, tail_rank=4, fusions=())
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def world(workplace: Path, made: World) -> World:
 
 
 @pytest.fixture
-def sketched(workplace: Path, made_with_sketches: World) -> World:
-    return copy_of(made_with_sketches, workplace)
+def low_rank(workplace: Path, made_with_low_rank_tails: World) -> World:
+    return copy_of(made_with_low_rank_tails, workplace)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def edit_facts(store: Path, **changes: Any) -> None:
 
 
 def restored(world: World, name: str, column: int) -> np.ndarray:
-    """What a teacher's store says of every student id, from its definition; NaN where it did not answer."""
+    """A teacher's probabilities by student id, restored from its store by definition; NaN where it did not answer."""
     store = Store(world.data / "logits" / name, SparseLogits)
     dense_PV = restore_teacher(
         store.read("heldout"), bias_JV=store.constant("tail_bias_JV"), basis_DV=basis_of(store, "tail_basis_DV"),
@@ -119,7 +119,7 @@ def basis_of(store: Store[Any], name: str) -> np.ndarray | None:
 
 
 def check_mixture(world: World, column: int) -> np.ndarray:
-    """The store "mixed" against the mixture of the teachers' stores, which is returned, and their true beliefs."""
+    """Check the store "mixed" against the mixture of the teachers' stores, which is returned, and dense truth."""
     store = open_targets(world)
     fused = store.read("heldout")
     gold, entropy = [], []
@@ -142,7 +142,7 @@ def check_mixture(world: World, column: int) -> np.ndarray:
 
 
 def assert_close_roots(found: np.ndarray, expected: np.ndarray) -> None:
-    """Roots of probabilities are stored to 1/256, those of tails to 1/500; the scale of a row takes up both."""
+    """Roots of probabilities are stored to 1/256, those of tails to 1/500; scaling a row to sum 1 adds to both."""
     error = np.abs(np.sqrt(found) - np.sqrt(expected))
     assert (error <= 0.007 + 0.015 * np.sqrt(expected)).all(), f"a root is {error.max()} off"
     assert error.mean() < 2e-3
@@ -162,11 +162,11 @@ def test_a_store_holds_the_mixture_of_the_teachers(world: World, temperature: fl
 
 
 @pytest.mark.parametrize(("temperature", "column"), [(1.0, 1), (2.0, 2)])
-def test_sketches_of_different_size_are_carried_over(sketched: World, temperature: float, column: int):
-    run(sketched, temperature=temperature)
-    mixture = check_mixture(sketched, column)
-    store = open_targets(sketched)
-    with pytest.raises(AssertionError, match="a root is"):  # without the sketches the same comparison fails
+def test_tails_of_different_rank_are_carried_over(low_rank: World, temperature: float, column: int):
+    run(low_rank, temperature=temperature)
+    mixture = check_mixture(low_rank, column)
+    store = open_targets(low_rank)
+    with pytest.raises(AssertionError, match="a root is"):  # without the low-rank tails the same comparison fails
         assert_close_roots(
             restore_fused(store.read("heldout"), bias_TV=store.constant("tail_bias_TV"), basis_TDV=None), mixture
         )
@@ -174,7 +174,7 @@ def test_sketches_of_different_size_are_carried_over(sketched: World, temperatur
     assert basis.dtype == np.float16 and basis.shape == (2, 4, store.facts["vocabulary"])
     assert rows.sketch_PTD.shape[1:] == (2, 4)
     for t, (name, size) in enumerate((("alpha", 4), ("beta", 2))):
-        teacher = Store(sketched.data / "logits" / name, SparseLogits)
+        teacher = Store(low_rank.data / "logits" / name, SparseLogits)
         own = teacher.constant("tail_basis_DV").astype(np.float64) / TEMPERATURES[column]
         np.testing.assert_allclose(basis[t, :size], own[:, ::-1] if name == "beta" else own, rtol=2e-3, atol=1e-6)
         codes = teacher.read("heldout").sketch_PD
@@ -201,7 +201,7 @@ def test_draws_stand_for_the_calibrated_temperature_alone(drawn: World, changes:
         run(drawn, **changes)
 
 
-@pytest.mark.parametrize("name", ["world", "sketched"])
+@pytest.mark.parametrize("name", ["world", "low_rank"])
 def test_ids_are_ordered_by_the_tails_of_all_teachers(name: str, request: pytest.FixtureRequest):
     run(request.getfixturevalue(name))
     store = open_targets(request.getfixturevalue(name))
@@ -385,16 +385,16 @@ def test_a_temperature_that_was_not_kept_is_refused(world: World):
         run(world, temperature=4.0)
 
 
-def test_a_teacher_without_a_shared_piece_is_refused(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_a_teacher_without_a_shared_token_is_refused(world: World, monkeypatch: pytest.MonkeyPatch):
     real = fuse_job.decode_pieces
     seen: list[int] = []
 
-    def foreign(pieces: Any) -> list[str]:
+    def foreign(tokens: Any) -> list[str]:
         seen.append(1)
-        return real(pieces) if len(seen) == 1 else [f"{piece}?" for piece in real(pieces)]
+        return real(tokens) if len(seen) == 1 else [f"{token}?" for token in real(tokens)]
 
     monkeypatch.setattr(fuse_job, "decode_pieces", foreign)
-    with pytest.raises(VocabularyError, match=r"logits/alpha: none of its \d+ pieces has a counterpart"):
+    with pytest.raises(VocabularyError, match=r"logits/alpha: none of its \d+ tokens has a counterpart"):
         run(world)
 
 

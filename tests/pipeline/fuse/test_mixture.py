@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.fuse import mixture as mixing
+from pipeline.fuse import mixture
 from pipeline.fuse.mixture import OUTSIDE_MINIMUM, Teacher, fuse_shard
 from pipeline.fuse.weighting import Weighting, weights
 from pipeline.sparse.tail import NO_COUNTERPART
@@ -23,15 +23,15 @@ TEMPERATURES = [1.0, 1.3, 2.6]
 
 
 def teacher_rows(
-    rng: np.random.Generator, rows: int, vocabulary: int, *, keep: int, coverage: float = 1.0, sketch: int = 0,
+    rng: np.random.Generator, rows: int, vocabulary: int, *, keep: int, coverage: float = 1.0, tail_rank: int = 0,
     draws: int = 0,
 ) -> tuple[SparseLogits, TailOf, np.ndarray]:  # fmt: skip
     """Lists of up to `keep` of random distributions (all of `keep` with coverage 1), how tails are read, and these."""
     dense = softmax(rng.normal(0, rng.uniform(0.5, 4), (rows, vocabulary)))
     gold = rng.integers(0, vocabulary, rows)
     tail = TailOf.plain(dense, keep=keep, temperatures=TEMPERATURES)
-    if sketch:
-        tail = TailOf.sketched(dense, size=min(sketch, rows), step=0.3, temperatures=TEMPERATURES)
+    if tail_rank:
+        tail = TailOf.low_rank(dense, rank=min(tail_rank, rows), step=0.3, temperatures=TEMPERATURES)
     lengths = keep if coverage == 1 or keep == 0 else rng.integers(1, keep, rows, endpoint=True)
     covered = rng.random(rows) < coverage
     record = sparse_logits(dense, gold, keep=lengths, tail=tail, covered_P=covered, draws=draws, seed=rows)
@@ -51,18 +51,18 @@ def reader(
 
 def scene(
     seed: int, *, teachers: int, rows: int = 12, vocabulary: int = 30, keep: int = 5, coverage: float = 0.8,
-    bridges: str = "any", column: int = 1, sketch: int = 0, draws: int = 0,
+    bridges: str = "any", column: int = 1, tail_rank: int = 0, draws: int = 0,
 ) -> tuple[list[SparseLogits], list[Teacher], list[TailOf]]:  # fmt: skip
-    """Teachers of differing size whose pieces have a counterpart, none or a shared one ("any"), or the same ids.
+    """Teachers of differing size whose tokens have a counterpart, none or a shared one ("any"), or the same ids.
 
-    The first has `sketch` coordinates, each further one one fewer.
+    The first has tails of `tail_rank` coordinates, each further one one fewer.
     """
     rng = np.random.default_rng(seed)
     records, readers, tails = [], [], []
     for t in range(teachers):
         own = vocabulary if bridges == "same" else int(rng.integers(max(keep, vocabulary // 2) + 1, 2 * vocabulary))
         record, tail, _ = teacher_rows(
-            rng, rows, own, keep=keep, coverage=coverage, sketch=max(0, sketch - t), draws=draws
+            rng, rows, own, keep=keep, coverage=coverage, tail_rank=max(0, tail_rank - t), draws=draws
         )
         to_student = np.arange(own) if bridges == "same" else rng.integers(-1, vocabulary, own)
         to_student[0] = max(0, to_student[0])
@@ -79,12 +79,12 @@ def entries(record: SparseLogits, teacher: Teacher, row: int) -> dict[int, float
     ids = record.ids_PK[row][record.ids_PK[row] < 65535]
     power = np.exp(record.logprob_PK[row, : len(ids)].astype(np.float64) / teacher.temperature)
     tail = float(record.tail_PJ[row, teacher.column])
-    pieces = [*zip(ids, (1 - tail) * power / max(power.sum(), 1e-300), strict=True)]
+    listed = [*zip(ids, (1 - tail) * power / max(power.sum(), 1e-300), strict=True)]
     drawn = record.drawn_ids_PS[row] < 65535
-    pieces += [*zip(record.drawn_ids_PS[row][drawn], tail * record.drawn_share_PS[row][drawn], strict=True)]
+    listed += [*zip(record.drawn_ids_PS[row][drawn], tail * record.drawn_share_PS[row][drawn], strict=True)]
     found: dict[int, float] = {}
-    for piece, p in pieces:
-        student = int(teacher.lookup_V1[piece])
+    for token, p in listed:
+        student = int(teacher.lookup_V1[token])
         if student < teacher.vocabulary:
             found[student] = found.get(student, 0.0) + float(p)
     return found
@@ -95,7 +95,7 @@ def restored(record: SparseLogits, teacher: Teacher, row: int) -> tuple[dict[int
     listed = entries(record, teacher, row)
     others = np.array([v not in listed for v in range(teacher.vocabulary)]) & (teacher.prior_V1[:-1] > 0)
     bias = teacher.bias_V1[:-1].astype(np.float64)
-    if teacher.sketch:
+    if teacher.tail_rank:
         has_tail = bool(others.any())
         code = record.sketch_PD[row].astype(np.float64)
         exponent = (
@@ -161,7 +161,7 @@ def check_against_dense(
         np.testing.assert_allclose([mixture[v] for v in ids], best, rtol=tolerance, atol=3e-7)
         np.testing.assert_allclose(fused.tail_PT[row], expected_tail / total, rtol=tolerance, atol=2e-6)
         for t in answering:
-            np.testing.assert_array_equal(fused.sketch_PTD[row, t, : teachers[t].sketch], records[t].sketch_PD[row])
+            np.testing.assert_array_equal(fused.sketch_PTD[row, t, : teachers[t].tail_rank], records[t].sketch_PD[row])
 
 
 @settings(max_examples=150, deadline=None)
@@ -174,12 +174,14 @@ def check_against_dense(
     coverage=st.sampled_from([1.0, 0.7, 0.2]),
     column=st.integers(0, 2),
     bridges=st.sampled_from(["any", "same"]),
-    sketch=st.sampled_from([0, 0, 2, 5]),
+    tail_rank=st.sampled_from([0, 0, 2, 5]),
 )
-def test_fusing_is_the_dense_mixture(seed, teachers, vocabulary, keep, fused_keep, coverage, column, bridges, sketch):
+def test_fusing_is_the_dense_mixture(
+    seed, teachers, vocabulary, keep, fused_keep, coverage, column, bridges, tail_rank
+):
     records, readers, _ = scene(
         seed, teachers=teachers, vocabulary=vocabulary, keep=keep, coverage=coverage, column=column, bridges=bridges,
-        sketch=sketch,
+        tail_rank=tail_rank,
     )  # fmt: skip
     fused = fuse_shard(records, readers, keep=fused_keep, weighting="entropy", tau=1.0)
     check_against_dense(records, readers, fused, 2e-3 if near_limit(records, readers) else 1e-4)
@@ -201,12 +203,12 @@ def test_drawn_ids_are_entries_like_listed_ones(seed, teachers, keep, draws, bri
         np.testing.assert_allclose(np.nan_to_num(fused.tail_PT), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("sketch", [0, 4])
+@pytest.mark.parametrize("tail_rank", [0, 4])
 @pytest.mark.parametrize("column", [0, 2])
-def test_with_every_listed_id_kept_the_whole_mixture_is_restored(sketch: int, column: int):
+def test_with_every_listed_id_kept_the_whole_mixture_is_restored(tail_rank: int, column: int):
     """Of one vocabulary and with room for the union nothing but rounding is lost, whatever the shapes of the tails."""
     records, readers, tails = scene(
-        21, teachers=3, rows=40, vocabulary=80, keep=6, bridges="same", column=column, sketch=sketch, coverage=0.9
+        21, teachers=3, rows=40, vocabulary=80, keep=6, bridges="same", column=column, tail_rank=tail_rank, coverage=0.9
     )
     fused = fuse_shard(records, readers, keep=18, weighting="entropy", tau=1.0)
     mixture = np.zeros((40, 80))
@@ -216,14 +218,14 @@ def test_with_every_listed_id_kept_the_whole_mixture_is_restored(sketch: int, co
         )
         mixture += np.nan_to_num(fused.weight_PT[:, t, None] * dense)
     bias = np.stack([teacher.bias_V1[:-1] for teacher in readers])
-    basis = np.zeros((3, max(1, sketch), 80))
+    basis = np.zeros((3, max(1, tail_rank), 80))
     for t, teacher in enumerate(readers):
-        basis[t, : teacher.sketch] = teacher.basis_V1D[:-1].T
+        basis[t, : teacher.tail_rank] = teacher.basis_V1D[:-1].T
     answered = fused.covered_P()
-    found = restore_fused(fused, bias_TV=bias, basis_TDV=basis if sketch else None)
+    found = restore_fused(fused, bias_TV=bias, basis_TDV=basis if tail_rank else None)
     np.testing.assert_allclose(found[answered], mixture[answered], rtol=1e-4, atol=1e-7)
     assert answered.sum() > 30
-    assert fused.sketch_PTD.shape == (40, 3, sketch)
+    assert fused.sketch_PTD.shape == (40, 3, tail_rank)
 
 
 def test_drawing_is_right_on_average():
@@ -276,11 +278,11 @@ def test_gold_is_exact_and_needs_no_list():
         assert fused.gold_logprob_P[row] == pytest.approx(np.log(p), rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("sketch", [0, 3])
+@pytest.mark.parametrize("tail_rank", [0, 3])
 @pytest.mark.parametrize("keep", [5, 8])
-def test_one_teacher_of_the_same_vocabulary_is_the_identity(keep: int, sketch: int):
+def test_one_teacher_of_the_same_vocabulary_is_the_identity(keep: int, tail_rank: int):
     (record,), (teacher,), (tail,) = scene(
-        5, teachers=1, rows=200, vocabulary=60, keep=5, bridges="same", column=0, sketch=sketch
+        5, teachers=1, rows=200, vocabulary=60, keep=5, bridges="same", column=0, tail_rank=tail_rank
     )
     fused = fuse_shard([record], [teacher], keep=keep, weighting="entropy", tau=1.0)
     answered = record.covered_P()
@@ -324,21 +326,21 @@ def test_ties_keep_the_order_of_the_lists():
     assert fused.ids_PM.tolist() == [[9, 1, 3, 12]]  # ranks 1 and 1, then 2 and 2: the first teacher first
 
 
-@pytest.mark.parametrize("sketch", [0, 2])
-def test_everything_listed_and_nothing_left_over(sketch: int):
+@pytest.mark.parametrize("tail_rank", [0, 2])
+def test_everything_listed_and_nothing_left_over(tail_rank: int):
     """K = V: there is nothing outside the list, and the mixture is that of the lists."""
     records, readers, _ = scene(
-        6, teachers=2, vocabulary=12, keep=12, bridges="same", coverage=1.0, sketch=sketch, column=0
+        6, teachers=2, vocabulary=12, keep=12, bridges="same", coverage=1.0, tail_rank=tail_rank, column=0
     )
     fused = fuse_shard(records, readers, keep=12, weighting="uniform", tau=1.0)
     check_against_dense(records, readers, fused, 2e-3)
     np.testing.assert_allclose(fused.tail_PT, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("sketch", [0, 2])
-def test_a_tail_with_nowhere_to_go_is_shared_out(sketch: int):
-    """All pieces with a counterpart are listed, and half of the mass is not at them."""
-    record, tail, dense = teacher_rows(np.random.default_rng(12), 6, 20, keep=4, sketch=sketch)
+@pytest.mark.parametrize("tail_rank", [0, 2])
+def test_a_tail_with_nowhere_to_go_is_shared_out(tail_rank: int):
+    """All tokens with a counterpart are listed, and half of the mass is not at them."""
+    record, tail, dense = teacher_rows(np.random.default_rng(12), 6, 20, keep=4, tail_rank=tail_rank)
     to_student = np.full(20, -1)
     to_student[record.ids_PK[0, :2]] = [0, 1]
     fused = fuse_shard([record], [reader(to_student, tail, vocabulary=2)], keep=4, weighting="uniform", tau=1.0)
@@ -347,9 +349,9 @@ def test_a_tail_with_nowhere_to_go_is_shared_out(sketch: int):
     assert fused.tail_PT[0, 0] == 0
 
 
-@pytest.mark.parametrize("sketch", [0, 2])
-def test_pieces_without_a_counterpart_go_to_the_tail(sketch: int):
-    record, tail, _ = teacher_rows(np.random.default_rng(7), 8, 20, keep=4, sketch=sketch)
+@pytest.mark.parametrize("tail_rank", [0, 2])
+def test_tokens_without_a_counterpart_go_to_the_tail(tail_rank: int):
+    record, tail, _ = teacher_rows(np.random.default_rng(7), 8, 20, keep=4, tail_rank=tail_rank)
     to_student = np.arange(20)
     to_student[record.ids_PK[:, 0]] = -1
     teacher = reader(to_student, tail, vocabulary=20)
@@ -361,7 +363,7 @@ def test_pieces_without_a_counterpart_go_to_the_tail(sketch: int):
     assert (teacher.bias_V1[np.flatnonzero(to_student < 0)] == NO_COUNTERPART).all()
 
 
-def test_pieces_of_one_student_id_add_up():
+def test_tokens_of_one_student_id_add_up():
     record, _, _ = teacher_rows(np.random.default_rng(8), 6, 20, keep=4)
     teacher = reader(np.arange(20) // 20, flat(20), vocabulary=2)
     assert teacher.merges
@@ -371,7 +373,7 @@ def test_pieces_of_one_student_id_add_up():
 
 
 @pytest.mark.parametrize("column", [0, 2])
-def test_tails_are_translated_piece_by_piece(column: int):
+def test_tails_are_translated_token_by_token(column: int):
     rng = np.random.default_rng(9)
     bias = np.log(rng.dirichlet(np.ones(7)))
     basis = rng.normal(size=(2, 7))
@@ -392,13 +394,13 @@ def test_tails_are_translated_piece_by_piece(column: int):
     np.testing.assert_allclose(teacher.basis_V1D[3], mean / temperature, rtol=1e-6)
     assert (teacher.basis_V1D[[1, 2, 5, 6]] == 0).all()
     assert teacher.lookup_V1.tolist() == [3, 6, 0, 3, 4, 6, 3, 6]
-    assert teacher.merges and teacher.sketch == 2 and teacher.vocabulary == 6
+    assert teacher.merges and teacher.tail_rank == 2 and teacher.vocabulary == 6
 
 
-@pytest.mark.parametrize("sketch", [0, 5])
-def test_rows_add_up_whatever_was_rounded_before(sketch: int):
+@pytest.mark.parametrize("tail_rank", [0, 5])
+def test_rows_add_up_whatever_was_rounded_before(tail_rank: int):
     """Sums of logs as they come off the disk: each row misses 1 by up to a hundredth, the fused one does not."""
-    records, readers, _ = scene(13, teachers=2, rows=60, vocabulary=90, keep=10, bridges="same", sketch=sketch)
+    records, readers, _ = scene(13, teachers=2, rows=60, vocabulary=90, keep=10, bridges="same", tail_rank=tail_rank)
     rng = np.random.default_rng(0)
     rough = [
         replace(
@@ -425,14 +427,14 @@ def test_large_vocabularies_sort_by_wide_keys():
         for teacher in readers
     ]
     sorted_entries = [
-        mixing._sorted_entries(
+        mixture._sorted_entries(
             [
-                mixing.RestoredRows(
+                mixture.RestoredRows(
                     ids_BK=teacher.lookup_V1.take(record.ids_PK),
                     p_BK=np.exp(record.logprob_PK),
                     tail_B=np.ones(12, np.float32),
                     log_rate_B=np.zeros(12, np.float32),
-                    sketch_BD=np.zeros((12, 0), np.float32),
+                    coordinates_BD=np.zeros((12, 0), np.float32),
                 )
                 for record, teacher in zip(records, teachers, strict=True)
             ],
@@ -448,11 +450,11 @@ def test_large_vocabularies_sort_by_wide_keys():
     np.testing.assert_array_equal(narrow.order_BE, wider.order_BE)
 
 
-@pytest.mark.parametrize(("sketch", "draws"), [(0, 0), (4, 0), (0, 5)])
-def test_rows_are_independent_of_the_block(monkeypatch: pytest.MonkeyPatch, sketch: int, draws: int):
-    records, readers, _ = scene(10, teachers=3, rows=50, sketch=sketch, draws=draws)
+@pytest.mark.parametrize(("tail_rank", "draws"), [(0, 0), (4, 0), (0, 5)])
+def test_rows_are_independent_of_the_block(monkeypatch: pytest.MonkeyPatch, tail_rank: int, draws: int):
+    records, readers, _ = scene(10, teachers=3, rows=50, tail_rank=tail_rank, draws=draws)
     whole = fuse_shard(records, readers, keep=7, weighting="entropy", tau=1.0)
-    monkeypatch.setattr(mixing, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(mixture, "BLOCK_ROWS", 7)
     cut = fuse_shard(records, readers, keep=7, weighting="entropy", tau=1.0)
     for name, values in whole.arrays().items():
         np.testing.assert_array_equal(cut.arrays()[name], values, err_msg=name)

@@ -18,24 +18,24 @@ from tests.helpers.teacher_stores import TEMPERATURES, make_world
 
 CPU = torch.device("cpu")
 ROWS, VOCABULARY = 50, 60
-FORMS = [{}, {"sketch": 5}, {"draws": 9}, {"draws": 9, "keep": 0}]
+FORMS = [{}, {"tail_rank": 5}, {"draws": 9}, {"draws": 9, "keep": 0}]
 
 
-def rows_of(*, sketch: int = 0, draws: int = 0, keep: int = 7) -> Restored:
+def rows_of(*, tail_rank: int = 0, draws: int = 0, keep: int = 7) -> Restored:
     """Rows with lists of 1 to `keep` ids, every sixth without an answer."""
     rng = np.random.default_rng(3)
     gold_P = rng.integers(0, VOCABULARY, ROWS)
     dense_PV = believe(rng, gold_P, VOCABULARY)
     tail = TailOf.plain(dense_PV, keep=keep, temperatures=TEMPERATURES)
-    if sketch:
-        tail = TailOf.sketched(dense_PV, size=sketch, step=0.3, temperatures=TEMPERATURES)
+    if tail_rank:
+        tail = TailOf.low_rank(dense_PV, rank=tail_rank, step=0.3, temperatures=TEMPERATURES)
     lengths = rng.integers(1, keep + 1, ROWS) if keep else 0
     covered_P = np.arange(ROWS) % 6 != 1
     return Restored(
         record=sparse_logits(dense_PV, gold_P, keep=lengths, tail=tail, covered_P=covered_P, draws=draws),
         temperatures=tuple(TEMPERATURES),
         bias_JV=torch.from_numpy(tail.bias_JV),
-        basis_DV=torch.from_numpy(tail.basis_DV).float() if sketch else None,
+        basis_DV=torch.from_numpy(tail.basis_DV).float() if tail_rank else None,
     )
 
 
@@ -84,7 +84,7 @@ def test_a_list_of_everything_is_restored_whole(column: int) -> None:
     np.testing.assert_allclose(restored.chunk(np.arange(9), column).numpy(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", [{}, {"sketch": 4}, {"draws": 6}])
+@pytest.mark.parametrize("form", [{}, {"tail_rank": 4}, {"draws": 6}])
 def test_a_stores_rows_are_read_with_its_constants(
     form: dict[str, int], tiny_stores: TinyStores, tmp_path: Path
 ) -> None:
@@ -93,12 +93,12 @@ def test_a_stores_rows_are_read_with_its_constants(
     record = store.read("heldout")
     restored = Restored.of(store, record, device=CPU)
     assert restored.temperatures == tuple(TEMPERATURES)
-    assert (restored.basis_DV is not None) == ("sketch" in form)
+    assert (restored.basis_DV is not None) == ("tail_rank" in form)
     for column, temperature in enumerate(TEMPERATURES):
         expected = restore_teacher(
             record,
             bias_JV=store.constant("tail_bias_JV"),
-            basis_DV=store.constant("tail_basis_DV") if "sketch" in form else None,
+            basis_DV=store.constant("tail_basis_DV") if "tail_rank" in form else None,
             column=column,
             temperature=temperature,
         )

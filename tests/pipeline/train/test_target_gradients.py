@@ -125,7 +125,7 @@ def test_positions_are_whole_documents_of_spread_shards(monkeypatch: pytest.Monk
     assert everything.tolist() == list(range(2000))
 
 
-@pytest.mark.parametrize("form", [{}, {"sketch": 4}, {"draws": 5}])
+@pytest.mark.parametrize("form", [{}, {"tail_rank": 4}, {"draws": 5}])
 def test_teachers_and_fusions_are_measured_from_their_stores(
     tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path, form: dict[str, int]
 ) -> None:
