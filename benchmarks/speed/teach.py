@@ -104,7 +104,7 @@ def shard_inputs(model: Path, lm: Any, stores: Stores, machine: Machine) -> list
     part, plan = teacher_inputs.split("train"), corpus.masks.manifest.splits["train"]
     shards = []
     for index in range(plan.shards):
-        low, high = part.whole_passes(*plan.bounds(index))
+        low, high = part.whole_examples(*plan.bounds(index))
         view, _ = teacher_view(
             part.texts,
             part.sequences,

@@ -1,7 +1,7 @@
-"""What the calibration split shows of a teacher, before it is asked anything else.
+"""Calibrate a teacher on the calibration split, before its store is made.
 
-The temperature at which its confidence means what it says (Guo et al. 2017, arXiv 1706.04599), and whether it knows
-more than frequencies.
+Two things are computed: the temperature that minimises its loss (Guo et al. 2017, arXiv 1706.04599), and whether it is
+better than token frequencies.
 
 The mean negative log-likelihood of the true tokens under softmax(logits / T) is convex in 1 / T, so a coarse grid and
 two parabolas in log T through the points around the minimum find it to a tenth of a per cent in 13 evaluations.
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOWEST, HIGHEST = 0.5, 2.0
-"""A masked language model beyond this range is not miscalibrated but broken, or the text is not its own."""
+"""A fitted temperature outside this range means a broken model, or text of another kind than its own."""
 
 GRID_POINTS = 7
 REFINEMENTS = (0.06, 0.012)
-"""Half widths in log T of the later searches, each some four times the error the one before leaves."""
+"""Half widths in log T of the later searches, each about four times the error that the search before leaves."""
 
 
 CALIBRATION_POSITIONS = 4096
-"""Predictions whose full logits are held to fit the temperature: 250 MB in bfloat16 for 30 k ids."""
+"""Predictions whose full logits are kept in memory to fit the temperature: 250 MB in bfloat16 for 30 k ids."""
 
 CALIBRATION_BYTES = 2**30
-"""Most that these logits take in float32: fewer predictions are held of a model with more than 65,536 ids."""
+"""Most memory that these logits take in float32: fewer predictions are kept for more than 65,536 ids."""
 
 CALIBRATION_SLICES = 64
-"""Places of the split they are taken from, when it has more: the first ones may all be of one book."""
+"""Places of the split that they are taken from: the first predictions may all be of one document."""
 
 CALIBRATION_MINIMUM = 50
-"""Fewer predictions than this say nothing about a model."""
+"""Fewer predictions than this are refused: their mean loss is too noisy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What the calibration split showed: the fitted temperature and how good the model is, nats a prediction."""
+    """The fitted temperature, and the losses in nats a prediction before and after it."""
 
     temperature: float
     nll: float
@@ -61,7 +61,7 @@ class Calibration:
 
 
 def calibration_slices(rows: int, *, vocabulary: int) -> list[tuple[int, int]]:
-    """Bounds of the predictions that are used of a split of `rows`: all, or evenly spread ones, of many documents.
+    """Bounds of the predictions that are used of a split of `rows`: all of a small split, else evenly spread runs.
 
     vocabulary is the number of ids a row of logits has.
     """
@@ -73,7 +73,7 @@ def calibration_slices(rows: int, *, vocabulary: int) -> list[tuple[int, int]]:
     return [(start, start + size) for start in starts]
 
 
-def spread_answers(lm: MaskedLM, part: SplitInputs, *, split: str, name: str) -> list[tuple[Tensor, Tensor]]:
+def spread_logits(lm: MaskedLM, part: SplitInputs, *, split: str, name: str) -> list[tuple[Tensor, Tensor]]:
     """Logits and true ids of up to `CALIBRATION_POSITIONS` masked positions of a split that the model can answer.
 
     Evenly spread over the split. Raises DataError when there are too few.
@@ -130,7 +130,7 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], inputs: TeacherInputs, *, na
 
 
 def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, name: str) -> None:
-    """Compare with always giving the train split's token frequencies (add-one smoothed)."""
+    """Refuse a model that is no better than the train split's token frequencies (add-one smoothed)."""
     train = inputs.corpus.masks.read("train").label_P
     vocabulary = int(inputs.corpus.masks.facts["vocabulary"])
     count_V = np.bincount(train, minlength=vocabulary) + 1.0
@@ -152,7 +152,7 @@ def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, name: s
 
 
 def fit_temperature(nll_at: Callable[[Sequence[float]], list[float]]) -> float:
-    """The temperature in [0.5, 2] that minimises the loss; `nll_at` gives the mean NLL at each temperature asked.
+    """The temperature in [0.5, 2] that minimises the loss; `nll_at` gives the mean NLL at each temperature.
 
     Called three times: 7 temperatures, then 3 and 3. Raises TeacherRefused when a loss is not finite.
     """

@@ -1,10 +1,10 @@
-"""Extend a teacher's store without asking the teacher again: shards whose question is unchanged are taken over.
+"""Extend a teacher's store: shards whose inputs are unchanged are reused, the others are computed.
 
-More mask copies and more documents come after what is there, so all shards but the last, short one of a split keep
-their predictions. `cohesive store keep` links a store aside before `dvc repro` empties its place; the teacher
-then starts from it: its temperature and the shape of its tails stay as they were fitted, a shard is linked over when
-its digest of all it was made from is the same, and the teacher is asked the rest. The store names the one it extends,
-for its bytes are not those of one made at once.
+New mask copies and new documents are appended, so all shards but the last, short one of a split keep their predictions.
+`cohesive store keep` links a store aside before `dvc repro` empties its place. The teacher's stage then starts from it:
+the temperature and the tails' shape are taken from it, a shard is linked over when the fingerprint of its inputs is the
+same, and the teacher computes the rest. The new store names the one it extends among its inputs, because its bytes
+differ from those of a store made at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXTENDS = "extends"
-"""Key, among a store's inputs, of the identity of the store that it began with."""
+"""Key, among a store's inputs, of the identity of the store that it extends."""
 
 
 def kept_folder(store: Path, root: Path = WORK_ROOT) -> Path:
@@ -40,7 +40,7 @@ def kept_folder(store: Path, root: Path = WORK_ROOT) -> Path:
 
 
 def keep(store: Path, root: Path = WORK_ROOT) -> Path:
-    """Link a sealed store of logits aside, replacing an older one; costs no space where links can be made.
+    """Link a sealed store of logits aside, replacing an older one; takes no disk space where hard links are possible.
 
     Raises StoreMissing, WrongKind or SchemaMismatch when there is none.
     """
@@ -66,16 +66,16 @@ def extended(out: Path, inputs: dict[str, Any], root: Path = WORK_ROOT) -> Store
     if not (kept / "manifest.json").is_file():
         return None
     store = Store(kept, SparseLogits)
-    asked = {name: value for name, value in store.manifest.inputs.items() if name != EXTENDS}
-    if asked != json.loads(json.dumps(inputs)):
+    made_from = {name: value for name, value in store.manifest.inputs.items() if name != EXTENDS}
+    if made_from != json.loads(json.dumps(inputs)):
         log.warning("%s: made by another model or with other settings; the store is made anew", kept)
         return None
     return store
 
 
-def question(part: SplitInputs, start: int, stop: int) -> str:
-    """SHA-256 of all that the answers to predictions [start, stop) depend on: blanks, windows and texts."""
-    low, high = part.whole_passes(start, stop)
+def shard_fingerprint(part: SplitInputs, start: int, stop: int) -> str:
+    """SHA-256 of all that the rows of predictions [start, stop) depend on: masked positions, windows and texts."""
+    low, high = part.whole_examples(start, stop)
     digest = hashlib.sha256(f"{start - low},{stop - low}".encode())
     masks = part.masks.arrays()
     for name in ("copy_P", "column_P", "label_P"):
@@ -93,18 +93,18 @@ def question(part: SplitInputs, start: int, stop: int) -> str:
     return digest.hexdigest()
 
 
-def take_over(writer: StoreWriter, kept: Store[SparseLogits], shard: Shard, asked: str) -> bool:
-    """Link a shard of `kept` into the store being written when it was made from the same question."""
-    questions: dict[str, list[str]] = kept.facts["questions"]
-    old = questions.get(shard.split, [])
-    if shard.index >= len(old) or old[shard.index] != asked:
+def take_over(writer: StoreWriter, kept: Store[SparseLogits], shard: Shard, fingerprint: str) -> bool:
+    """Link a shard of `kept` into the store being written when its fingerprint is `fingerprint`."""
+    fingerprints: dict[str, list[str]] = kept.facts["questions"]
+    old = fingerprints.get(shard.split, [])
+    if shard.index >= len(old) or old[shard.index] != fingerprint:
         return False
     record = kept.shard(shard.split, shard.index)
-    writer.adopt(shard, kept, sidecar=kept_beside(record, asked))
+    writer.adopt(shard, kept, sidecar=sidecars(record, fingerprint))
     return True
 
 
-def kept_beside(record: SparseLogits, asked: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Sidecars of a shard: how many predictions are answered, int64 [1], and the digest of its question, uint8 [32]."""
+def sidecars(record: SparseLogits, fingerprint: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Sidecars of a shard: the number of answered predictions, int64 [1], and its fingerprint, uint8 [32]."""
     answered = np.array([record.covered_P().sum()], np.int64)
-    return {"answered": answered, "question": np.frombuffer(bytes.fromhex(asked), np.uint8)}
+    return {"answered": answered, "question": np.frombuffer(bytes.fromhex(fingerprint), np.uint8)}

@@ -1,8 +1,8 @@
-"""Keep a model's hidden states before its output layer, for a few predictions: the full softmax, to be computed again.
+"""Store a model's hidden states before its output layer at a few predictions, from which the full softmax is computed.
 
-The exact form costs 2 bytes a number (1.5 kB a prediction for a 768-wide model) and once the output layer, so it is for
-judging the sparse stores, for choosing a form, and for experiments that need every probability (Chen et al. 2020, arXiv
-1911.03829, kept all their targets this way). It is made of held-out text: nothing was fitted on it.
+This exact form costs 2 bytes a number (1.5 kB a prediction for a 768-wide model), and the output layer once. It serves
+to evaluate the sparse stores, to choose a form, and for experiments that need every probability (Chen et al. 2020,
+arXiv 1911.03829, stored all their targets this way). It is made of held-out text, on which nothing was fitted.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 STATE_TOLERANCE = 0.03
-"""Largest difference between a model's logits and those computed again from a state, as a share of the largest logit:
-the rounding of bfloat16, in which a teacher may run, is 0.01."""
+"""Largest difference between a model's logits and those computed again from a state, as a share of the largest logit.
+A teacher may run in bfloat16, whose rounding is 0.01."""
 
 
 def keep_exact(params: ExactParams, model: Path, corpus: MaskedCorpus, *, out: Path, runtime: Runtime) -> Manifest:
@@ -79,10 +79,10 @@ def keep_exact(params: ExactParams, model: Path, corpus: MaskedCorpus, *, out: P
 
 
 def output_layer(lm: MaskedLM) -> tuple[Any, torch.Tensor | None]:
-    """The last layer of the head, whose weight is [V, H], and the bias [V] that is added after it, if there is one.
+    """The last layer of the head, with weight [V, H], and the bias [V] that is added after it, if there is one.
 
-    Raises TeacherRefused unless logits are its input times its weight plus that bias: a family whose head multiplies by
-    something else (MobileBERT, DeBERTa-v3's own head) has no such state.
+    Raises TeacherRefused unless the logits are its input times its weight plus that bias. Families whose head computes
+    something else (MobileBERT, DeBERTa-v3's own head) have no such state.
     """
     import torch
 
@@ -113,7 +113,7 @@ def output_layer(lm: MaskedLM) -> tuple[Any, torch.Tensor | None]:
 
 @contextmanager
 def inputs_of(layer: Any) -> Iterator[list[torch.Tensor]]:
-    """Collect what `layer` is given, float32 [Q, H] a call."""
+    """Collect the inputs of `layer`, float32 [Q, H] a call."""
     given: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].float().flatten(0, -2)))
     try:
@@ -123,7 +123,7 @@ def inputs_of(layer: Any) -> Iterator[list[torch.Tensor]]:
 
 
 def _states(part: SplitInputs, lm: MaskedLM, layer: Any, *, rows: int, width: int) -> HiddenStates:
-    """What `layer`, the output layer, is given at the first `rows` predictions."""
+    """The inputs of `layer`, the output layer, at the first `rows` predictions."""
     ids = np.dtype(id_dtype(len(part.inputs.tokenizer.pieces)))
     record = HiddenStates(
         hidden_PH=np.full((rows, width), np.nan, np.float16), gold_id_P=np.full(rows, sentinel(ids), ids)
@@ -132,7 +132,7 @@ def _states(part: SplitInputs, lm: MaskedLM, layer: Any, *, rows: int, width: in
         for _, gold, row in part.answers(lm, 0, rows):
             record.hidden_PH[row] = given.pop().cpu().numpy()
             record.gold_id_P[row] = gold.cpu().numpy()
-    # There the store of logits has words' pieces exchanged, which no state with one output matrix can say.
+    # The store of logits exchanges tokens' logits there; one state and one output matrix cannot express that.
     respelt_P = part.respelt(0, rows)
     record.hidden_PH[respelt_P] = np.nan
     record.gold_id_P[respelt_P] = sentinel(ids)

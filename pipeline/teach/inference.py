@@ -1,4 +1,4 @@
-"""What a model is asked: the blanks of a split as its own vocabulary sees them, and its answers by batches."""
+"""Run a model at the masked positions of a split, in its own vocabulary, and return its logits by batches."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LOGITS_BYTES = 2**30
-"""Most that the logits of one forward take in float32, on average: 58,000 tokens with 30,522 ids."""
+"""Most memory that the logits of one forward take in float32, on average."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherInputs:
-    """Everything a model is asked: texts, sequences and blanks of the splits, and the bridge to its vocabulary."""
+    """A model's inputs: texts, sequences and masked positions of the splits, and the bridge to its vocabulary."""
 
     corpus: MaskedCorpus
     tokenizer: FastTokenizer
     to_student_V: NDArray[np.int64]
     variant_V: NDArray[np.int64] | None
-    """What `space_variants` says of its vocabulary."""
+    """`space_variants` of its vocabulary."""
     positions: int
     batch_tokens: int
     halved: list[int] = field(default_factory=list)
-    """Smaller numbers of tokens a pass, in the order in which memory demanded them; the last one holds."""
+    """Tokens a forward after each time that memory ran out; the last one counts."""
 
     @staticmethod
     def open(folder: Path, lm: MaskedLM | None, corpus: MaskedCorpus, *, batch_tokens: int) -> TeacherInputs:
-        """The inputs for the model in `folder`, loaded as `lm`; without `lm` it can be read, but nothing be answered.
+        """The inputs for the model in `folder`, loaded as `lm`; without `lm` they can be read, but not run.
 
         Raises VocabularyError when model and tokenizer do not belong together.
         """
@@ -87,15 +87,15 @@ class SplitInputs:
     sequences: Sequences
     masks: Masks
 
-    def whole_passes(self, start: int, stop: int) -> tuple[int, int]:
-        """Predictions [start, stop) widened to whole passes: a blank of the neighbouring shard is blank here too."""
+    def whole_examples(self, start: int, stop: int) -> tuple[int, int]:
+        """[start, stop) widened to whole examples: positions of the neighbouring shard must be masked here too."""
         key_P = (self.masks.copy_P.astype(np.int64) << 32) | self.masks.sequence_P.astype(np.int64)
         low = int(np.searchsorted(key_P, key_P[start], side="left"))
         high = int(np.searchsorted(key_P, key_P[stop - 1], side="right"))
         return low, high
 
     def respelt(self, start: int, stop: int) -> NDArray[np.bool_]:
-        """True where the logits of predictions [start, stop) have words' pieces exchanged (`space_variants`)."""
+        """True where the logits of predictions [start, stop) have words' tokens exchanged (`space_variants`)."""
         view, _, low = self._view(start, stop)
         if view.respelt_P is None:
             return np.zeros(stop - start, bool)
@@ -104,18 +104,18 @@ class SplitInputs:
     def answers(self, lm: MaskedLM, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, NDArray[Any]]]:
         """Logits [Q, Vt], gold ids [Q] and rows [Q] counted from `start`, for predictions [start, stop), by batches.
 
-        A pass that lies across the border of two shards runs in both, and each keeps its own predictions.
+        An example that lies across the border of two shards runs for both, and each keeps its own predictions.
         """
         for (logits, gold), row in self.map_logits(lm, start, stop, lambda logits, gold, _: (logits, gold)):
             yield logits, gold, row
 
     def map_logits(
-        self, lm: MaskedLM, start: int, stop: int, digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T]
+        self, lm: MaskedLM, start: int, stop: int, reduce: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T]
     ) -> Iterator[tuple[T, NDArray[Any]]]:
-        """The same, but of each batch what `digest` makes of logits, gold ids and rows, and the rows.
+        """For each batch, `reduce(logits, gold ids, rows)` and the rows.
 
-        A batch that does not fit into the accelerator's memory, on its way through the model or in `digest`, is cut in
-        two, and from then on batches have half as many tokens. Raises OutOfMemory when a single sequence does not fit.
+        A batch that does not fit into the accelerator's memory, in the model or in `reduce`, is cut in two, and
+        from then on batches have half as many tokens. Raises OutOfMemory when a single sequence does not fit.
         """
         import torch
 
@@ -132,30 +132,30 @@ class SplitInputs:
             batches = [left_G[batch] for batch in token_batches(length_G[left_G], tokens)]
             for batch in batches:
                 try:
-                    made = self._ask(
-                        lm, view, batch=batch, gold_P=gold_P, offset=low - start, size=stop - start, digest=digest
+                    result = self._forward(
+                        lm, view, batch=batch, gold_P=gold_P, offset=low - start, size=stop - start, reduce=reduce
                     )
                 except torch.OutOfMemoryError:
                     break
                 done += 1
-                if made is not None:
-                    yield made
+                if result is not None:
+                    yield result
             else:
                 return
-            # Out of the handler, whose exception would hold on to the tensors of the pass that failed.
+            # Outside the handler: its exception references the tensors of the forward that failed.
             if lm.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._halve(len(batches[done]), int(length_G[batches[done]].max()))
             left_G = np.sort(np.concatenate(batches[done:]))
 
     def _view(self, start: int, stop: int) -> tuple[View, NDArray[np.int64], int]:
-        """What the model reads for predictions [start, stop), its true ids from the first prediction seen, and which.
+        """The model's view for predictions [start, stop), their true ids, and the first prediction of both.
 
-        Whole passes, so more predictions than were asked for.
+        Whole examples, so `view` and ids may hold more predictions than these.
         """
         from pipeline.text.alignment import teacher_view
 
-        low, high = self.whole_passes(start, stop)
+        low, high = self.whole_examples(start, stop)
         part = Masks(**{name: array[low:high] for name, array in self.masks.arrays().items()})
         view, gold_P = teacher_view(
             self.texts,
@@ -169,7 +169,7 @@ class SplitInputs:
         )
         return view, gold_P, low
 
-    def _ask(
+    def _forward(
         self,
         lm: MaskedLM,
         view: View,
@@ -178,9 +178,9 @@ class SplitInputs:
         gold_P: NDArray[np.int64],
         offset: int,
         size: int,
-        digest: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T],
+        reduce: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T],
     ) -> tuple[T, NDArray[Any]] | None:
-        """One pass through the model, map_logits; None when none of its predictions lies in [0, size) plus `offset`."""
+        """One forward and `reduce`; None when none of its predictions lies in [0, size) after adding `offset`."""
         import torch
 
         from pipeline.text.inputs import model_inputs
@@ -199,20 +199,20 @@ class SplitInputs:
         if view.respelt_P is not None and self.inputs.variant_V is not None:
             respelt_Q, variant_V = lm.tensors(view.respelt_P[inputs.prediction_Q[mine]], self.inputs.variant_V)
             logits = torch.where(respelt_Q[:, None], logits[:, variant_V], logits)
-        return digest(logits, gold, row[mine]), row[mine]
+        return reduce(logits, gold, row[mine]), row[mine]
 
-    def _halve(self, passes: int, longest: int) -> None:
-        """Allow half the tokens of the pass that did not fit: `passes` sequences, the longest of `longest` tokens."""
-        if passes == 1:
+    def _halve(self, examples: int, longest: int) -> None:
+        """Halve the tokens of a forward that did not fit: `examples` sequences, the longest of `longest` tokens."""
+        if examples == 1:
             raise OutOfMemory(
                 f"one sequence of {longest} tokens does not fit into the accelerator's memory beside the model. Free "
                 "memory that other processes hold there, lower runtime.dtype to bfloat16, or set runtime.device: cpu"
             )
-        tokens = passes * longest // 2
+        tokens = examples * longest // 2
         log.warning(
-            "%d sequences of up to %d tokens do not fit into memory: going on with %d tokens a pass; lower "
+            "%d sequences of up to %d tokens do not fit into memory: going on with %d tokens a forward; lower "
             "runtime.batch_tokens to have this from the start",
-            passes,
+            examples,
             longest,
             tokens,
         )

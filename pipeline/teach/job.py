@@ -1,4 +1,4 @@
-"""A teacher at work: its model loaded, shard after shard of blanks answered, in whatever process has the device."""
+"""The shard job of a teacher: loads its model and computes shards of predictions, in the process with the device."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FITTED = "fitted"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeachJob:
-    """What a process needs to answer shards of one teacher's store; it loads the model and the texts itself."""
+    """What a process needs to compute shards of one teacher's store; it loads the model and the texts itself."""
 
     params: TeacherParams
     documents: Path
@@ -45,13 +45,13 @@ class TeachJob:
     """Of the model that the store is made with."""
     masks_identity: str
     fitted: Path
-    """Where the driver keeps what `fit` gave."""
+    """Where the driver keeps the arrays of `fit`."""
     kept: Path | None
     """The store that is extended."""
 
     @property
     def key(self) -> str:
-        """Names model, stores and format; what was fitted is read for each."""
+        """Of model, stores and number format. Fitted arrays are not part of it: they are read for each job."""
         runtime = self.runtime
         return f"teach {self.digest} {self.masks_identity} {runtime.device} {runtime.dtype} {runtime.batch_tokens}"
 
@@ -86,24 +86,24 @@ class TeachJob:
     def make(
         self, teacher: LoadedTeacher, shard: Shard, *, advance: Callable[[int], None]
     ) -> tuple[SparseLogits, dict[str, NDArray[Any]]]:
-        """The teacher's answers to a shard."""
+        """The teacher's rows of a shard."""
         import torch
 
-        from pipeline.teach.extend import kept_beside, question
+        from pipeline.teach.extend import shard_fingerprint, sidecars
 
         self._settle()
         part = teacher.part(shard.split)
         with torch.inference_mode():
-            record = answer_shard(teacher.lm, part, shard, self.params, teacher.shape(self), advance=advance)
-        return record, kept_beside(record, question(part, shard.start, shard.stop))
+            record = predict_shard(teacher.lm, part, shard, self.params, teacher.shape(self), advance=advance)
+        return record, sidecars(record, shard_fingerprint(part, shard.start, shard.stop))
 
     def _settle(self) -> None:
-        """In every thread that computes, for each has its own number."""
+        """Called in every thread that computes: the number of compute threads is set for each."""
         settle(self.runtime.device, threads=self.runtime.threads)
 
 
 class LoadedTeacher:
-    """A loaded teacher, what it is asked, and of that the split and the tails in use."""
+    """A loaded teacher and its inputs; the split and the tails' shape in use stay in memory."""
 
     def __init__(self, lm: MaskedLM, teacher_inputs: TeacherInputs) -> None:
         self.lm = lm
@@ -119,7 +119,7 @@ class LoadedTeacher:
         return self._part[1]
 
     def shape(self, job: TeachJob) -> TailShape:
-        """The shape of the tails that was fitted, or that of the store that is extended."""
+        """The fitted shape of the tails, or that of the store that is extended."""
         source = job.kept or job.fitted
         if self._shape is None or self._shape[0] != source:
             self._shape = source, tail_shape(job, device=self.lm.device)
@@ -127,24 +127,24 @@ class LoadedTeacher:
 
 
 def fit(job: TeachJob, teacher: LoadedTeacher) -> dict[str, NDArray[Any]]:
-    """What is fitted before anything is stored: the calibration, the tails' shape, and the model's size.
+    """Fit, before anything is stored, the calibration and the tails' shape; returns these and the model's size.
 
-    The temperature needs true tokens, of the calibration split. The shape needs logits alone, and more rows bring it
-    closer: it is fitted to the train split. Raises TeacherRefused when the model is no better than guessing by
+    The temperature needs true tokens: those of the calibration split. The shape needs only logits and gains from more
+    rows: it is fitted to the train split. Raises TeacherRefused when the model is no better than guessing by
     frequency, DataError when it can answer too few positions of either split.
     """
     import torch
 
     from pipeline.sparse.tail_fit import fit_tail
-    from pipeline.teach.calibration import calibrate, spread_answers
+    from pipeline.teach.calibration import calibrate, spread_logits
 
     params, name = job.params, Path(job.params.model).name
     with torch.inference_mode():
-        answers = spread_answers(teacher.lm, teacher.part("calibration"), split="calibration", name=name)
+        answers = spread_logits(teacher.lm, teacher.part("calibration"), split="calibration", name=name)
         fitted = asdict(calibrate(answers, teacher.teacher_inputs, name=name))
         del answers  # as large as the next ones
         shape = fit_tail(
-            [logits for logits, _ in spread_answers(teacher.lm, teacher.part("train"), split="train", name=name)],
+            [logits for logits, _ in spread_logits(teacher.lm, teacher.part("train"), split="train", name=name)],
             keep=params.keep,
             temperatures=[1.0, *(round(fitted["temperature"] * listed, 6) for listed in params.temperatures)],
             tail=params.tail,
@@ -154,7 +154,7 @@ def fit(job: TeachJob, teacher: LoadedTeacher) -> dict[str, NDArray[Any]]:
 
 
 def tail_shape(job: TeachJob, *, device: torch.device) -> TailShape:
-    """The shape of the tails from where it lies."""
+    """The shape of the tails, from the store that is extended or from the arrays of `fit`."""
     from pipeline.sparse.tail import TailShape
 
     if job.kept is not None:
@@ -163,7 +163,7 @@ def tail_shape(job: TeachJob, *, device: torch.device) -> TailShape:
         return TailShape.from_arrays({field.name: held[field.name] for field in fields(TailShape)}, device=device)
 
 
-def answer_shard(
+def predict_shard(
     lm: MaskedLM,
     part: SplitInputs,
     shard: Shard,
@@ -172,7 +172,7 @@ def answer_shard(
     *,
     advance: Callable[[int], None],
 ) -> SparseLogits:
-    """What the model loaded as `lm` believes of the blanks of a shard; tells `advance` of every batch of rows."""
+    """Predictions of the model `lm` at a shard's masked positions; calls `advance` with each batch's number of rows."""
     from pipeline.core.seeds import generator
     from pipeline.sparse.summary import summarise
 
@@ -187,10 +187,10 @@ def answer_shard(
     )
     columns = record.arrays()
     # Drawn for the whole shard at once: a row's draws do not depend on how rows are batched.
-    chance = generator(params.seed, "draws", shard.split, shard.index)
-    uniform_PS = chance.random((size, params.keep.draws)) if params.keep.draws else None
+    rng = generator(params.seed, "draws", shard.split, shard.index)
+    uniform_PS = rng.random((size, params.keep.draws)) if params.keep.draws else None
 
-    def digest(logits: torch.Tensor, gold: torch.Tensor, row: NDArray[Any]) -> Any:
+    def summary_of(logits: torch.Tensor, gold: torch.Tensor, row: NDArray[Any]) -> Any:
         return summarise(
             logits,
             gold,
@@ -200,7 +200,7 @@ def answer_shard(
             uniform_PS=None if uniform_PS is None else uniform_PS[row],
         )
 
-    for summary, row in part.map_logits(lm, shard.start, shard.stop, digest):
+    for summary, row in part.map_logits(lm, shard.start, shard.stop, summary_of):
         for name, column in columns.items():
             values = getattr(summary, name).cpu().numpy()
             if name in ("ids_PK", "drawn_ids_PS"):

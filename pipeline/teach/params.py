@@ -1,4 +1,4 @@
-"""Sections `teachers` and `exact`: which model, what its store keeps, and how many full softmaxes."""
+"""Sections `teachers` and `exact`: the model, what its store keeps, and for how many predictions states are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ExactParams(Section):
     """The section `exact`."""
 
     positions: int = Field(ge=1)
-    """Predictions kept a model, from the first held-out one on."""
+    """Predictions of each model that states are kept for: the first ones of the held-out split."""
 
 
 class TeacherParams(Section):
@@ -23,11 +23,11 @@ class TeacherParams(Section):
     keep: Keep
     """What is listed of a prediction, and what is drawn."""
     tail: TailParams
-    """How the rest is described."""
+    """The low-rank tail, which describes the ids that are not listed."""
     temperatures: list[float] = Field(min_length=1)
     """Statistics are exact at these, times the calibrated temperature; the first is 1."""
     seed: int = Field(ge=0)
-    """Of what is drawn."""
+    """Of the drawn ids."""
 
     @property
     def tail_rank(self) -> int:

@@ -1,10 +1,9 @@
-"""Run one teacher over all blanks and keep what it believed.
+"""Run one teacher at all masked positions and store its predictions.
 
-The teacher first sees the calibration split, where its temperature is fitted and a model that knows no more than the
-frequencies of the true tokens is refused before it costs anything, and a part of the train split, to whose logits the
-shape of its tails is fitted. Then each missing shard of the mask store's plan is answered and written. What was fitted
-is remembered beside the shards, so an interrupted run ends with the same bytes. `pipeline.teach.job` is what is done
-where the model is; this process need not have it.
+First the temperature is fitted on the calibration split, where a model that is no better than token frequencies is
+refused. The shape of the tails is fitted to logits of a part of the train split. Then each missing shard of the mask
+store's plan is computed and written. The fitted arrays are saved beside the shards, so an interrupted run ends with the
+same bytes. `pipeline.teach.job` runs where the model is; this process need not have it.
 """
 
 from __future__ import annotations
@@ -79,13 +78,13 @@ def teach(
         fitted=writer.arrays_file(FITTED),
         kept=None if kept is None else kept.path,
     )
-    with nullcontext(executor) if executor is not None else LocalExecutor() as executing, writer:
-        facts, shape = _prepared(job, writer, executing, kept)
+    with nullcontext(executor) if executor is not None else LocalExecutor() as active_executor, writer:
+        facts, shape = _prepared(job, writer, active_executor, kept)
         constants = shape.constants()
         writer.constants["order_V"] = constants.pop("order_V")
         if kept is not None:
             _take_over(writer, kept, teacher_inputs)
-        executing.shards(job, writer, label=f"teach {out.name}")
+        active_executor.shards(job, writer, label=f"teach {out.name}")
         return writer.seal(
             facts={
                 "vocabulary": vocabulary,
@@ -94,7 +93,7 @@ def teach(
                 "listed": params.temperatures,
                 **facts,
                 "coverage": _coverage(writer),
-                "questions": _questions(writer),
+                "questions": _fingerprints(writer),
                 "provenance": teacher_provenance(
                     folder, documents=corpus.documents.manifest, masks=corpus.masks.manifest
                 ),
@@ -107,9 +106,9 @@ def teach(
 def _prepared(
     job: TeachJob, writer: StoreWriter, executor: Executor, kept: Store[SparseLogits] | None
 ) -> tuple[dict[str, Any], TailShape]:
-    """Calibration, the temperatures that follow and the model's size; and the shape of the tails, on the CPU.
+    """Facts (calibration, temperatures, the model's size) and the shape of the tails, on the CPU.
 
-    Fitted once for this identity; a store that is extended keeps its own.
+    Fitted once for this identity; taken from `kept` when a store is extended.
     """
     import torch
 
@@ -129,23 +128,23 @@ def _prepared(
 
 
 def _take_over(writer: StoreWriter, kept: Store[SparseLogits], teacher_inputs: TeacherInputs) -> None:
-    """Link over every missing shard whose question is unchanged."""
-    from pipeline.teach.extend import question, take_over
+    """Link over every missing shard whose fingerprint is unchanged."""
+    from pipeline.teach.extend import shard_fingerprint, take_over
 
     missing = list(writer.missing())
     for split in writer.splits:
         part = teacher_inputs.split(split)
         taken = sum(
-            take_over(writer, kept, shard, question(part, shard.start, shard.stop))
+            take_over(writer, kept, shard, shard_fingerprint(part, shard.start, shard.stop))
             for shard in missing
             if shard.split == split
         )
         log.info("%s: %d shards of %s are as %s has them", writer.work.out, taken, split, kept.path)
 
 
-def _questions(writer: StoreWriter) -> dict[str, list[str]]:
-    """The digest of each shard's question, by split."""
-    return {split: [bytes(asked).hex() for asked in writer.sidecars("question", split)] for split in writer.splits}
+def _fingerprints(writer: StoreWriter) -> dict[str, list[str]]:
+    """The fingerprint of each shard, by split."""
+    return {split: [bytes(saved).hex() for saved in writer.sidecars("question", split)] for split in writer.splits}
 
 
 def _coverage(writer: StoreWriter) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the calibration split shows, against plain searches and counts."""
+"""Calibration against plain searches and counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.teach.calibration import (
     calibrate,
     calibration_slices,
     fit_temperature,
-    spread_answers,
+    spread_logits,
 )
 from pipeline.teach.inference import TeacherInputs
 from storage.errors import DataError, TeacherRefused
@@ -106,10 +106,10 @@ def test_a_large_split_is_used_in_places_from_end_to_end(rows: int):
 def teacher_inputs(
     tiny_stores: TinyStores, tiny_teacher: Path
 ) -> Iterator[tuple[TeacherInputs, list[tuple[torch.Tensor, ...]]]]:
-    """The tiny teacher's teacher_inputs, and its answers to the calibration split."""
+    """The tiny teacher's inputs, and its logits on the calibration split."""
     with masked_lm(tiny_teacher, device=torch.device("cpu"), dtype=torch.float32) as lm, torch.inference_mode():
         opened = TeacherInputs.open(tiny_teacher, lm, tiny_stores.corpus(), batch_tokens=300)
-        yield opened, spread_answers(lm, opened.split("calibration"), split="calibration", name="fox")
+        yield opened, spread_logits(lm, opened.split("calibration"), split="calibration", name="fox")
 
 
 def test_a_teacher_is_measured_on_what_it_can_answer(teacher_inputs):
@@ -135,7 +135,7 @@ def test_answers_that_are_no_better_than_frequencies_are_refused(teacher_inputs)
     flat = [(torch.zeros_like(logits), gold) for logits, gold in answers]
     with pytest.raises(TeacherRefused, match=rf"fox: on \d+ .*guessing by token frequency gives {guess:.2f} and"):
         calibrate(flat, opened, name="fox")
-    # The true token close behind another and never first: the loss alone would let it pass.
+    # The true token close behind another and never first: its loss alone is good enough.
     shy = []
     for logits, gold in answers:
         top = logits.amax(dim=1, keepdim=True) + 3
@@ -154,11 +154,11 @@ def test_too_few_answers_are_refused(teacher_inputs, tiny_teacher: Path, monkeyp
             DataError,
             match=rf"the {split} split has {positions} masked positions that fox can answer.* corpus\.{remedy}, or",
         ):
-            spread_answers(None, Again(opened, answers), split=split, name="fox")  # type: ignore[arg-type]
+            spread_logits(None, Again(opened, answers), split=split, name="fox")  # type: ignore[arg-type]
 
 
 class Again:
-    """Stands for a split whose answers are known."""
+    """Stands for a split whose logits are known."""
 
     masks = range(1)
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM
 from benchmarks.families.configs import FAMILIES
 from pipeline.models.identity import model_digest
 from pipeline.models.masked_lm import MaskedLM, masked_lm
-from pipeline.teach import hidden_states as exact
+from pipeline.teach import hidden_states
 from pipeline.teach.hidden_states import keep_exact, output_layer
 from pipeline.teach.inference import SplitInputs, TeacherInputs
 from pipeline.teach.params import ExactParams
@@ -47,7 +47,7 @@ def kept(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def asked(tiny_stores: TinyStores, tiny_teacher: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and true ids of all held-out blanks, from the model asked without a hook."""
+    """Logits and true ids of all held-out masked positions, from the model without a hook."""
     with masked_lm(tiny_teacher, device=CPU, dtype=torch.float32) as lm, torch.inference_mode():
         teacher_inputs = TeacherInputs.open(tiny_teacher, lm, tiny_stores.corpus(), batch_tokens=300)
         part = teacher_inputs.split("heldout")
@@ -115,8 +115,8 @@ def test_masks_of_other_sequences_are_refused(
     assert not (workplace / "fox").exists()
 
 
-class Questions:
-    """Stands for a split: four blanks in two batches, one of them without an answer."""
+class FixedSplit:
+    """Stands for a split: four masked positions in two batches, one of which the model cannot answer."""
 
     def __init__(self, vocabulary: int) -> None:
         self.inputs = SimpleNamespace(tokenizer=SimpleNamespace(pieces=["piece"] * vocabulary))
@@ -146,11 +146,11 @@ def written_model(name: str) -> Any:
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "electra", "modernbert", "eurobert"])
 def test_every_supported_output_layer_is_found(name: str) -> None:
     model = written_model(name)
-    part = Questions(60)
+    part = FixedSplit(60)
     with torch.inference_mode():
         lm = MaskedLM(model, CPU)
         layer, bias_V = output_layer(lm)
-        record = exact._states(cast(SplitInputs, part), lm, layer, rows=4, width=layer.weight.shape[1])
+        record = hidden_states._states(cast(SplitInputs, part), lm, layer, rows=4, width=layer.weight.shape[1])
     assert record.gold_id_P.tolist() == [7, 8, 65535, 10]
     assert record.covered_P().tolist() == [True, True, False, True]
     weight, bias = layer.weight.detach().double().numpy(), 0 if bias_V is None else bias_V.detach().numpy()
@@ -170,7 +170,7 @@ def test_a_family_without_a_state_before_its_matrix_is_refused(name: str) -> Non
 def test_the_hook_goes_when_a_batch_fails() -> None:
     model = written_model("mpnet")
     layer = model.get_output_embeddings()
-    part = Questions(60)
+    part = FixedSplit(60)
     with pytest.raises(IndexError), torch.inference_mode():
-        exact._states(cast(SplitInputs, part), MaskedLM(model, CPU), layer, rows=2, width=32)
+        hidden_states._states(cast(SplitInputs, part), MaskedLM(model, CPU), layer, rows=2, width=32)
     assert not layer._forward_pre_hooks

@@ -1,4 +1,4 @@
-"""What a model is asked: every blank it can answer once, in whole passes, whatever the bounds and batches."""
+"""A model predicts every masked position it can answer once, in whole examples, whatever the bounds and batches."""
 
 from __future__ import annotations
 
@@ -59,29 +59,29 @@ def test_a_split_has_the_text_of_each_sequence(part: SplitInputs) -> None:
     assert part.masks.sequence_P.max() < len(part.sequences)
 
 
-def test_bounds_are_widened_to_whole_passes(part: SplitInputs) -> None:
-    passes = list(zip(part.masks.copy_P.tolist(), part.masks.sequence_P.tolist(), strict=True))
+def test_bounds_are_widened_to_whole_examples(part: SplitInputs) -> None:
+    examples = list(zip(part.masks.copy_P.tolist(), part.masks.sequence_P.tolist(), strict=True))
     rng = np.random.default_rng(0)
     widened = 0
     for _ in range(200):
-        start = int(rng.integers(0, len(passes)))
-        stop = int(rng.integers(start + 1, len(passes) + 1))
-        touched = set(passes[start:stop])
-        inside = [p for p, key in enumerate(passes) if key in touched]
-        low, high = part.whole_passes(start, stop)
+        start = int(rng.integers(0, len(examples)))
+        stop = int(rng.integers(start + 1, len(examples) + 1))
+        touched = set(examples[start:stop])
+        inside = [p for p, key in enumerate(examples) if key in touched]
+        low, high = part.whole_examples(start, stop)
         assert inside == list(range(low, high))
         widened += (low, high) != (start, stop)
     assert widened > 100
 
 
 def test_answers_do_not_depend_on_the_bounds(part: SplitInputs, lm: MaskedLM) -> None:
-    """A blank of a neighbouring shard is blank here too: passes across a border see the same text on both sides."""
+    """Positions of a neighbouring shard are masked here too: examples across a border have the same inputs for both."""
     rows = len(part.masks)
     whole, gold = collect(part, lm, 0, rows)
     for step in (17, 64):
-        pieces = [collect(part, lm, start, min(start + step, rows)) for start in range(0, rows, step)]
-        np.testing.assert_allclose(np.concatenate([piece[0] for piece in pieces]), whole, atol=1e-4)
-        assert np.array_equal(np.concatenate([piece[1] for piece in pieces]), gold)
+        parts = [collect(part, lm, start, min(start + step, rows)) for start in range(0, rows, step)]
+        np.testing.assert_allclose(np.concatenate([part_logits for part_logits, _ in parts]), whole, atol=1e-4)
+        assert np.array_equal(np.concatenate([part_gold for _, part_gold in parts]), gold)
     assert 0.5 < np.isfinite(whole[:, 0]).mean() < 1
     assert ((gold >= 0) == np.isfinite(whole[:, 0])).all()
 
@@ -92,7 +92,7 @@ def test_answers_do_not_depend_on_the_batches(part: SplitInputs, lm: MaskedLM) -
     np.testing.assert_allclose(collect(one_by_one, lm, 0, 40)[0], collect(part, lm, 0, 40)[0], atol=1e-4)
 
 
-def test_true_ids_name_the_same_pieces_in_both_vocabularies(part: SplitInputs, lm: MaskedLM) -> None:
+def test_true_ids_name_the_same_tokens_in_both_vocabularies(part: SplitInputs, lm: MaskedLM) -> None:
     _, gold = collect(part, lm, 0, len(part.masks))
     answered = gold >= 0
     labels = part.masks.label_P.astype(int)
@@ -106,7 +106,7 @@ def test_every_split_can_be_loaded(split: str, lm: MaskedLM, tiny_teacher: Path,
     assert len(loaded.masks) == Store(tiny_stores.masks, Masks).plan(split).rows
 
 
-def test_a_model_is_asked_about_the_ids_of_its_tokenizer_only(
+def test_logits_cover_the_ids_of_the_tokenizer_only(
     tiny_teacher: Path, tiny_stores: TinyStores, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Some models pad their output; a padded one gives the same logits, and one that is too small is refused."""
@@ -134,7 +134,7 @@ def test_a_model_is_asked_about_the_ids_of_its_tokenizer_only(
         open_inputs(small, folders["small"], tiny_stores)
 
 
-def test_a_models_digest_is_of_what_decides_its_answers(tiny_mlm: Path, tmp_path: Path) -> None:
+def test_a_models_digest_covers_the_files_that_decide_its_logits(tiny_mlm: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_mlm, tmp_path / "copy"))
     before = model_digest(tiny_mlm)
     assert len(before) == 64 and model_digest(folder) == before
@@ -153,13 +153,13 @@ def test_a_models_digest_is_of_what_decides_its_answers(tiny_mlm: Path, tmp_path
 
 
 class Small:
-    """A model whose device holds passes of `teacher` tokens."""
+    """A model whose device has room for forwards of `room` tokens."""
 
-    def __init__(self, lm: MaskedLM, *, teacher: int) -> None:
+    def __init__(self, lm: MaskedLM, *, room: int) -> None:
         self._lm = lm
-        self._room = teacher
+        self._room = room
         self.device = lm.device
-        self.passes: list[int] = []
+        self.forwards: list[int] = []
         self.refused = 0
 
     def tensors(self, *arrays: Any) -> Any:
@@ -169,7 +169,7 @@ class Small:
         if ids.numel() > self._room:
             self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        self.passes.append(ids.numel())
+        self.forwards.append(ids.numel())
         return self._lm.logits(ids, *rest)
 
 
@@ -178,21 +178,21 @@ def fresh(part: SplitInputs) -> SplitInputs:
 
 
 def longest(part: SplitInputs, lm: MaskedLM) -> int:
-    """Tokens of the longest pass."""
-    small: Any = Small(lm, teacher=10**6)
+    """Tokens of the longest example."""
+    small: Any = Small(lm, room=10**6)
     one_by_one = replace(part, inputs=replace(part.inputs, batch_tokens=1))
     collect(one_by_one, small, 0, len(part.masks))
-    return max(small.passes)
+    return max(small.forwards)
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 6])
-def test_passes_that_do_not_fit_are_halved_until_they_do(
+def test_forwards_that_do_not_fit_are_halved_until_they_do(
     part: SplitInputs, lm: MaskedLM, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`collect` refuses a row that comes twice."""
-    rows, teacher = len(part.masks), times * longest(part, lm)
+    rows, room = len(part.masks), times * longest(part, lm)
     whole, gold = collect(part, lm, 0, rows)
-    cramped, small = fresh(part), Small(lm, teacher=teacher)
+    cramped, small = fresh(part), Small(lm, room=room)
     with torch.inference_mode():
         logits, same_gold = collect(cramped, small, 0, rows)  # type: ignore[arg-type]
     np.testing.assert_allclose(logits, whole, atol=1e-4)
@@ -201,15 +201,15 @@ def test_passes_that_do_not_fit_are_halved_until_they_do(
     assert cramped.inputs.halved == sorted(cramped.inputs.halved, reverse=True)
     before = small.refused
     collect(cramped, small, 0, rows)  # type: ignore[arg-type]
-    assert small.refused == before, "what was learnt of the memory holds for later shards"
+    assert small.refused == before, "the smaller size is kept for later shards"
 
 
-def test_what_is_made_of_a_pass_may_not_fit_either(part: SplitInputs, lm: MaskedLM) -> None:
-    """Logits are larger than what made them; a digest that fails is asked again for the same rows in smaller pieces."""
+def test_reducing_a_forward_may_not_fit_either(part: SplitInputs, lm: MaskedLM) -> None:
+    """Logits are larger than their inputs; a reduction that fails is repeated for the same rows in smaller parts."""
     rows, cramped = len(part.masks), fresh(part)
     seen: list[int] = []
 
-    def digest(logits: torch.Tensor, gold: torch.Tensor, row: Any) -> np.ndarray:
+    def reduce(logits: torch.Tensor, gold: torch.Tensor, row: Any) -> np.ndarray:
         if len(row) > 12:
             raise torch.OutOfMemoryError("CUDA out of memory")
         seen.extend(row.tolist())
@@ -217,8 +217,8 @@ def test_what_is_made_of_a_pass_may_not_fit_either(part: SplitInputs, lm: Masked
 
     with torch.inference_mode():
         found = {
-            place: best for made, row in cramped.map_logits(lm, 0, rows, digest)
-            for place, best in zip(row.tolist(), made.tolist(), strict=True)
+            place: best for reduced, row in cramped.map_logits(lm, 0, rows, reduce)
+            for place, best in zip(row.tolist(), reduced.tolist(), strict=True)
         }  # fmt: skip
     expected, _ = collect(part, lm, 0, rows)
     answered = np.flatnonzero(np.isfinite(expected[:, 0]))
@@ -227,6 +227,6 @@ def test_what_is_made_of_a_pass_may_not_fit_either(part: SplitInputs, lm: Masked
 
 
 def test_one_sequence_that_does_not_fit_is_refused(part: SplitInputs, lm: MaskedLM) -> None:
-    small: Any = Small(lm, teacher=longest(part, lm) - 1)
+    small: Any = Small(lm, room=longest(part, lm) - 1)
     with pytest.raises(OutOfMemory, match=r"^one sequence of \d+ tokens does not fit .* runtime.device: cpu$"):
         collect(fresh(part), small, 0, len(part.masks))

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.teach.inference import TeacherInputs
-from pipeline.text import tokenize as tokens
 from pipeline.text.corpus_view import MaskedCorpus
+from pipeline.text.tokenizer import FastTokenizer
 from storage.records.sequences import Masks, Sequences
 
 
 class One:
-    """A store of which everything that is read is `value`."""
+    """A store that reads `value`, whatever is asked for."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -33,7 +33,7 @@ def test_the_windows_of_a_document_share_its_text() -> None:
             sequences=cast(Any, One(cast(Sequences, sequences))),
             masks=cast(Any, One(cast(Masks, SimpleNamespace()))),
         ),
-        tokenizer=cast(tokens.FastTokenizer, None),
+        tokenizer=cast(FastTokenizer, None),
         variant_V=None,
         to_student_V=np.zeros(0, np.int64),
         positions=0,

@@ -1,4 +1,4 @@
-"""What a store of beliefs holds, against the teacher asked one pass at a time with full float64 softmax.
+"""A teacher's store against the teacher run one example at a time, with full float64 softmax.
 
 What lies on disk is rounded: roots of listed probabilities to 1/256, of tails to 1/500, log-probabilities of true
 tokens to 1/256 nat, entropies to 1/128, spreads to 1/64; a row is scaled to add up to 1.
@@ -38,13 +38,13 @@ TOPK = {"form": "topk", "k": KEEP}
 SAMPLED = {"form": "topk+sampled", "k": 2, "draws": 20}
 
 
-def ask(
-    stores: TinyStores, teacher: Path, out: Path, *, keep: dict[str, Any] = TOPK, sketch: int = 6, seed: int = 0,
+def run(
+    stores: TinyStores, teacher: Path, out: Path, *, keep: dict[str, Any] = TOPK, tail_rank: int = 6, seed: int = 0,
     **changes: Any,
 ) -> Store[SparseLogits]:  # fmt: skip
     where = {name: changes.pop(name) for name in ("documents", "sequences", "masks") if name in changes}
     params = TeacherParams.model_validate({
-        "model": str(teacher), "keep": keep, "tail": {"rank": sketch, "step": 0.4}, "temperatures": [1.0, 2.0],
+        "model": str(teacher), "keep": keep, "tail": {"rank": tail_rank, "step": 0.4}, "temperatures": [1.0, 2.0],
         "seed": seed,
     })  # fmt: skip
     teach(params, stores.corpus(**where), out=out, runtime=cpu_runtime(**changes))
@@ -63,7 +63,7 @@ def logits(
     folder = tmp_path_factory.mktemp("taught")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return ask(tiny_stores, tiny_teacher, folder / "logits" / "fox")
+        return run(tiny_stores, tiny_teacher, folder / "logits" / "fox")
 
 
 def dense(stores: TinyStores, teacher: Path, split: str) -> np.ndarray:
@@ -116,7 +116,7 @@ def full(tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path) -> d
 
 @pytest.fixture(scope="module")
 def gold(tiny_stores: TinyStores, tiny_teacher: Path, reference_file: Path) -> np.ndarray:
-    """The held-out true tokens in the teacher's own ids; -1 where it has no such piece."""
+    """The held-out true tokens in the teacher's own ids; -1 where it has no such token."""
     labels = Store(tiny_stores.masks, Masks).read("heldout").label_P
     theirs, ours = Tokenizer.from_file(str(tiny_teacher / "tokenizer.json")), Tokenizer.from_file(str(reference_file))
     found = [theirs.token_to_id(ours.id_to_token(int(number))) for number in labels]
@@ -160,7 +160,7 @@ def test_the_true_token_is_known_in_the_teachers_own_ids(
     record = logits.read("heldout")
     covered = record.covered_P()
     log_p, gold_P = full["heldout"][covered], gold[covered]
-    assert (gold_P >= 0).all(), "a word that is cut alike consists of pieces that both have"
+    assert (gold_P >= 0).all(), "a word that is cut alike consists of tokens that both have"
     for j, temperature in enumerate(logits.facts["temperatures"]):
         expected = np.log(softmax_at(log_p, temperature)[np.arange(len(gold_P)), gold_P])
         np.testing.assert_allclose(record.gold_logprob_PJ[covered, j], expected, atol=1 / 256 + 1e-4)
@@ -187,10 +187,10 @@ def plain(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return ask(tiny_stores, tiny_teacher, folder / "logits" / "fox", sketch=0)
+        return run(tiny_stores, tiny_teacher, folder / "logits" / "fox", tail_rank=0)
 
 
-def test_without_a_sketch_the_prior_is_the_mean_distribution_outside_the_lists(
+def test_at_rank_0_the_prior_is_the_mean_distribution_outside_the_lists(
     plain: Store[SparseLogits], full: dict[str, np.ndarray]
 ) -> None:
     assert "sketch_PD" not in plain.manifest.arrays
@@ -217,12 +217,12 @@ def divergence(store: Store[SparseLogits], log_p: np.ndarray, column: int) -> np
 
 
 @pytest.mark.parametrize("column", [0, 1, 2])
-def test_a_sketch_brings_the_restored_softmax_closer(
+def test_a_low_rank_tail_brings_the_restored_softmax_closer(
     logits: Store[SparseLogits], plain: Store[SparseLogits], full: dict[str, np.ndarray], column: int
 ) -> None:
-    sketched_kl = divergence(logits, full["heldout"], column).mean()
+    low_rank_kl = divergence(logits, full["heldout"], column).mean()
     plain_kl = divergence(plain, full["heldout"], column).mean()
-    assert 0 < sketched_kl < 0.5 * plain_kl
+    assert 0 < low_rank_kl < 0.5 * plain_kl
 
 
 def test_spreads_are_of_what_is_not_listed(logits: Store[SparseLogits]) -> None:
@@ -240,7 +240,7 @@ def test_a_nucleus_lists_what_is_likely_enough(
     tiny_stores: TinyStores, tiny_teacher: Path, full: dict[str, np.ndarray], workplace: Path
 ) -> None:
     form = {"form": "nucleus", "mass": 0.9, "floor": 0.02, "least": 2, "most": 9}
-    store = ask(tiny_stores, tiny_teacher, workplace / "fox", keep=form)
+    store = run(tiny_stores, tiny_teacher, workplace / "fox", keep=form)
     record = store.read("heldout")
     assert store.facts["keep"] == form and store.facts["most"] == 9
     lengths = set()
@@ -264,7 +264,7 @@ def test_draws_follow_the_rest_of_the_softmax(
     tiny_stores: TinyStores, tiny_teacher: Path, full: dict[str, np.ndarray], workplace: Path, keep: dict[str, Any]
 ) -> None:
     """Each by the inverse of the distribution function at the calibrated temperature, from the shard's own numbers."""
-    store = ask(tiny_stores, tiny_teacher, workplace / "fox", keep=keep, seed=3)
+    store = run(tiny_stores, tiny_teacher, workplace / "fox", keep=keep, seed=3)
     assert not {"sketch_PD", "spread_PJ"} & set(store.manifest.arrays)
     record, draws = store.read("heldout"), int(keep["draws"])
     covered = record.covered_P()
@@ -301,11 +301,11 @@ def test_draws_follow_the_rest_of_the_softmax(
     assert (np.abs(restored.sum(axis=0) - truth.sum(axis=0)) <= 5 * sigma + rounding).all()
 
 
-def test_batch_size_changes_neither_beliefs_nor_draws(
+def test_batch_size_changes_neither_predictions_nor_draws(
     tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path
 ) -> None:
-    one = ask(tiny_stores, tiny_teacher, workplace / "one", keep=SAMPLED).read("train")
-    other = ask(tiny_stores, tiny_teacher, workplace / "other", keep=SAMPLED, batch_tokens=128).read("train")
+    one = run(tiny_stores, tiny_teacher, workplace / "one", keep=SAMPLED).read("train")
+    other = run(tiny_stores, tiny_teacher, workplace / "other", keep=SAMPLED, batch_tokens=128).read("train")
     np.testing.assert_allclose(other.gold_logprob_PJ, one.gold_logprob_PJ, atol=1 / 128 + 1e-6)
     assert (other.gold_logprob_PJ == one.gold_logprob_PJ)[one.covered_P()].mean() > 0.99
     assert (other.drawn_ids_PS == one.drawn_ids_PS).all(axis=1).mean() > 0.98
@@ -315,7 +315,7 @@ def test_the_seed_decides_the_draws_and_nothing_else(
     tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path
 ) -> None:
     one, other = (
-        ask(tiny_stores, tiny_teacher, workplace / name, keep=SAMPLED, seed=seed)
+        run(tiny_stores, tiny_teacher, workplace / name, keep=SAMPLED, seed=seed)
         for name, seed in (("one", 0), ("other", 1))
     )
     assert one.identity != other.identity
@@ -334,26 +334,26 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[str] = []
-    answer = teach_job.answer_shard
+    predict = teach_job.predict_shard
 
     def failing(lm: Any, part: Any, shard: Any, *rest: Any, **more: Any) -> Any:
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(str(shard))
-        return answer(lm, part, shard, *rest, **more)
+        return predict(lm, part, shard, *rest, **more)
 
-    monkeypatch.setattr(teach_job, "answer_shard", failing)
+    monkeypatch.setattr(teach_job, "predict_shard", failing)
     with pytest.raises(KeyboardInterrupt):
-        ask(tiny_stores, tiny_teacher, workplace / "fox")
+        run(tiny_stores, tiny_teacher, workplace / "fox")
     assert not (workplace / "fox").exists()
     again: list[str] = []
 
     def counting(lm: Any, part: Any, shard: Any, *rest: Any, **more: Any) -> Any:
         again.append(str(shard))
-        return answer(lm, part, shard, *rest, **more)
+        return predict(lm, part, shard, *rest, **more)
 
-    monkeypatch.setattr(teach_job, "answer_shard", counting)
-    store = ask(tiny_stores, tiny_teacher, workplace / "fox")
+    monkeypatch.setattr(teach_job, "predict_shard", counting)
+    store = run(tiny_stores, tiny_teacher, workplace / "fox")
     planned = [f"{split}/{i}" for split in store.manifest.splits for i in range(store.plan(split).shards)]
     assert made + again == planned
     assert tree(workplace / "fox") == tree(logits.path)
@@ -361,7 +361,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
 
 def test_a_model_that_only_guesses_is_refused(tiny_stores: TinyStores, tiny_mlm: Path, workplace: Path) -> None:
     with pytest.raises(TeacherRefused, match=r"guessing by token frequency gives .* no trained masked language model"):
-        ask(tiny_stores, tiny_mlm, workplace / "random")
+        run(tiny_stores, tiny_mlm, workplace / "random")
     assert not (workplace / "random").exists()
 
 
@@ -370,11 +370,11 @@ def test_masks_of_other_sequences_are_refused(
 ) -> None:
     other = fakes.tiny_sequences(workplace / "other", tiny_tokenizer, sequence_tokens=16)
     with pytest.raises(StaleParent, match=r"masks: made from sequences [0-9a-f]{12}, but .* Run: dvc repro mask"):
-        ask(tiny_stores, tiny_teacher, workplace / "fox", sequences=other, documents=workplace / "other/data/documents")
+        run(tiny_stores, tiny_teacher, workplace / "fox", sequences=other, documents=workplace / "other/data/documents")
 
 
 def test_too_little_calibration_text_is_refused(tiny_tokenizer: Path, tiny_teacher: Path, workplace: Path) -> None:
     fakes.tiny_documents(workplace, calibration=0.02, heldout=0.3)
     stores = fakes.tiny_masks(workplace, tiny_tokenizer)
     with pytest.raises(DataError, match=r"masked positions that .* can answer, expected at least 50"):
-        ask(stores, tiny_teacher, workplace / "fox")
+        run(stores, tiny_teacher, workplace / "fox")
