@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline.core.seeds import unit_hash
 from pipeline.senses.lexicon import Lexicon, normal_lemma
 from pipeline.senses.params import SensesParams
-from pipeline.senses.raganato import Sentence, read_gold, read_sentences
+from pipeline.senses.raganato import Sentence, read_gold, read_sentences, require_known
 from storage.errors import DataError
 from storage.format.manifest import digest, file_sha256
 from storage.tables import TableStore, write_tables
@@ -79,7 +79,8 @@ def build_instances(
 ) -> dict[str, Any]:
     """Write one source as a store at `out`; returns counts of what was found, and of what was left out, by reason.
 
-    Raises DataError for files that are not in the layout, and when nothing is left to learn from.
+    Raises DataError for files that are not in the layout, for gold in keys that are not the inventory's, and when
+    nothing is left to learn from.
     """
     counts: Counter[str] = Counter()
     files: list[Path] = []
@@ -91,7 +92,9 @@ def build_instances(
         marked = from_examples(lexicon, chosen=chosen, counts=counts)
     else:
         files = list(annotated_files(Path(params.path)))
-        marked = (sentence for sentence in from_annotated(*files) if chosen(sentence.document_id))
+        gold = read_gold(files[1])
+        require_known(gold, lexicon.row_of.__contains__, where=str(files[1]))
+        marked = (sentence for sentence in from_annotated(files[0], gold) if chosen(sentence.document_id))
     tables = tables_of(marked, lexicon, heldout=params.heldout, prefix=name, counts=counts)
     if not len(tables["instances"]):
         raise DataError(f"{params.path}: no word with senses in it. Raise senses.{name}.share or give other text")
@@ -128,11 +131,10 @@ def whole(document: str) -> str:
     return document.partition("#")[0]
 
 
-def from_annotated(data: Path, gold: Path | None) -> Iterator[Marked]:
-    """Sentences of the Raganato layout: tokens joined by one space; every instance with its keys, if there is a key."""
-    keys: Mapping[str, tuple[str, ...]] = {} if gold is None else read_gold(gold)
+def from_annotated(data: Path, gold: Mapping[str, tuple[str, ...]]) -> Iterator[Marked]:
+    """Sentences of the Raganato layout: tokens joined by one space; every instance with its keys of `gold`."""
     for sentence in read_sentences(data):
-        yield marked_sentence(sentence, keys)
+        yield marked_sentence(sentence, gold)
 
 
 def marked_sentence(sentence: Sentence, gold: Mapping[str, tuple[str, ...]]) -> Marked:

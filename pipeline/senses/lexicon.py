@@ -1,4 +1,4 @@
-"""A sense inventory: which senses a lemma may have, and what each means; WordNet 3.0 or the user's own.
+"""A sense inventory: which senses a lemma may have, and what each means; a wordnet in WNDB form or the user's own.
 
 Arrow tables, sealed like every store. `senses`: one row a sense key, ordered by lemma, part of speech and rank, so
 that the candidates of a word are one slice. `meanings`: what a sense key points at (a synset): lemmas, gloss, examples
@@ -8,9 +8,11 @@ and the meanings directly above it. Rows are referred to by number.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html.entities import html5
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,8 @@ MEANINGS = pa.schema(
         ("above", pa.list_(pa.uint32())),
     ]
 )
+_ESCAPE = re.compile(r"-([a-zA-Z]*)-")
+
 FORMS = pa.schema([("form", pa.string()), ("pos", pa.string()), ("lemma", pa.string())])
 """Inflections that no rule gives."""
 SCHEMAS = {"senses": SENSES, "meanings": MEANINGS, "forms": FORMS}
@@ -158,7 +162,7 @@ def build_lexicon(params: LexiconParams, *, out: Path, workspace: Workspace = Wo
     path = Path(params.path)
     wordnet = params.kind == "wordnet"
     senses, meanings = read_wordnet(path) if wordnet else read_inventory(path)
-    files = [path / name for name in FILES] if wordnet else [path]
+    files = [file for name in FILES if (file := path / name).is_file()] if wordnet else [path]
     rows = sorted(range(len(senses)), key=lambda row: (senses[row]["lemma"], senses[row]["pos"], senses[row]["rank"]))
     tables = {
         "senses": pa.Table.from_pylist([senses[row] for row in rows], schema=SENSES),
@@ -185,34 +189,69 @@ def build_lexicon(params: LexiconParams, *, out: Path, workspace: Workspace = Wo
 
 
 def read_wordnet(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Senses and meanings of WordNet 3.0, through NLTK; ranks and counts from index.sense (senseidx(5WN))."""
+    """Senses and meanings of a wordnet in Princeton's form (WNDB), through NLTK.
+
+    Keys, ranks and counts are those of index.sense (senseidx(5WN)), which may be in any order. Raises SourceError when
+    files are missing, DataError for files that are not in the form, with the line where it is one of index.sense.
+    """
+    from nltk.corpus.reader.wordnet import WordNetError
+
     from pipeline.sources.wordnet import open_wordnet
 
-    wordnet = open_wordnet(folder)
-    synsets = sorted(wordnet.all_synsets(), key=lambda synset: (synset.pos(), synset.offset()))
-    number = {synset.name(): row for row, synset in enumerate(synsets)}
+    try:
+        wordnet = open_wordnet(folder)
+        synsets = sorted(wordnet.all_synsets(), key=lambda synset: (synset.pos(), synset.offset()))
+        number = {synset.name(): row for row, synset in enumerate(synsets)}
+        meanings = [
+            {
+                "name": synset.name(),
+                "pos": _universal(synset.pos()),
+                "lemmas": synset.lemma_names(),
+                "gloss": synset.definition(),
+                "examples": synset.examples(),
+                # NLTK keeps pointers in sets, whose order changes from process to process.
+                "above": sorted(
+                    number[higher.name()]
+                    for higher in (*synset.hypernyms(), *synset.instance_hypernyms(), *_heads(synset))
+                ),
+            }
+            for synset in synsets
+        ]
+    except (WordNetError, LookupError, ValueError) as error:
+        raise DataError(
+            f"{folder}: not a wordnet in Princeton's form (WNDB): {' '.join(str(error).split())}"
+        ) from error
     by_place = {(_universal(synset.pos()), synset.offset()): row for row, synset in enumerate(synsets)}
-    meanings = [
-        {
-            "name": synset.name(),
-            "pos": _universal(synset.pos()),
-            "lemmas": synset.lemma_names(),
-            "gloss": synset.definition(),
-            "examples": synset.examples(),
-            "above": [
-                number[higher.name()] for higher in (*synset.hypernyms(), *synset.instance_hypernyms(), *_heads(synset))
-            ],
-        }
-        for synset in synsets
-    ]
+    index = folder / "index.sense"
     senses = []
-    for line in (folder / "index.sense").read_text(encoding="ascii").splitlines():
-        key, offset, rank, count = line.split()
-        lemma, _, rest = key.partition("%")
-        pos = SS_TYPES[rest[0]]
-        values = key, lemma.lower(), pos, int(rank), int(count), by_place[pos, int(offset)]
+    for line, text in enumerate(index.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            key, offset, rank, count = text.split()
+            pos = SS_TYPES[key.partition("%")[2][:1]]
+            meaning = by_place[pos, int(offset)]
+            key = true_key(key, meanings[meaning]["lemmas"])
+            values = key, key.partition("%")[0].lower(), pos, int(rank), int(count), meaning
+        except (LookupError, ValueError) as error:
+            raise DataError(
+                f"{index}: line {line}: expected 'sense_key synset_offset sense_number tag_cnt' of a synset of the "
+                f"data files, got {text[:80]!r}"
+            ) from error
         senses.append(dict(zip(SENSES.names, values, strict=True)))
     return senses, meanings
+
+
+def true_key(key: str, lemmas: Sequence[str]) -> str:
+    """A sense key as Princeton writes it: Open English WordNet 2025 spells characters out in index.sense.
+
+    "-apos-" is "'", and so on by the names of HTML's entities; "--" is "-" (achilles-apos-_heel, air--drop).
+    Princeton's own keys hold such names too ("rock-and-roll"), so a key is changed only where its lemma is none of its
+    synset's `lemmas` as it stands, and is one afterwards.
+    """
+    names = {lemma.lower() for lemma in lemmas}
+    if key.partition("%")[0] in names:
+        return key
+    plain = _ESCAPE.sub(lambda found: html5.get(f"{found[1]};", found[0]) if found[1] else "-", key)
+    return plain if plain.partition("%")[0] in names else key
 
 
 def _heads(synset: Any) -> list[Any]:
@@ -225,7 +264,8 @@ def _exceptions(folder: Path) -> list[dict[str, str]]:
     return [
         {"form": form, "pos": pos, "lemma": lemma}
         for name, pos in (("noun", "NOUN"), ("verb", "VERB"), ("adj", "ADJ"), ("adv", "ADV"))
-        for form, *lemmas in map(str.split, (folder / f"{name}.exc").read_text(encoding="ascii").splitlines())
+        if (folder / f"{name}.exc").is_file()
+        for form, *lemmas in map(str.split, (folder / f"{name}.exc").read_text(encoding="utf-8").splitlines())
         for lemma in lemmas
     ]
 

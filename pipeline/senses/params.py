@@ -26,6 +26,7 @@ class LexiconParams(Section):
     """The `lexicon` section."""
 
     kind: Literal["wordnet", "jsonl"]
-    """`jsonl`: the user's own inventory, see `read_inventory`."""
+    """`wordnet`: database files in Princeton's form (WNDB), of WordNet 3.0 or another wordnet; `jsonl`: the user's own
+    inventory, see `read_inventory`."""
     path: str
     """Folder of WordNet's files, or the file."""

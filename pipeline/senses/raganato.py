@@ -7,7 +7,10 @@ far, which duplicates are found by.
 Rules for what is wrong. Refused, with file and line: files that are no XML, no UTF-8 or cut short, elements or text
 where the layout has none, entity declarations, missing ids, an instance without lemma, part of speech or text,
 duplicate ids, a gold line without a key. Kept, and counted by `check`: sentences and words without text, instances of
-a part of speech that is not WordNet's (nothing can be answered there), instances without gold, gold without instance.
+a part of speech that is not WordNet's (nothing can be answered there), instances without gold, gold without instance,
+keys that the inventory lacks. Refused when these are too many to be slips: no instance with a part of speech of
+WordNet's, less than `IN_COMMON` of the ids in both files, more than `UNKNOWN_SHARE` of the words without a key of the
+inventory (ids of BabelNet, keys of another WordNet), which could never be answered rightly.
 """
 
 from __future__ import annotations
@@ -34,7 +37,11 @@ COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 IN_COMMON = 0.5
 """Share of the instances that need gold, and of the gold that needs an instance: below it the files are no pair."""
 
+UNKNOWN_SHARE = 0.05
+"""Share of the gold words that may have no key of the inventory: above it the keys are those of another one."""
+
 _MARKER = re.compile(r"\((?:a|p|ip)\)")
+_BABELNET = re.compile(r"bn:\d{8}[nvar]")
 _SET = re.compile(r"(.+?)\.d\d")
 
 
@@ -158,16 +165,18 @@ def check(
 ) -> Counts:
     """Count what data and gold hold, reading `sentences` once; `known` says whether the sense inventory has a key.
 
-    Raises DataError when there is no instance, or fewer than `IN_COMMON` of the instances or of the gold are in both:
-    then the gold is that of other data. `files` (data, gold) are named in the message.
+    Raises DataError when there is no instance, or none of a part of speech of `PARTS`; when fewer than `IN_COMMON` of
+    the instances or of the gold are in both, so that the gold is that of other data; and what `require_known` raises.
+    `files` (data, gold) are named in the message.
     """
     documents: set[str] = set()
-    first = ""
+    first = first_pos = ""
     seen: Counter[str] = Counter()
     for sentence in sentences:
         documents.add(sentence.document_id)
         instances = [token for token in sentence.tokens if token.instance is not None]
         first = first or next((token.instance or "" for token in instances), "")
+        first_pos = first_pos or next((token.pos for token in instances), "")
         seen["sentences"] += 1
         seen["tokens"] += len(sentence.tokens)
         seen["instances"] += len(instances)
@@ -185,6 +194,13 @@ def check(
             f"(first '{first}') and {len(gold)} gold lines (first '{next(iter(gold), '')}'); "
             f"expected at least {IN_COMMON:.0%} of both"
         )
+    if seen["unknown_pos"] == seen["instances"]:
+        raise DataError(
+            f"{names[0]}: none of {seen['instances']} instances has a part of speech of {', '.join(PARTS)} (the first "
+            f"has pos='{first_pos}'), so no word has senses. Write the tags that way"
+        )
+    if known is not None:
+        require_known(gold, known, where=names[1])
     return Counts(
         **seen,
         documents=len(documents),
@@ -193,6 +209,19 @@ def check(
         several_keys=sum(len(keys) > 1 for keys in gold.values()),
         unknown_keys=sum(not known(key) for keys in gold.values() for key in keys) if known else 0,
     )
+
+
+def require_known(gold: Mapping[str, tuple[str, ...]], known: Callable[[str], bool], *, where: str) -> None:
+    """Raise DataError when the inventory has no key of more than `UNKNOWN_SHARE` of the words of `gold`."""
+    strange = [(instance, keys) for instance, keys in gold.items() if not any(map(known, keys))]
+    if len(strange) > UNKNOWN_SHARE * len(gold):
+        instance, keys = strange[0]
+        kind = "an id of BabelNet" if _BABELNET.fullmatch(keys[0]) else "of another inventory or version"
+        raise DataError(
+            f"{where}: {len(strange)} of {len(gold)} words have no sense key of the inventory (first '{instance} "
+            f"{keys[0]}', {kind}); expected at most {UNKNOWN_SHARE:.0%}. Give the file in the inventory's keys (those "
+            "of Raganato et al. 2017 are WordNet 3.0's), or learn and score with the inventory that these keys are of"
+        )
 
 
 class _Layout:

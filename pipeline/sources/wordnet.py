@@ -33,6 +33,8 @@ FILES = (
     *("adj.exc", "adv.exc", "noun.exc", "verb.exc", "cntlist.rev"),
 )
 """What NLTK reads, but for `lexnames`, which is written from `pipeline.sources.lexnames`."""
+OPTIONAL = ("adj.exc", "adv.exc", "noun.exc", "verb.exc", "cntlist.rev")
+"""Files that other wordnets in this form may lack: irregular forms, and counts that index.sense has too."""
 
 INSTALLED = Path("/usr/share/wordnet")
 """Where Debian's packages put it."""
@@ -77,10 +79,13 @@ def obtain(out: Path, *, downloads: Path = DOWNLOADS) -> dict[str, Any]:
 def open_wordnet(folder: Path) -> Any:
     """NLTK's WordNetCorpusReader on `folder`, English only; raises SourceError when files are missing.
 
+    The folder holds WordNet's database files, or those of another wordnet in the same form (WNDB), such as Open English
+    WordNet; `OPTIONAL` ones may be missing, and `lexnames` too.
+
     NLTK 3.10 reads only below its data path, and only files that no other account owns or can write. This folder was
     named by the user and checked when it was made, so the reader opens its files itself, and nothing global changes.
     """
-    missing = [name for name in (*FILES, "lexnames") if not (folder / name).is_file()]
+    missing = [name for name in FILES if name not in OPTIONAL and not (folder / name).is_file()]
     if missing:
         raise SourceError(f"{folder}: no WordNet: {', '.join(missing[:3])} missing. Run: dvc repro sources@wordnet")
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
@@ -94,7 +99,9 @@ def open_wordnet(folder: Path) -> Any:
 
         def open(self, encoding: str | None = None) -> Any:
             # In memory: the reader never closes its files, and they are 40 MB in all.
-            stream = io.BytesIO(Path(self.path).read_bytes())
+            path = Path(self.path)
+            missing = lexnames.table().encode() if path.name == "lexnames" else b""
+            stream = io.BytesIO(path.read_bytes() if path.is_file() else missing)
             return stream if encoding is None else SeekableUnicodeStreamReader(stream, encoding)
 
         def file_size(self) -> int:

@@ -25,7 +25,7 @@ from pipeline.senses.instances import (
 )
 from pipeline.senses.lexicon import Lexicon
 from pipeline.senses.params import SensesParams
-from pipeline.senses.raganato import Sentence, Token
+from pipeline.senses.raganato import Sentence, Token, read_gold
 from storage.errors import (
     DataError,
     ShardCorrupt,
@@ -152,11 +152,19 @@ XML = """<corpus lang="en" source="made"><text id="d000"><sentence id="d000.s000
 def test_files_of_a_set_with_and_without_a_key(tmp_path: Path) -> None:
     (tmp_path / "made.data.xml").write_text(XML)
     (tmp_path / "made.gold.key.txt").write_text("d000.s000.t000 dog.animal\nd000.s000.t001 hide.skin hide.away\n")
-    (plain,) = from_annotated(tmp_path / "made.data.xml", None)
-    (told,) = from_annotated(tmp_path / "made.data.xml", tmp_path / "made.gold.key.txt")
+    (plain,) = from_annotated(tmp_path / "made.data.xml", {})
+    (told,) = from_annotated(tmp_path / "made.data.xml", read_gold(tmp_path / "made.gold.key.txt"))
     assert plain.text == told.text == "The Dogs hide"
     assert [at.gold for at in plain.spans] == [(), ()]
     assert [at.gold for at in told.spans] == [("dog.animal",), ("hide.skin", "hide.away")]
+
+
+def test_gold_of_another_inventory_is_not_learned_from(workplace: Path, lexicon: Lexicon) -> None:
+    (workplace / "made.data.xml").write_text(XML)
+    (workplace / "made.gold.key.txt").write_text("d000.s000.t000 bn:00015267n\nd000.s000.t001 bn:00083181v\n")
+    params = SensesParams(kind="raganato", path=str(workplace), heldout=0.0)
+    with pytest.raises(DataError, match=r"made.gold.key.txt: 2 of 2 words have no sense key .* an id of BabelNet"):
+        build_instances("made", params, lexicon, out=Path("senses/made"))
 
 
 # Tables.
@@ -299,7 +307,8 @@ def test_the_same_set_elsewhere_is_the_same_store(workplace: Path, lexicon: Lexi
 
 def test_a_set_without_senses_is_refused(workplace: Path) -> None:
     write_set(workplace / "a", documents=2)
-    other = tiny_lexicon(workplace, [entry("bank.1", "bank", "NOUN", "land")])
+    keys = ("dog.person", "hide.skin")
+    other = tiny_lexicon(workplace, [entry(key, "bank", "NOUN", "land") for key in keys])
     with pytest.raises(DataError, match=r"a: no word with senses in it. Raise senses.made.share or give other text"):
         build_instances("made", senses("a"), other, out=Path("senses/a"))
     assert not Path("senses").exists()

@@ -5,6 +5,7 @@ The WordNet here has seven synsets with true offsets and pointers. Not checked h
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -23,6 +24,7 @@ from pipeline.senses.lexicon import (
     Lexicon,
     build_lexicon,
     normal_lemma,
+    true_key,
 )
 from pipeline.senses.lexicon import read_inventory as read
 from pipeline.senses.params import LexiconParams
@@ -174,9 +176,12 @@ class Synset:
     pos: str
     letter: str
     words: tuple[str, ...]
+    """Each a lemma, with its lex_id after a space where that is not 0."""
     gloss: str
     pointers: tuple[tuple[str, int], ...] = ()
     """Symbol and number of the synset it leads to."""
+    file: int = 0
+    """Number of the lexicographer's file."""
 
 
 SYNSETS = (
@@ -198,42 +203,47 @@ POS_FILES = {"noun": "1", "verb": "2", "adj": "3", "adv": "4"}
 EXCEPTIONS = {"noun": "doggies dog\nhounds hound dog\n", "verb": "", "adj": "better good well\n", "adv": ""}
 
 
-def write_wordnet(folder: Path) -> Path:
+def write_wordnet(
+    folder: Path,
+    synsets: tuple[Synset, ...] = SYNSETS,
+    senses: tuple[tuple[str, int, int, int], ...] = INDEX,
+) -> Path:
     """The files of a WordNet with pointers: offsets have eight digits, so that lines have their length before."""
     folder.mkdir()
     head = "  1 Princeton licence  \n  2 WordNet 3.0 Copyright 2006 by Princeton University  \n"
     offsets: dict[int, int] = {}
 
     def line(number: int, synset: Synset) -> str:
-        words = " ".join(f"{word} 0" for word in synset.words)
-        pointers = "".join(f"{symbol} {offsets.get(to, 0):08d} {SYNSETS[to].letter} 0000 "
+        words = " ".join(word if " " in word else f"{word} 0" for word in synset.words)
+        pointers = "".join(f"{symbol} {offsets.get(to, 0):08d} {synsets[to].letter} 0000 "
                            for symbol, to in synset.pointers)  # fmt: skip
         frames = "00 " if synset.letter == "v" else ""
         count = f"{len(synset.words):02x} {words} {len(synset.pointers):03d} {pointers}{frames}"
-        return f"{offsets.get(number, 0):08d} 00 {synset.letter} {count}| {synset.gloss}  \n"
+        return f"{offsets.get(number, 0):08d} {synset.file:02d} {synset.letter} {count}| {synset.gloss}  \n"
 
     for _ in range(2):
         files = dict.fromkeys(POS_FILES, head)
-        for number, synset in enumerate(SYNSETS):
-            offsets[number] = len(files[synset.pos])
+        for number, synset in enumerate(synsets):
+            offsets[number] = len(files[synset.pos].encode())
             files[synset.pos] += line(number, synset)
     places: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for key, number, rank, _ in INDEX:
-        places.setdefault((SYNSETS[number].pos, key.partition("%")[0]), []).append((rank, offsets[number]))
+    for key, number, rank, _ in senses:
+        lemma = true_key(key, [word.split()[0] for word in synsets[number].words]).partition("%")[0]
+        places.setdefault((synsets[number].pos, lemma), []).append((rank, offsets[number]))
     for pos in POS_FILES:
-        (folder / f"data.{pos}").write_text(files[pos], encoding="ascii")
+        (folder / f"data.{pos}").write_text(files[pos], encoding="utf-8")
         index = [
             f"{lemma} {pos[0]} {len(found)} 0 {len(found)} 0 {' '.join(f'{at:08d}' for _, at in sorted(found))}  \n"
             for (where, lemma), found in sorted(places.items())
             if where == pos
         ]
-        (folder / f"index.{pos}").write_text(head + "".join(index), encoding="ascii")
+        (folder / f"index.{pos}").write_text(head + "".join(index), encoding="utf-8")
         (folder / f"{pos}.exc").write_text(EXCEPTIONS[pos], encoding="ascii")
     (folder / "lexnames").write_text(lexnames.table(), encoding="ascii")
     (folder / "index.sense").write_text(
-        "".join(f"{key} {offsets[n]:08d} {rank} {uses}\n" for key, n, rank, uses in INDEX)
+        "".join(f"{key} {offsets[n]:08d} {rank} {uses}\n" for key, n, rank, uses in senses)
     )
-    (folder / "cntlist.rev").write_text("".join(f"{key} {rank} {uses}\n" for key, _, rank, uses in INDEX))
+    (folder / "cntlist.rev").write_text("".join(f"{key} {rank} {uses}\n" for key, _, rank, uses in senses))
     return folder
 
 
@@ -289,6 +299,114 @@ def test_candidates_are_those_of_the_reader(built: Lexicon, wordnet: Path) -> No
                         if lemma in map(str.lower, synset.lemma_names())]  # fmt: skip
             meanings = built.meaning_S[list(built.candidates(lemma, pos))]
             assert built.meanings["name"].take(meanings).to_pylist() == expected, (lemma, pos)
+
+
+def lexicon_of(folder: Path) -> Lexicon:
+    """An inventory built from the wordnet in `folder`, beside it."""
+    with contextlib.chdir(folder.parent):
+        build_lexicon(LexiconParams(kind="wordnet", path=folder.name), out=Path(f"{folder.name}-lexicon"))
+    return Lexicon.open(folder.parent / f"{folder.name}-lexicon")
+
+
+def gloss(lexicon: Lexicon, key: str) -> str:
+    return str(lexicon.meanings["gloss"][int(lexicon.meaning_S[lexicon.row_of[key]])].as_py())
+
+
+TRAPS = (
+    Synset("noun", "n", ("campaign 2", "drive 0"), "a series of actions advancing a principle", file=4),
+    Synset("noun", "n", ("drive 3", "driving 1"), "hitting a golf ball off of a tee with a driver", file=4),
+    Synset("noun", "n", ("drive 2", "thrust 1"), "the act of applying force to propel something", file=4),
+    Synset("noun", "n", ("deal 1", "bargain 0"), "an agreement between parties", file=10),
+    Synset("noun", "n", ("deal 0",), "a transaction", file=10),
+)
+TRAP_INDEX = (  # the sense number of a word is no lex_id, and that of its key no place in index.noun
+    ("campaign%1:04:02::", 0, 2, 13), ("drive%1:04:00::", 0, 2, 8), ("drive%1:04:03::", 1, 9, 0),
+    ("driving%1:04:01::", 1, 1, 0), ("drive%1:04:02::", 2, 1, 9), ("thrust%1:04:01::", 2, 2, 4),
+    ("deal%1:10:01::", 3, 2, 4), ("bargain%1:10:00::", 3, 1, 7), ("deal%1:10:00::", 4, 1, 8),
+)  # fmt: skip
+
+
+def test_sense_keys_lead_to_their_own_synsets(tmp_path: Path) -> None:
+    """Keys that other software resolved to other synsets (nltk/nltk#2420), and all keys beside those of NLTK's lemmas.
+
+    Of WordNet 3.0 itself the drive is as here: `python -m stages.lexicon` makes all 206,941 from its index.sense.
+    """
+    lexicon = lexicon_of(write_wordnet(tmp_path / "traps", TRAPS, TRAP_INDEX))
+    assert gloss(lexicon, "drive%1:04:03::") == "hitting a golf ball off of a tee with a driver"
+    assert gloss(lexicon, "drive%1:04:00::") == "a series of actions advancing a principle"
+    assert gloss(lexicon, "deal%1:10:00::") == "a transaction"
+    reader = open_wordnet(tmp_path / "traps")
+    keys = {lemma.key(): synset.definition() for synset in reader.all_synsets() for lemma in synset.lemmas()}
+    assert {key: gloss(lexicon, key) for key in lexicon.keys} == keys
+    assert [lexicon.keys[row][-3:-2] for row in lexicon.candidates("drive", "NOUN")] == ["2", "0", "3"], "by rank"
+
+
+OPEN = (
+    Synset("noun", "n", ("Achilles'_heel", "caf\u00e9"), "a weak point \u2013 of the strong", file=7),
+    Synset("noun", "n", ("km/h", "rock-and-roll"), "a unit", file=28),
+    Synset("verb", "v", ("air-drop",), "let fall", file=35),
+    Synset("adj", "a", ("good",), "as it should be"),
+    Synset("adj", "s", ("ok!", "a-one(p)"), "fine", (("&", 3),)),
+)
+OPEN_INDEX = (  # spelled out as Open English WordNet 2025 does, in no order (globalwordnet/english-wordnet#1305)
+    ("km-sol-h%1:28:00::", 1, 1, 0), ("achilles-apos-_heel%1:07:00::", 0, 1, 0), ("rock-and-roll%1:28:00::", 1, 1, 0),
+    ("air--drop%2:35:00::", 2, 1, 0), ("caf\u00e9%1:07:00::", 0, 1, 0), ("good%3:00:00::", 3, 1, 0),
+    ("ok-excl-%5:00:00:good:00", 4, 1, 0), ("a--one%5:00:00:good:00", 4, 1, 0),
+)  # fmt: skip
+
+
+def test_open_english_wordnet_is_an_inventory(tmp_path: Path) -> None:
+    """Spelled-out keys become those that NLTK makes of the data files; files that it lacks are not asked for."""
+    folder = write_wordnet(tmp_path / "open", OPEN, OPEN_INDEX)
+    for name in ("cntlist.rev", "lexnames", *(f"{pos}.exc" for pos in POS_FILES)):
+        (folder / name).unlink()
+    lexicon = lexicon_of(folder)
+    assert set(lexicon.keys) == {
+        "km/h%1:28:00::", "achilles'_heel%1:07:00::", "rock-and-roll%1:28:00::", "air-drop%2:35:00::",
+        "caf\u00e9%1:07:00::", "good%3:00:00::", "ok!%5:00:00:good:00", "a-one%5:00:00:good:00",
+    }  # fmt: skip
+    made = {lemma.key() for synset in open_wordnet(folder).all_synsets() for lemma in synset.lemmas()}
+    assert set(lexicon.keys) == made
+    assert [lexicon.keys[row] for row in lexicon.candidates("Achilles'_heel", "NOUN")] == ["achilles'_heel%1:07:00::"]
+    assert gloss(lexicon, "caf\u00e9%1:07:00::") == "a weak point \u2013 of the strong"
+
+
+@pytest.mark.parametrize(
+    ("key", "lemmas", "expected"),
+    [
+        ("yahoo-excl-%1:10:01::", ["Yahoo!"], "yahoo!%1:10:01::"),
+        ("lgbt-plus-%1:14:00::", ["LGBT+"], "lgbt+%1:14:00::"),
+        ("rock-and-roll%1:10:00::", ["rock-and-roll"], "rock-and-roll%1:10:00::"),
+        ("rock--and--roll%1:10:00::", ["rock-and-roll"], "rock-and-roll%1:10:00::"),
+        ("a-nonsense-b%1:10:00::", ["other"], "a-nonsense-b%1:10:00::"),
+    ],
+)
+def test_a_key_is_spelled_as_its_lemma(key: str, lemmas: list[str], expected: str) -> None:
+    assert true_key(key, lemmas) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "got"),
+    [
+        ("dog%1:05:00:: 99999999 1 0", "a synset that is not there"),
+        ("dog%1:05:00:: x 1 0", "no offset"),
+        ("dog%9:05:00:: 00000000 1 0", "no part of speech"),
+        ("dog%1:05:00:: 1", "two fields"),
+    ],
+)
+def test_a_bad_line_of_the_sense_index_is_refused_by_its_number(tmp_path: Path, line: str, got: str) -> None:
+    folder = write_wordnet(tmp_path / "files")
+    lines = (folder / "index.sense").read_text().splitlines()
+    (folder / "index.sense").write_text("\n".join([*lines[:2], line]) + "\n")
+    with pytest.raises(DataError, match=rf"index.sense: line 3: expected 'sense_key .*got '{line}'"):
+        lexicon_of(folder)
+
+
+def test_data_files_of_another_form_are_refused(tmp_path: Path) -> None:
+    folder = write_wordnet(tmp_path / "files")
+    (folder / "index.noun").write_text("dog n two\n")
+    with pytest.raises(DataError, match=r"files: not a wordnet in Princeton's form \(WNDB\): file index.noun, line 1"):
+        lexicon_of(folder)
 
 
 def test_a_store_of_another_revision_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

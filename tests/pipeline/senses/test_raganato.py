@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
@@ -285,3 +286,32 @@ def test_gold_of_other_data_is_refused_and_half_in_common_is_not() -> None:
 def test_data_without_instances_is_refused() -> None:
     with pytest.raises(DataError, match="data: no <instance> in it"):
         check([sentence_of()], {"a": ("k",)})
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("bn:00008364n", "an id of BabelNet"),
+        ("hot%3:00:00:tasty:00", "of another inventory or version"),
+        ("Q144", "of another inventory or version"),
+    ],
+)
+def test_gold_in_keys_of_another_inventory_is_refused_and_a_slip_is_counted(key: str, kind: str) -> None:
+    """More than one word in twenty; another key of the word makes up for a strange one."""
+    names = [f"t{number:02}" for number in range(20)]
+    one = dict.fromkeys(names, ("k", key)) | {"t03": (key,)}
+    assert check(instances(names), one, known=lambda found: found == "k").unknown_keys == 20
+    first = re.escape(f"(first 't03 {key}', {kind}); expected at most 5%")
+    with pytest.raises(DataError, match=rf"^g.txt: 2 of 20 words have no sense key of the inventory {first}"):
+        check(
+            instances(names),
+            one | {"t07": (key,)},
+            files=(Path("d.xml"), Path("g.txt")),
+            known=lambda found: found == "k",
+        )
+
+
+def test_letters_for_parts_of_speech_are_refused() -> None:
+    expected = r"data: none of 2 instances has a part of speech of NOUN, VERB, ADJ, ADV \(the first has pos='n'\)"
+    with pytest.raises(DataError, match=expected):
+        check(instances(["a", "b"], pos="n"), dict.fromkeys("ab", ("k",)))

@@ -1,4 +1,4 @@
-"""What a lexical student answers, how its answers are scored, and which students are refused.
+"""What a lexical student answers, how its answers are judged, and which students are refused.
 
 The scorer has tests of its own; here its numbers are computed anew from the sets as written and the answers as given.
 """
@@ -136,10 +136,15 @@ def test_of_equals_the_more_usual_sense(student: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_read(reader: SenseReader, tmp_path: Path) -> None:
     """A set whose words the inventory does not know is not answered, and scored all the same."""
-    found = scored(reader, tmp_path, {"made.d0.s000.t000": "crow.bird"}, text={"made.d0": ["a crow/crow/NOUN"]})
+    found = scored(reader, tmp_path, {"made.d0.s000.t000": "dog.animal"}, text={"made.d0": ["a crow/crow/NOUN"]})
     assert found.answers == {}
     assert found.scores.groups["all"].f1.value == 0
-    assert found.counts["words without senses"] == found.counts["unknown_keys"] == 1
+    assert found.counts["words without senses"] == 1
+
+
+def test_gold_of_another_inventory_is_refused_instead_of_scored(reader: SenseReader, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"made.gold.key.txt: 7 of 7 words have no sense key of the inventory \(first"):
+        scored(reader, tmp_path, dict.fromkeys(GOLD, "bn:00008364n"))
 
 
 # Files.
@@ -148,19 +153,19 @@ def test_nothing_to_read(reader: SenseReader, tmp_path: Path) -> None:
 def test_gold_is_not_shown_to_the_reader(reader: SenseReader, tmp_path: Path) -> None:
     """Wrong gold, gold that is no sense of its word, and none at all change scores, but no answer."""
     right = scored(reader, tmp_path / "right")
-    wrong = GOLD | {DOG: "dog.person", HIDE: "walk.way", APPLES: "no.such"}
+    wrong = GOLD | {DOG: "dog.person", HIDE: "walk.way", APPLES: "dog.person no.such"}
     other = scored(reader, tmp_path / "wrong", wrong)
     fewer = scored(reader, tmp_path / "fewer", dict(list(GOLD.items())[:6]))
     assert other.answers == right.answers == fewer.answers
     assert other.scores.groups["all"].f1.value == pytest.approx(4 / 7)
     assert (other.scores.groups["all"].unreachable, other.counts["unknown_keys"]) == (2, 1)
-    assert fewer.scores.ignored == 3, "the official scorer ignores answers without gold"
+    assert fewer.scores.ignored == 3, "the official scorer passes over answers without gold"
 
 
 def test_scores_by_hand(reader: SenseReader, tmp_path: Path) -> None:
     """Eight gold words, of which seven are answered and five rightly."""
     text = TEXT | {"made.d002": ["a crow/crow/NOUN waits"]}
-    gold = GOLD | {"made.d002.s000.t000": "crow.bird", DOG: "dog.person", HIDE: "hide.skin"}
+    gold = GOLD | {"made.d002.s000.t000": "dog.animal", DOG: "dog.person", HIDE: "hide.skin"}
     found = scored(reader, tmp_path, gold, text=text).scores.groups
     assert set(found) == {"all", "set_made", "pos_noun", "pos_verb"}
     for group in ("all", "set_made"):
@@ -224,7 +229,7 @@ def test_the_answers_file_is_a_key_file(reader: SenseReader, tmp_path: Path) -> 
 
 
 def test_held_out_words_are_those_of_the_files(work: Workplace, reader: SenseReader, tmp_path: Path) -> None:
-    """A store of which all is held out is scored as the set that it was made from, but for words without gold."""
+    """A store of which all is held out is judged as the set that it was made from, but for words without gold."""
     files = scored(reader, tmp_path)
     found = score_heldout(reader, PARAMS, work.open("held"))
     assert found.answers == {f"held/{name}": files.answers[name] for name in GOLD}
@@ -236,7 +241,7 @@ def test_held_out_words_are_those_of_the_files(work: Workplace, reader: SenseRea
 
 
 def test_each_store_is_a_set_of_what_it_holds_out(work: Workplace, reader: SenseReader) -> None:
-    """Of "part" one document is held out, of "story" nothing: words of a store that all learn from are not scored."""
+    """Of "part" one document is held out, of "story" nothing: words of a store that all learn from are not judged."""
     opened = work.open("part", "story", "held")
     lines = opened["part"].sentences.to_pylist()
     held = [line["document_id"] == "part/made.d001" for line in lines]
