@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from pipeline.text.alignment import teacher_view
 from pipeline.text.corpus import ALL
-from pipeline.text.masking import choose_blanks
+from pipeline.text.masking import choose_masked_positions
 from pipeline.text.readers import Fields, Found, read_json_lines
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.text.vocabulary import START, bridge, is_punctuation, space_variants
@@ -83,14 +83,14 @@ def train_teacher(kind: str, texts: Sequence[str], folder: Path, *, pieces: int 
 def masked(texts: list[str], student: FastTokenizer) -> tuple[list[str], Sequences, Masks]:
     """Each sequence's text, the sequences, and their masks, as the stages `tokenize` and `mask` make them."""
     sequences, _ = encode_windows(texts, student, sequence_tokens=SEQUENCE_TOKENS)
-    masks = choose_blanks(
+    masks = choose_masked_positions(
         sequences,
         [str(document) for document in sequences.document_N.tolist()],
         rate=RATE,
         copies=1,
         seed=0,
         unknown=student.special["unk"],
-        blank_V=np.zeros(len(student.pieces), bool),
+        white_space_V=np.zeros(len(student.tokens), bool),
     )
     return [texts[document] for document in sequences.document_N.tolist()], sequences, masks
 
@@ -112,11 +112,11 @@ def answered(
     teacher: FastTokenizer, student: FastTokenizer, text: tuple[list[str], Sequences, Masks], *, bridged: bool
 ) -> NDArray[np.bool_]:
     """Which masked positions the teacher answers; without `bridged` a space mark is part of the word."""
-    to_student_V = bridge(teacher.pieces, student.pieces).to_student_V
-    variant_V = space_variants(teacher.pieces, student.pieces)
+    to_student_V = bridge(teacher.tokens, student.tokens).to_student_V
+    variant_V = space_variants(teacher.tokens, student.tokens)
     if not bridged and variant_V is not None:
         variant_V = None
-        to_student_V = np.where([piece.startswith(2 * START) for piece in teacher.pieces], -1, to_student_V)
+        to_student_V = np.where([piece.startswith(2 * START) for piece in teacher.tokens], -1, to_student_V)
     _, gold_P = teacher_view(
         *text, tokenizer=teacher.backend, to_student_V=to_student_V, special=teacher.special, positions=POSITIONS,
         variant_V=variant_V,

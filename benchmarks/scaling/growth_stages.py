@@ -86,7 +86,7 @@ def asked(folder: str) -> dict[str, float]:
     from pipeline.text.tokenizer import load_tokenizer
 
     model = Path(MODEL).resolve()
-    shaped = SimpleNamespace(vocabulary=len(load_tokenizer(model).pieces), positions=512)  # no weights
+    shaped = SimpleNamespace(vocabulary=len(load_tokenizer(model).tokens), positions=512)  # no weights
     held: list[Any] = []
 
     def work(at: Path) -> None:

@@ -86,7 +86,7 @@ def kernel_ratios(form: Form) -> list[float]:
 
 def write_stores(folder: Path, *, shards: int) -> None:
     """Sequences, masks and three teachers' stores, `shards` shards of the train split each, under `folder`."""
-    from pipeline.text.vocabulary import encode_pieces
+    from pipeline.text.vocabulary import encode_tokens
     from storage.format.manifest import SplitPlan
     from storage.records.base import SPLITS
     from storage.records.logits import SparseLogits
@@ -107,7 +107,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
         workspace=Workspace(work),
     )
     with text:
-        sequences = text.seal(facts={"vocabulary": VOCABULARY}, constants={"pieces_utf8": encode_pieces(pieces)})
+        sequences = text.seal(facts={"vocabulary": VOCABULARY}, constants={"pieces_utf8": encode_tokens(pieces)})
     blanks = StoreWriter(
         folder / "masks",
         Masks,
@@ -154,7 +154,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
                     "calibration": {"temperature": TEMPERATURE, "nll": 3.0, "nll_raw": 3.1},
                 },
                 constants={
-                    "pieces_utf8": encode_pieces(pieces),
+                    "pieces_utf8": encode_tokens(pieces),
                     "tail_bias_JV": np.tile(_bias(seed).astype(np.float32), (2, 1)),
                 },
             )

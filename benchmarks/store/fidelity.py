@@ -41,7 +41,7 @@ from pipeline.sparse.summary import summarise
 from pipeline.sparse.tail import TailShape
 from pipeline.sparse.tail_fit import fit_tail
 from pipeline.teach.calibration import fit_temperature
-from pipeline.text.vocabulary import bridge, decode_pieces
+from pipeline.text.vocabulary import bridge, decode_tokens
 from storage.format.manifest import SplitPlan
 from storage.reader import Store
 from storage.records.base import HELDOUT
@@ -185,7 +185,7 @@ def real_student(path: Path, teacher: Full, order: NDArray[np.int64], *, device:
         raise click.ClickException(f"{path}: did not answer all that the teacher did; keep it over the same masks")
     mine = student.take(asked)
     found = bridge(
-        decode_pieces(teacher.store.constant("pieces_utf8")), decode_pieces(student.store.constant("pieces_utf8"))
+        decode_tokens(teacher.store.constant("pieces_utf8")), decode_tokens(student.store.constant("pieces_utf8"))
     )
     to_student_V = torch.from_numpy(found.to_student_V).to(device)
 

@@ -89,7 +89,7 @@ def adapt(params: AdapterParams, *, documents: Path, out: Path, runtime: Runtime
             "predictions_judged": len(heldout.masks),
             "nll_before": state["curve"][0][1],
             "nll_after": round(float(nll_P.mean()), 5),
-            "nll_of_frequencies": round(frequency_nll(text, heldout, vocabulary=len(tokenizer.pieces)), 5),
+            "nll_of_frequencies": round(frequency_nll(text, heldout, vocabulary=len(tokenizer.tokens)), 5),
             **{name: state[name] for name in ("trained", "parameters", "tokens", "predictions", "curve", "losses")},
         }
         if record["nll_after"] >= record["nll_of_frequencies"]:
@@ -126,7 +126,7 @@ def _trained(
             Path(params.start),
             rank=params.rank,
             seed=params.training.seed,
-            frequency_V=_counts(text.masks.label_P, vocabulary=len(tokenizer.pieces)),
+            frequency_V=_counts(text.masks.label_P, vocabulary=len(tokenizer.tokens)),
         )
         sizes = [p.numel() for p in model.parameters() if p.requires_grad]
         lm = MaskedLM(model.to(runtime.device), runtime.device)

@@ -19,7 +19,7 @@ from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import nearest
 from pipeline.core.seeds import unit_hash
 from pipeline.text.corpus import ALL
-from pipeline.text.masking import choose_blanks
+from pipeline.text.masking import choose_masked_positions
 from pipeline.text.readers import (
     JSON_LINES,
     PARQUET,
@@ -163,14 +163,14 @@ def masked_text(
     joined = Sequences(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     masks = None
     if len(joined):
-        masks = choose_blanks(
+        masks = choose_masked_positions(
             joined,
             [pages[document].doc_id for document in joined.document_N.tolist()],
             rate=params.rate,
             copies=max(1, min(math.floor(1 / params.rate), math.ceil(tokens / got))) if copies else 1,
             seed=params.training.seed,
             unknown=tokenizer.special["unk"],
-            blank_V=np.array([not piece.strip("▁ \t\r\n") for piece in tokenizer.pieces]),
+            white_space_V=np.array([not piece.strip("▁ \t\r\n") for piece in tokenizer.tokens]),
         )
     if masks is None or not len(masks):
         raise DataError(f"{params.text}: {read} documents have no word that can be masked. Give more text")

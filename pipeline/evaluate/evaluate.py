@@ -32,7 +32,7 @@ from pipeline.evaluate.predictions import (
 )
 from pipeline.evaluate.results import FROM_LABELS, DocumentSums, training_record, write_json, write_sums
 from pipeline.sparse.restore import Restored, RestoredTargets
-from pipeline.text.vocabulary import bridge, decode_pieces
+from pipeline.text.vocabulary import bridge, decode_tokens
 from storage.errors import VocabularyError
 from storage.reader import Store
 from storage.records.base import HELDOUT
@@ -188,10 +188,10 @@ def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], Te
 
     store = Store(path, SparseLogits)
     store.require_parent("masks", heldout.masks)
-    pieces = decode_pieces(store.constant("pieces_utf8"))
+    pieces = decode_tokens(store.constant("pieces_utf8"))
     teacher = TeacherAnswers(
         restored=Restored.of(store, store.read(HELDOUT), device=torch.device("cpu")),
-        to_student_V=bridge(pieces, heldout.pieces).to_student_V,
+        to_student_V=bridge(pieces, heldout.tokens).to_student_V,
     )
     return store, teacher
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.text.corpus_view import MaskedCorpus
-from pipeline.text.vocabulary import decode_pieces
+from pipeline.text.vocabulary import decode_tokens
 from storage.reader import Store
 from storage.records.base import HELDOUT
 from storage.records.sequences import Masks, Sequences
@@ -30,9 +30,9 @@ class Heldout:
     source_D: list[str]
 
     @property
-    def pieces(self) -> list[str]:
+    def tokens(self) -> list[str]:
         """The students' vocabulary."""
-        return decode_pieces(self.sequences.constant("pieces_utf8"))
+        return decode_tokens(self.sequences.constant("pieces_utf8"))
 
 
 def document_of_each(rows: Sequences, masks: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -73,13 +73,13 @@ def _answers(folder: Path, heldout: Heldout, *, runtime: Runtime) -> Judged:
 
 def _require_vocabulary(folder: Path, heldout: Heldout, *, ids: int) -> None:
     """Refuse a model whose ids mean something else: by number, and by pieces, as many vocabularies are as large."""
-    pieces = heldout.pieces
+    pieces = heldout.tokens
     if ids != len(pieces):
         raise VocabularyError(
             f"{folder}: {ids} ids, but {heldout.sequences.path} has {len(pieces)}. "
             "Give a student, or a model with the students' tokenizer"
         )
-    own = load_tokenizer(folder).pieces
+    own = load_tokenizer(folder).tokens
     if own != pieces:
         first = next(number for number, pair in enumerate(zip(own, pieces, strict=True)) if pair[0] != pair[1])
         raise VocabularyError(

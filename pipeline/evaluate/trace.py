@@ -21,7 +21,7 @@ from pipeline.evaluate.predictions import answers
 from pipeline.evaluate.results import training_record
 from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.inputs import no_id
-from pipeline.text.vocabulary import BRACKETED, START, decode_pieces
+from pipeline.text.vocabulary import BRACKETED, START, decode_tokens
 from storage.errors import DataError
 from storage.reader import Store
 from storage.records.base import SPLITS, Record
@@ -100,7 +100,7 @@ def trace(stores: Stores, doc_id: str | None, *, runtime: Runtime) -> Trace:
     prediction_P = np.flatnonzero(mine)
     masks = Masks(**{name: array[mine] for name, array in everything.arrays().items()})
     masks = Masks(masks.copy_P, (masks.sequence_P - first).astype(np.uint32), masks.column_P, masks.label_P)
-    pieces = stores.corpus.pieces
+    pieces = stores.corpus.tokens
     found: list[list[Answer]] = [[] for _ in prediction_P]
     if len(prediction_P):
         columns = [
@@ -239,7 +239,7 @@ def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> It
     fused: list[str] = stores.targets.facts["teachers"]
     for name, store in stores.logits.items():
         rows = _rows(store, split, prediction_P)
-        pieces = decode_pieces(store.constant("pieces_utf8"))
+        pieces = decode_tokens(store.constant("pieces_utf8"))
         weights = weight_PT[:, fused.index(name)] if name in fused else [None] * len(rows)
         tops = _tops(*_answers_of(rows), pieces)
         yield [

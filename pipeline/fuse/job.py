@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.fuse.debias import MOST_SHARDS, debiased, fit_ratio
 from pipeline.fuse.mixture import Teacher, fuse_shard
-from pipeline.text.vocabulary import Bridge, bridge, decode_pieces
+from pipeline.text.vocabulary import Bridge, bridge, decode_tokens
 from storage.errors import ParamsError, StaleParent, VocabularyError
 from storage.reader import Store
 from storage.records.logits import SparseLogits
@@ -83,9 +83,9 @@ class FuseJob:
         if (mask_store.identity, *(store.identity for store in stores.values())) != self.identities:
             raise StaleParent(f"{self.logits}: other stores than the driver has there. Share one file system")
         columns = {name: _columns(self.params, store, where) for name, store in stores.items()}
-        student = decode_pieces(text.constant("pieces_utf8"))
+        student = decode_tokens(text.constant("pieces_utf8"))
         bridges = {
-            name: bridge(decode_pieces(store.constant("pieces_utf8")), student) for name, store in stores.items()
+            name: bridge(decode_tokens(store.constant("pieces_utf8")), student) for name, store in stores.items()
         }
         teachers = [
             _teacher(self.params, stores[name], bridges[name], columns[name], vocabulary=len(student))

@@ -103,7 +103,7 @@ class LexicalInputs:
             senses=opened,
             documents=corpus.documents,
             soft_labels=_soft_labels(params),
-            rehearsal=RehearsalInputs.open(params, corpus, tokens=len(tokenizer.pieces), name=name),
+            rehearsal=RehearsalInputs.open(params, corpus, tokens=len(tokenizer.tokens), name=name),
         )
 
     def parents(self) -> dict[str, str]:

@@ -157,7 +157,7 @@ class Rewriter:
         self._tokenizer = tokenizer
         self._params = params
         self._batch_tokens = batch_tokens
-        tokens = tokenizer.pieces[: lm.vocabulary]
+        tokens = tokenizer.tokens[: lm.vocabulary]
         self._ids_W = np.array([number for number, token in enumerate(tokens) if _is_word(token)], np.int64)
         self._words: list[str] = [tokens[number].removeprefix(START) for number in self._ids_W]
         if len(self._words) < 2:

@@ -80,7 +80,7 @@ def spread_logits(lm: MaskedLM, part: SplitInputs, *, split: str, name: str) -> 
     """
     answers = [
         (logits.clone(), gold)
-        for start, stop in calibration_slices(len(part.masks), vocabulary=len(part.inputs.tokenizer.pieces))
+        for start, stop in calibration_slices(len(part.masks), vocabulary=len(part.inputs.tokenizer.tokens))
         for logits, gold, _ in part.answers(lm, start, stop)
     ]
     positions = sum(len(gold) for _, gold in answers)
@@ -138,7 +138,7 @@ def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, name: s
     label_P = np.concatenate(
         [
             label_P[start:stop]
-            for start, stop in calibration_slices(len(label_P), vocabulary=len(inputs.tokenizer.pieces))
+            for start, stop in calibration_slices(len(label_P), vocabulary=len(inputs.tokenizer.tokens))
         ]
     )
     nll = float(-np.log(count_V[label_P] / count_V.sum()).mean())

@@ -47,12 +47,12 @@ def keep_exact(params: ExactParams, model: Path, corpus: MaskedCorpus, *, out: P
     from pipeline.models.identity import model_digest
     from pipeline.models.masked_lm import masked_lm
     from pipeline.teach.inference import TeacherInputs
-    from pipeline.text.vocabulary import encode_pieces
+    from pipeline.text.vocabulary import encode_tokens
 
     with masked_lm(model, device=runtime.device, dtype=runtime.dtype) as lm, torch.inference_mode():
         inputs = TeacherInputs.open(model, lm, corpus, batch_tokens=runtime.batch_tokens)
         part = inputs.split(HELDOUT)
-        rows, vocabulary = min(params.positions, len(part.masks)), len(inputs.tokenizer.pieces)
+        rows, vocabulary = min(params.positions, len(part.masks)), len(inputs.tokenizer.tokens)
         layer, bias = output_layer(lm)
         weight_VH = layer.weight[:vocabulary].float().cpu().numpy().astype(np.float16)
         bias_V = np.zeros(vocabulary, np.float32) if bias is None else bias[:vocabulary].float().cpu().numpy()
@@ -71,7 +71,7 @@ def keep_exact(params: ExactParams, model: Path, corpus: MaskedCorpus, *, out: P
             return writer.seal(
                 facts={"vocabulary": vocabulary, "parameters": lm.parameters},
                 constants={
-                    "pieces_utf8": encode_pieces(inputs.tokenizer.pieces),
+                    "pieces_utf8": encode_tokens(inputs.tokenizer.tokens),
                     "head_weight_VH": weight_VH,
                     "head_bias_V": bias_V,
                 },
@@ -124,7 +124,7 @@ def inputs_of(layer: Any) -> Iterator[list[torch.Tensor]]:
 
 def _states(part: SplitInputs, lm: MaskedLM, layer: Any, *, rows: int, width: int) -> HiddenStates:
     """The inputs of `layer`, the output layer, at the first `rows` predictions."""
-    ids = np.dtype(id_dtype(len(part.inputs.tokenizer.pieces)))
+    ids = np.dtype(id_dtype(len(part.inputs.tokenizer.tokens)))
     record = HiddenStates(
         hidden_PH=np.full((rows, width), np.nan, np.float16), gold_id_P=np.full(rows, sentinel(ids), ids)
     )

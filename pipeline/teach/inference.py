@@ -55,16 +55,16 @@ class TeacherInputs:
         from pipeline.text.vocabulary import bridge, space_variants
 
         tokenizer = load_tokenizer(folder)
-        if lm is not None and lm.vocabulary < len(tokenizer.pieces):
+        if lm is not None and lm.vocabulary < len(tokenizer.tokens):
             raise VocabularyError(
-                f"{folder}: the tokenizer has {len(tokenizer.pieces)} ids, the model {lm.vocabulary}: they do not "
+                f"{folder}: the tokenizer has {len(tokenizer.tokens)} ids, the model {lm.vocabulary}: they do not "
                 "belong together. Give the model with its own tokenizer"
             )
         return TeacherInputs(
             corpus=corpus,
             tokenizer=tokenizer,
-            to_student_V=bridge(tokenizer.pieces, corpus.pieces).to_student_V,
-            variant_V=space_variants(tokenizer.pieces, corpus.pieces),
+            to_student_V=bridge(tokenizer.tokens, corpus.tokens).to_student_V,
+            variant_V=space_variants(tokenizer.tokens, corpus.tokens),
             positions=0 if lm is None else lm.positions,
             batch_tokens=batch_tokens,
         )

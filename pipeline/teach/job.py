@@ -183,7 +183,7 @@ def predict_shard(
         draws=params.keep.draws,
         temperatures=len(shape.temperatures),
         sketch=params.tail_rank,
-        vocabulary=len(part.inputs.tokenizer.pieces),
+        vocabulary=len(part.inputs.tokenizer.tokens),
     )
     columns = record.arrays()
     # Drawn for the whole shard at once: a row's draws do not depend on how rows are batched.

@@ -45,11 +45,11 @@ def teach(
     from pipeline.models.identity import model_digest
     from pipeline.teach.extend import EXTENDS, extended
     from pipeline.teach.inference import TeacherInputs
-    from pipeline.text.vocabulary import encode_pieces
+    from pipeline.text.vocabulary import encode_tokens
 
     folder = Path(params.model)
     teacher_inputs = TeacherInputs.open(folder, None, corpus, batch_tokens=runtime.batch_tokens)
-    vocabulary = len(teacher_inputs.tokenizer.pieces)
+    vocabulary = len(teacher_inputs.tokenizer.tokens)
     inputs = {**params.model_dump(exclude={"model"}), "model": model_digest(folder)}
     kept = extended(out, inputs, runtime.workspace.root)
     writer = StoreWriter(
@@ -98,7 +98,7 @@ def teach(
                     folder, documents=corpus.documents.manifest, masks=corpus.masks.manifest
                 ),
             },
-            constants={"pieces_utf8": encode_pieces(teacher_inputs.tokenizer.pieces), **constants},
+            constants={"pieces_utf8": encode_tokens(teacher_inputs.tokenizer.tokens), **constants},
             card=card_of,
         )
 

@@ -1,13 +1,13 @@
-"""How another vocabulary sees the blanks that were decided on words of the text.
+"""Masked words of the text, mapped to positions in another tokenizer's tokens.
 
-A teacher gets the same characters with the same words blanked, cut by its own tokenizer. A prediction is answerable
-when the word it belongs to consists of the same pieces in both vocabularies; otherwise the teacher has no row there
-(its weight will be 0), but the word is blank for it all the same, so that it never sees an answer.
+A teacher gets the same characters with the same words masked, cut by its own tokenizer. It can answer a prediction when
+the prediction's word consists of the same tokens in both vocabularies. Otherwise it has no row there (its weight is 0),
+but the word is masked all the same, so that it never sees the true token.
 
-A teacher whose pieces carry the space before a word is asked about the same words all the same, where the students'
-pieces carry none: a window's first word gets its space, line breaks count as spaces, a word that begins without a space
-is matched by its piece with the mark, and a token over several words ("),") is cut at the words where one of them is
-blank. Such a token is still whole where nothing of it is hidden.
+A teacher's tokens may carry the space before a word while the students' tokens carry none. Then a window's first word
+gets its space, line breaks count as spaces, and a word that begins without a space is matched by its token with the
+mark. A token over several words ("),") is cut at word borders where one of its words is masked, and stays whole
+elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.text.inputs import View, group_passes
+from pipeline.text.inputs import View, group_examples
 from storage.format.arrays import sentinel
 from storage.records.base import id_dtype
 from storage.records.sequences import Masks, Sequences
@@ -43,7 +43,7 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Window:
-    """What is cut: the text of one window, and its words in the reference vocabulary. w words, l reference tokens."""
+    """The text of one window, and its words in the reference vocabulary. w words, l reference tokens."""
 
     text: str
     encoding: Any
@@ -57,7 +57,7 @@ class _Window:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Vocabulary:
-    """How a teacher's pieces are matched."""
+    """How a teacher's tokens are matched."""
 
     tokenizer: Any
     to_student_V: NDArray[np.int64]
@@ -76,14 +76,14 @@ def teacher_view(
     positions: int,
     variant_V: NDArray[np.int64] | None = None,
 ) -> tuple[View, NDArray[Any]]:
-    """The view of `masks` (whole passes) through `tokenizer`, and each prediction's true id in its vocabulary.
+    """The view of `masks` (whole examples) through `tokenizer`, and each prediction's true id in its vocabulary.
 
     texts holds each sequence's document text, one a row of `sequences`; only rows that `masks` uses are read.
-    to_student_V is the vocabulary bridge, variant_V what `space_variants` says; tokens beyond `positions` are cut off
-    and their words not answerable. Returns the view and gold ids [P], the sentinel where the prediction is not
+    to_student_V is the vocabulary bridge, variant_V the result of `space_variants`; tokens beyond `positions` are cut
+    off and their words not answerable. Returns the view and gold ids [P], the sentinel where the prediction is not
     answerable.
     """
-    sequence_G, start_G1 = group_passes(masks)
+    sequence_G, start_G1 = group_examples(masks)
     rows, row_of_G = np.unique(sequence_G, return_inverse=True)
     vocabulary = _Vocabulary(tokenizer=tokenizer, to_student_V=to_student_V, variant_V=variant_V, positions=positions)
     windows = _windows(texts, sequences, rows, vocabulary)
@@ -91,19 +91,19 @@ def teacher_view(
     cut_of_G = row_of_G.astype(np.int64)
     column_P = np.full(len(masks), -1, np.int64)
     respelt_P = np.zeros(len(masks), bool)
-    blanks: list[NDArray[np.int64]] = []
+    masked: list[NDArray[np.int64]] = []
     for g, row in enumerate(row_of_G):
         cut = cuts[row]
         span = slice(start_G1[g], start_G1[g + 1])
         columns = masks.column_P[span].astype(np.int64)
-        blank_words = sequences.word_NL[rows[row], columns]
-        if variant_V is not None and _in_runs(cut, blank_words):
-            cut = _cut(windows[row], vocabulary, apart=blank_words)
+        masked_words = sequences.word_NL[rows[row], columns]
+        if variant_V is not None and _in_runs(cut, masked_words):
+            cut = _cut(windows[row], vocabulary, apart=masked_words)
             cut_of_G[g] = len(cuts)
             cuts.append(cut)
         column_P[span] = cut.column_l[columns]
         respelt_P[span] = cut.unspaced_l[columns]
-        blanks.append(_blank_columns(cut, blank_words))
+        masked.append(_masked_columns(cut, masked_words))
     width = max((len(cut.ids_t) for cut in cuts), default=1)
     ids_NL = np.full((len(cuts), width), special["pad"], np.int64)
     for row, cut in enumerate(cuts):
@@ -121,8 +121,8 @@ def teacher_view(
         sequence_G=cut_of_G,
         start_G1=start_G1,
         column_P=column_P,
-        blank_start_G1=np.concatenate([[0], np.cumsum([len(blank) for blank in blanks])]).astype(np.int64),
-        blank_column=np.concatenate([*blanks, np.zeros(0, np.int64)]),
+        masked_start_G1=np.concatenate([[0], np.cumsum([len(columns) for columns in masked])]).astype(np.int64),
+        masked_column=np.concatenate([*masked, np.zeros(0, np.int64)]),
         mask_id=special["mask"],
         pad_id=special["pad"],
         respelt_P=None if variant_V is None else respelt_P,
@@ -166,7 +166,7 @@ def _windows(texts: list[str], sequences: Sequences, rows: NDArray[np.int64], vo
 
 
 def _cut(window: _Window, vocabulary: _Vocabulary, *, apart: NDArray[Any] | None = None) -> Cut:
-    """The window's tokens and where they lie; tokens over several words are taken apart where one is in `apart`."""
+    """The window's tokens and their places; tokens over several words are split where one is in `apart`."""
     text, words = window.text, len(window.begin_w)
     space = np.fromiter((character.isspace() for character in text), bool, len(text))
     ids_t = np.array(window.encoding.ids, np.int64)
@@ -175,7 +175,7 @@ def _cut(window: _Window, vocabulary: _Vocabulary, *, apart: NDArray[Any] | None
     first_word_t, last_word_t = _words_of(offsets, special_t, space, window)
     if apart is not None:
         runs, wanted = np.flatnonzero(first_word_t < last_word_t), np.isin(np.arange(words), apart)
-        ids_t, offsets, special_t = _taken_apart(
+        ids_t, offsets, special_t = _split_runs(
             ids_t,
             offsets,
             special_t,
@@ -185,7 +185,7 @@ def _cut(window: _Window, vocabulary: _Vocabulary, *, apart: NDArray[Any] | None
         )
         first_word_t, last_word_t = _words_of(offsets, special_t, space, window)
     cut_words = np.zeros(0, np.int64)
-    if len(ids_t) > vocabulary.positions:  # keep the closing special token where the model can see it
+    if len(ids_t) > vocabulary.positions:  # keep the closing special token within the model's positions
         kept = np.append(np.arange(vocabulary.positions - 1), len(ids_t) - 1)
         lost = np.setdiff1d(np.arange(len(ids_t)), kept)
         cut_words = np.unique(np.concatenate([first_word_t[lost], last_word_t[lost]]))
@@ -199,7 +199,7 @@ def _cut(window: _Window, vocabulary: _Vocabulary, *, apart: NDArray[Any] | None
     unspaced_l[token_l] = unspaced_w[word_of] & (np.diff(word_of, prepend=-1) > 0)
     single_t = np.flatnonzero(first_word_t == last_word_t)
     same = np.bincount(first_word_t[single_t], minlength=words)[:words] == np.bincount(word_of, minlength=words)
-    for t in np.flatnonzero(first_word_t < last_word_t):  # a token over several words spoils all of them
+    for t in np.flatnonzero(first_word_t < last_word_t):  # a token over several words makes all of them unanswerable
         same[first_word_t[t] : last_word_t[t] + 1] = False
     same[cut_words[(cut_words >= 0) & (cut_words < words)]] = False
     teacher_t = single_t[same[first_word_t[single_t]]]
@@ -228,14 +228,14 @@ def _words_of(
     return first_word_t, last_word_t
 
 
-def _in_runs(cut: Cut, blank_words: NDArray[Any]) -> bool:
-    """Whether a token over several words overlaps one of `blank_words`."""
+def _in_runs(cut: Cut, masked_words: NDArray[Any]) -> bool:
+    """Whether a token over several words overlaps one of `masked_words`."""
     runs = cut.first_word_t < cut.last_word_t
     first, last = cut.first_word_t[runs], cut.last_word_t[runs]
-    return bool(((first[:, None] <= blank_words) & (blank_words <= last[:, None])).any())
+    return bool(((first[:, None] <= masked_words) & (masked_words <= last[:, None])).any())
 
 
-def _taken_apart(
+def _split_runs(
     ids_t: NDArray[np.int64],
     offsets: NDArray[np.int64],
     special_t: NDArray[np.bool_],
@@ -243,9 +243,9 @@ def _taken_apart(
     window: _Window,
     tokenizer: Any,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """The tokens `runs` replaced by their parts that lie in one word each, where all of these are pieces.
+    """The tokens `runs` replaced by their parts that lie in one word each, where the vocabulary has all of these.
 
-    A piece that does not spell its characters one by one, as of letters beyond ASCII in bytes, stays whole.
+    A token whose spelling has another length than its text, as with letters beyond ASCII in bytes, stays whole.
     """
     parts: list[tuple[int, int, int]] = []
     number: list[int] = []
@@ -255,25 +255,25 @@ def _taken_apart(
         borders = [begin, *(int(place) for place in window.end_w if begin < place < end), end]
         found = [tokenizer.token_to_id(spelt[left - begin : right - begin]) for left, right in pairwise(borders)]
         if len(spelt) == end - begin and None not in found:
-            parts += [(piece, left, right) for piece, (left, right) in zip(found, pairwise(borders), strict=True)]
+            parts += [(token, left, right) for token, (left, right) in zip(found, pairwise(borders), strict=True)]
             number += [int(t)] * len(found)
     if not parts:
         return ids_t, offsets, special_t
     kept = np.setdiff1d(np.arange(len(ids_t)), number)
     order = np.argsort(np.concatenate([kept, number]), kind="stable")
-    made = np.array(parts, np.int64)
+    replaced = np.array(parts, np.int64)
     return (
-        np.concatenate([ids_t[kept], made[:, 0]])[order],
-        np.concatenate([offsets[kept], made[:, 1:]])[order],
-        np.concatenate([special_t[kept], np.zeros(len(made), bool)])[order],
+        np.concatenate([ids_t[kept], replaced[:, 0]])[order],
+        np.concatenate([offsets[kept], replaced[:, 1:]])[order],
+        np.concatenate([special_t[kept], np.zeros(len(replaced), bool)])[order],
     )
 
 
-def _blank_columns(cut: Cut, blank_words: NDArray[Any]) -> NDArray[np.int64]:
-    """Columns of all tokens that overlap a blank word."""
-    words = int(max(cut.last_word_t.max(), blank_words.max())) + 1
+def _masked_columns(cut: Cut, masked_words: NDArray[Any]) -> NDArray[np.int64]:
+    """Columns of all tokens that overlap a masked word."""
+    words = int(max(cut.last_word_t.max(), masked_words.max())) + 1
     seen = np.zeros(words + 1, np.int64)
-    seen[np.unique(blank_words) + 1] = 1
+    seen[np.unique(masked_words) + 1] = 1
     before = np.cumsum(seen)
     overlaps = cut.first_word_t <= cut.last_word_t
     first = np.minimum(cut.first_word_t, words)

@@ -3,7 +3,7 @@
 `ingest` turns one input into a table of documents; `assemble` joins all tables. What happens to a document depends on
 its id and its text alone, never on its place: a hash of the id decides whether it is kept and to which split it goes,
 so a document that is added, removed or moved changes no other. Of documents with the same text the one with the
-smallest id is kept. Parts of one document share what stands before "#" in their ids and lie in one split.
+smallest id is kept. Parts of one document have the same id up to "#" and lie in one split.
 """
 
 from __future__ import annotations
@@ -153,10 +153,10 @@ def assemble(
     Raises DataError when `text_folder` holds a text that `inputs` does not name or a split would be empty, and
     StoreMissing when a text is not there yet.
     """
-    strangers = {path.name for path in text_folder.glob("[!.]*") if path.is_dir()} - set(inputs)
-    if strangers:
+    unnamed = {path.name for path in text_folder.glob("[!.]*") if path.is_dir()} - set(inputs)
+    if unnamed:
         raise DataError(
-            f"{text_folder}: holds {', '.join(sorted(strangers))}, which `inputs` of params.yaml does not name. "
+            f"{text_folder}: holds {', '.join(sorted(unnamed))}, which `inputs` of params.yaml does not name. "
             "Run: cohesive prune"
         )
     stores = {name: DocumentStore(text_folder / name, made_by=f"ingest@{name}") for name in sorted(inputs)}

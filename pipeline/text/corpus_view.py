@@ -1,11 +1,11 @@
-"""The text that is taught, trained and judged on: documents, their sequences, and the masked positions in these."""
+"""The corpus of teaching, training and evaluation: documents, their sequences, and the masked positions in these."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.text.vocabulary import decode_pieces
+from pipeline.text.vocabulary import decode_tokens
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from storage.tables import DocumentStore
@@ -13,7 +13,7 @@ from storage.tables import DocumentStore
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedSequences:
-    """Two stores that belong together. A student trains on them without the text, which may not be given away."""
+    """Two stores that belong together. A student trains on them without the text, which a licence may keep private."""
 
     sequences: Store[Sequences]
     masks: Store[Masks]
@@ -22,16 +22,16 @@ class MaskedSequences:
     def open_pair(sequences: Path, masks: Path) -> MaskedSequences:
         """Open the stores; raises StaleParent unless the masks are of these sequences.
 
-        Raises StoreMissing, WrongKind or SchemaMismatch for what is no such store.
+        Raises StoreMissing, WrongKind or SchemaMismatch for a folder that is no such store.
         """
         opened = MaskedSequences(sequences=Store(sequences, Sequences), masks=Store(masks, Masks))
         opened.masks.require_parent("sequences", opened.sequences)
         return opened
 
     @property
-    def pieces(self) -> list[str]:
+    def tokens(self) -> list[str]:
         """The students' vocabulary: the text of each token, by id."""
-        return decode_pieces(self.sequences.constant("pieces_utf8"))
+        return decode_tokens(self.sequences.constant("pieces_utf8"))
 
     @property
     def special(self) -> dict[str, int]:
@@ -50,7 +50,7 @@ class MaskedCorpus(MaskedSequences):
     def open(documents: Path, sequences: Path, masks: Path) -> MaskedCorpus:
         """Open the stores; raises StaleParent unless the sequences are of these documents and the masks of these.
 
-        Raises StoreMissing, WrongKind or SchemaMismatch for what is no such store.
+        Raises StoreMissing, WrongKind or SchemaMismatch for a folder that is no such store.
         """
         opened = MaskedSequences.open_pair(sequences, masks)
         corpus = MaskedCorpus(documents=DocumentStore(documents), sequences=opened.sequences, masks=opened.masks)

@@ -1,8 +1,8 @@
 """From stored sequences and masks to model inputs.
 
-A *pass* is one sequence with the blanks of one mask copy. A `View` holds all passes of a split as one vocabulary sees
-them: the students' (`reference_view`) or a teacher's (`pipeline.text.alignment`), so that teaching, training and
-judging build their inputs with the same code. Predictions stay in the order of the mask store.
+An *example* is one sequence with the masked positions of one mask copy. A `View` holds all examples of a split in one
+vocabulary: the students' (`reference_view`) or a teacher's (`pipeline.text.alignment`). So teaching, training and
+evaluation build their inputs with the same code. Predictions stay in the order of the mask store.
 """
 
 from __future__ import annotations
@@ -19,56 +19,56 @@ from storage.records.sequences import Masks, Sequences
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """All passes of a split in one vocabulary. G passes, N sequences, L tokens, P predictions."""
+    """All examples of a split in one vocabulary. G examples, N sequences, L tokens, P predictions."""
 
     ids_NL: NDArray[Any]
-    """Token ids without blanks; anything beyond `length`."""
+    """Token ids before masking; anything beyond `length`."""
     length_N: NDArray[np.int64]
     """Tokens in use."""
     sequence_G: NDArray[np.int64]
-    """Sequence of each pass."""
+    """Sequence of each example."""
     start_G1: NDArray[np.int64]
-    """Predictions of pass g are rows start[g] to start[g + 1] of the mask store."""
+    """Predictions of example g are rows start[g] to start[g + 1] of the mask store."""
     column_P: NDArray[np.int64]
     """Column of each prediction in this view; -1 where this vocabulary cuts the word differently."""
-    blank_start_G1: NDArray[np.int64]
-    """Blanks of pass g are entries blank_start[g] to blank_start[g + 1] of `blank_column`."""
-    blank_column: NDArray[np.int64]
+    masked_start_G1: NDArray[np.int64]
+    """Masked positions of example g are entries masked_start[g] to masked_start[g + 1] of `masked_column`."""
+    masked_column: NDArray[np.int64]
     """Columns that hold the mask token."""
     mask_id: int
     pad_id: int
     respelt_P: NDArray[np.bool_] | None = None
-    """True where this vocabulary's words are to be named by their pieces with a space mark, though none stands there
+    """True where a word begins without a space and its tokens are to be exchanged for those with a space mark
     (`pipeline.text.vocabulary.space_variants`); None: nowhere."""
 
     def lengths_G(self) -> NDArray[np.int64]:
-        """Tokens of each pass."""
+        """Tokens of each example."""
         return self.length_N[self.sequence_G]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """One batch: B passes of L tokens with Q predictions to make."""
+    """One batch: B examples of L tokens with Q predictions."""
 
     input_ids_BL: NDArray[np.int64]
     attention_BL: NDArray[np.int64]
-    """1 at tokens, blanks included; 0 at padding."""
+    """1 at tokens, masked ones included; 0 at padding."""
     row_Q: NDArray[np.int64]
     column_Q: NDArray[np.int64]
     prediction_Q: NDArray[np.int64]
     """Row of each prediction in the mask store."""
 
 
-def group_passes(masks: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split predictions, ordered by copy and sequence, into passes: sequence_G and start_G1."""
+def group_examples(masks: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split predictions, ordered by copy and sequence, into examples: sequence_G and start_G1."""
     key_P = (masks.copy_P.astype(np.int64) << 32) | masks.sequence_P.astype(np.int64)
     first_G = np.flatnonzero(np.diff(key_P, prepend=-1)).astype(np.int64)
     return masks.sequence_P[first_G].astype(np.int64), np.append(first_G, len(masks)).astype(np.int64)
 
 
 def reference_view(sequences: Sequences, masks: Masks, *, special: dict[str, int]) -> View:
-    """The students' view: predictions and blanks coincide."""
-    sequence_G, start_G1 = group_passes(masks)
+    """The students' view: predictions and masked positions are the same."""
+    sequence_G, start_G1 = group_examples(masks)
     column_P = masks.column_P.astype(np.int64)
     return View(
         ids_NL=sequences.input_ids_NL,
@@ -76,17 +76,17 @@ def reference_view(sequences: Sequences, masks: Masks, *, special: dict[str, int
         sequence_G=sequence_G,
         start_G1=start_G1,
         column_P=column_P,
-        blank_start_G1=start_G1,
-        blank_column=column_P,
+        masked_start_G1=start_G1,
+        masked_column=column_P,
         mask_id=special["mask"],
         pad_id=special["pad"],
     )
 
 
 def token_batches(length_G: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Cut passes, longest first, into batches of at most `batch_tokens` tokens with padding; at least one pass each.
+    """Cut examples, longest first, into batches of at most `batch_tokens` tokens with padding; at least one each.
 
-    Sorting by length keeps padding under a few per cent. Ties keep their order, so the cut is deterministic.
+    Sorting by length keeps padding to a few per cent. Ties keep their order, so the cut is deterministic.
     """
     order = np.argsort(-length_G, kind="stable")
     batches = []
@@ -99,14 +99,14 @@ def token_batches(length_G: NDArray[np.int64], batch_tokens: int) -> list[NDArra
 
 
 def model_inputs(view: View, batch: NDArray[np.int64]) -> Inputs:
-    """Inputs of the passes `batch`, padded to the longest of them only."""
+    """Inputs of the examples `batch`, padded to the longest of them only."""
     sequence_B = view.sequence_G[batch]
     length_B = view.length_N[sequence_B]
     width = int(length_B.max())
     used_BL = np.arange(width) < length_B[:, None]
     ids_BL = np.where(used_BL, view.ids_NL[sequence_B, :width], view.pad_id).astype(np.int64)
-    blank_row, blank = _ranges(view.blank_start_G1, batch)
-    ids_BL[blank_row, view.blank_column[blank]] = view.mask_id
+    masked_row, masked = _ranges(view.masked_start_G1, batch)
+    ids_BL[masked_row, view.masked_column[masked]] = view.mask_id
     row_Q, prediction_Q = _ranges(view.start_G1, batch)
     column_Q = view.column_P[prediction_Q]
     answered_Q = column_Q >= 0
@@ -120,7 +120,7 @@ def model_inputs(view: View, batch: NDArray[np.int64]) -> Inputs:
 
 
 def _ranges(start_G1: NDArray[np.int64], batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each pass of the batch, its row number in the batch repeated, and the entries of its range."""
+    """For each example of the batch, its row number in the batch repeated, and the entries of its range."""
     count_B = start_G1[batch + 1] - start_G1[batch]
     row = np.repeat(np.arange(len(batch)), count_B)
     within = np.arange(len(row)) - np.repeat(np.cumsum(count_B) - count_B, count_B)

@@ -1,14 +1,15 @@
-"""Decide the blanks, once, before any teacher is asked.
+"""Choose the masked positions, once, before any teacher runs.
 
-Whole words only: all pieces of a word are blank together, and every blank is the mask token (100 %, no 80-10-10: a
-teacher shown the answer has nothing to tell). The words of a window stand in an order drawn from the seed, the
-document's id and the window's number, and nothing else: batch, order of documents, splits and processes do not matter.
-Copy 0 takes words from the front of that order until it has its share of the tokens, copy 1 goes on where copy 0
-stopped: copies are disjoint, so each word gets a target before any gets two, and more copies leave the first as it was.
+Whole words are masked: all tokens of a word together. Every masked position holds the mask token (100 %, not BERT's
+80-10-10: a teacher that sees the true token gives no information about it). The words of a window are put in an order
+drawn from the seed, the document's id and the window's number. Nothing else enters: not batch, order of documents,
+splits or processes. Copy 0 takes words from the front of that order until it has its share of the tokens, and copy 1
+continues where copy 0 stopped. So copies are disjoint, each word gets a target before any gets two, and more copies
+leave the first as it was.
 
-Every word can be blank, punctuation too, as in BERT's whole-word masking; a word the tokenizer does not know cannot
-(its true token says nothing), nor can white space that is a piece of its own. The calibration and held-out splits have
-one copy, drawn with a seed of their own: what is judged changes with the rate alone. 15,000 windows a second.
+Every word can be masked, punctuation too, as in BERT's whole-word masking. A word with an unknown token cannot, because
+the unknown token is no useful target, nor can a token of white space. The calibration and held-out splits have one
+copy, drawn with a seed of its own, so their positions change with the rate alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.seeds import generator
 from pipeline.text.params import MaskParams
-from pipeline.text.vocabulary import decode_pieces
+from pipeline.text.vocabulary import decode_tokens
 from storage.errors import DataError
 from storage.format.manifest import Manifest, SplitPlan
 from storage.reader import Store
@@ -32,8 +33,8 @@ from storage.tables import DocumentStore
 from storage.work import Workspace
 from storage.writer import StoreWriter
 
-JUDGING_SEED = 0
-"""Seed of the calibration and held-out blanks: scores of runs with other mask seeds stay comparable."""
+EVALUATION_SEED = 0
+"""Seed of the calibration and held-out positions: scores of runs with other mask seeds stay comparable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,14 +46,14 @@ class Words:
     tokens_W: NDArray[np.int64]
     """Tokens it has."""
     candidate_W: NDArray[np.bool_]
-    """True where the word may be blank."""
+    """True where the word may be masked."""
     word_T: NDArray[np.int64]
     row_T: NDArray[np.int64]
     column_T: NDArray[np.int64]
 
 
-def find_words(sequences: Sequences, *, unknown: int, blank_V: NDArray[np.bool_]) -> Words:
-    """Words of the windows; `blank_V` is true at pieces of white space only."""
+def find_words(sequences: Sequences, *, unknown: int, white_space_V: NDArray[np.bool_]) -> Words:
+    """Words of the windows; `white_space_V` is true at tokens of white space only."""
     row_T, column_T = np.nonzero(sequences.word_NL >= 0)
     number_T = sequences.word_NL[row_T, column_T]
     new_T = np.ones(len(row_T), bool)
@@ -60,12 +61,12 @@ def find_words(sequences: Sequences, *, unknown: int, blank_V: NDArray[np.bool_]
     word_T = np.cumsum(new_T) - 1
     tokens_W = np.bincount(word_T)
     id_T = sequences.input_ids_NL[row_T, column_T].astype(np.int64)
-    blanks_W = np.bincount(word_T, weights=blank_V[id_T])
+    white_space_W = np.bincount(word_T, weights=white_space_V[id_T])
     unknowns_W = np.bincount(word_T, weights=id_T == unknown)
     return Words(
         row_W=row_T[new_T],
         tokens_W=tokens_W,
-        candidate_W=(blanks_W < tokens_W) & (unknowns_W == 0),
+        candidate_W=(white_space_W < tokens_W) & (unknowns_W == 0),
         word_T=word_T,
         row_T=row_T,
         column_T=column_T,
@@ -75,7 +76,7 @@ def find_words(sequences: Sequences, *, unknown: int, blank_V: NDArray[np.bool_]
 def draw_copies(
     words: Words, doc_ids: list[str], windows: list[int], *, rate: float, copies: int, seed: int
 ) -> NDArray[np.int64]:
-    """The copy each of W words is blank in, -1 for none; doc_ids and windows name the N windows.
+    """The copy that each of W words is masked in, -1 for none; doc_ids and windows name the N windows.
 
     A copy takes at least one word where one is left, and stops at round(rate * tokens) tokens or within a word beyond.
     """
@@ -101,7 +102,7 @@ def draw_copies(
     return copy_W
 
 
-def choose_blanks(
+def choose_masked_positions(
     sequences: Sequences,
     doc_ids: list[str],
     *,
@@ -109,10 +110,10 @@ def choose_blanks(
     copies: int,
     seed: int,
     unknown: int,
-    blank_V: NDArray[np.bool_],
+    white_space_V: NDArray[np.bool_],
 ) -> Masks:
-    """The blanks of N windows whose documents are `doc_ids`, one each; a window without a word to blank has none."""
-    words = find_words(sequences, unknown=unknown, blank_V=blank_V)
+    """The masked positions of N windows, whose documents are `doc_ids`; none in a window without a word to mask."""
+    words = find_words(sequences, unknown=unknown, white_space_V=white_space_V)
     copy_W = draw_copies(words, doc_ids, sequences.window_N.tolist(), rate=rate, copies=copies, seed=seed)
     copy_T = copy_W[words.word_T]
     chosen = np.flatnonzero(copy_T >= 0)
@@ -131,7 +132,7 @@ def mask(
 ) -> Manifest:
     """Write the store of masks of all splits to `out`.
 
-    Raises StaleParent when `sequences` were not made from `documents`, DataError when a split has no word to blank,
+    Raises StaleParent when `sequences` were not made from `documents`, DataError when a split has no word to mask,
     WorkBusy when another process writes `out`.
     """
     texts, store = DocumentStore(documents), Store(sequences, Sequences)
@@ -139,7 +140,9 @@ def mask(
     masks = {split: _split(params, texts, store, split) for split in SPLITS}
     for split, record in masks.items():
         if not len(record):
-            raise DataError(f"{sequences}: {split} has no word that can be blank; is the tokenizer made for this text?")
+            raise DataError(
+                f"{sequences}: {split} has no word that can be masked; is the tokenizer made for this text?"
+            )
     writer = StoreWriter(
         out,
         Masks,
@@ -164,19 +167,19 @@ def mask(
 
 def _split(params: MaskParams, documents: DocumentStore, store: Store[Sequences], split: str) -> Masks:
     trained = split == "train"
-    blank_V = np.array([not piece.strip("▁ \t\r\n") for piece in decode_pieces(store.constant("pieces_utf8"))])
+    white_space_V = np.array([not token.strip("▁ \t\r\n") for token in decode_tokens(store.constant("pieces_utf8"))])
     ids = documents.read(split).column("doc_id")
     parts: list[Masks] = []
     for index in range(store.plan(split).shards):
         sequences = store.shard(split, index)
-        record = choose_blanks(
+        record = choose_masked_positions(
             sequences,
             ids.take(sequences.document_N.astype(np.int64)).to_pylist(),
             rate=params.rate,
             copies=params.copies if trained else 1,
-            seed=params.seed if trained else JUDGING_SEED,
+            seed=params.seed if trained else EVALUATION_SEED,
             unknown=store.facts["special"]["unk"],
-            blank_V=blank_V,
+            white_space_V=white_space_V,
         )
         first = np.uint32(store.plan(split).bounds(index)[0])
         parts.append(Masks(record.copy_P, record.sequence_P + first, record.column_P, record.label_P))
@@ -187,12 +190,12 @@ def _split(params: MaskParams, documents: DocumentStore, store: Store[Sequences]
 
 def _counts(masks: Masks, store: Store[Sequences], split: str) -> dict[str, Any]:
     first_copy = masks.sequence_P[masks.copy_P == 0]
-    passes = len(np.unique(masks.copy_P.astype(np.int64) << 32 | masks.sequence_P))
+    examples = len(np.unique(masks.copy_P.astype(np.int64) << 32 | masks.sequence_P))
     tokens = store.facts["counts"][split]["tokens"]
     return {
         "sequences": store.plan(split).rows,
         "without_blank": store.plan(split).rows - len(np.unique(first_copy)),
-        "passes": passes,
+        "passes": examples,
         "predictions": len(masks),
         "rate": round(len(first_copy) / tokens, 6),
     }

@@ -42,7 +42,7 @@ class CorpusParams(Section):
     calibration: float = Field(gt=0, lt=1)
     """Share of those that fits the teachers' temperatures."""
     heldout: float = Field(gt=0, lt=1)
-    """Share of those that judges."""
+    """Share of those that is held out for evaluation."""
 
     @model_validator(mode="after")
     def _leaves_text(self) -> CorpusParams:
@@ -63,9 +63,9 @@ class MaskParams(Section):
     """The `mask` section."""
 
     rate: float = Field(gt=0, lt=1)
-    """Share of the tokens of a window that one copy blanks."""
+    """Share of the tokens of a window that one copy masks."""
     copies: int = Field(ge=1)
-    """Disjoint sets of blanks of each training window."""
+    """Disjoint sets of masked positions of each training window."""
     seed: int = Field(ge=0)
     shard_rows: int = Field(ge=1)
     """Predictions a shard, in this store and in all that follow."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.text.tokenizer import FastTokenizer
 
 WINDOW_BATCHES = 32
-"""Batches of like length are cut from this many batches' worth of shuffled examples: less padding, still mixed."""
+"""Batches of similar length are cut from this many batches of shuffled examples: less padding, order still random."""
 ENCODE_EXAMPLES = 8192
 """Examples encoded at once; their Python objects take some 50 MB."""
 

@@ -1,8 +1,8 @@
-"""Read texts in the formats people have: JSON Lines, plain text, Parquet, a data set's folder, WordNet.
+"""Read texts from common formats: JSON Lines, plain text, Parquet, a data set's folder, WordNet.
 
-Every reader yields one `Found` a document or one `Rejected` a record that is none, with the place a person can look at.
-Nothing is repaired: a bad line is counted by the caller, which knows how many are tolerated. Files of a folder come in
-order of their path; memory is one line, one Parquet batch or one text file.
+Every reader yields one `Found` for each document and one `Rejected` for each record that is none, with its file and
+line. Nothing is repaired: the caller counts bad records and knows how many are tolerated. Files of a folder are read in
+order of their path. Memory holds one line, one Parquet batch or one text file.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PLAIN_TEXT = (".txt", ".txt.gz", ".txt.zst")
 PARQUET = (".parquet",)
 PAGE_WORDS = 85
-"""Words on a page of WordNet: with punctuation about 120 tokens, one window of the default length."""
+"""Words of a WordNet page: with punctuation about 120 tokens, one window of the default length."""
 
 WORDNET = (*(f"{kind}.{pos}" for kind in ("data", "index") for pos in ("adj", "adv", "noun", "verb")), "lexnames")
-"""What decides the text of synsets; the folder's other files say how it was obtained, and may differ."""
+"""Files that decide the text of synsets; the folder's other files say how it was obtained, and may differ."""
 
 LARGE_FILE_CHARACTERS = 100_000
-"""A longer text file, about 40 pages, is cut at its blank lines: else one file of text would be one document."""
+"""A longer text file, about 40 pages, is cut at its empty lines: else one file would be one document."""
 
 CHUNK_BYTES = 1 << 20
 PARQUET_ROWS = 4096
@@ -99,7 +99,7 @@ def dataset_files(path: Path) -> list[Path]:
 
 
 def read_json_lines(file: Path, fields: Fields, advance: Advance) -> Iterator[Found | Rejected]:
-    """One JSON object a line; blank lines are skipped.
+    """One JSON object a line; empty lines are skipped.
 
     Raises DataError when the compressed file is damaged.
     """
@@ -143,9 +143,9 @@ def read_parquet(file: Path, fields: Fields, advance: Advance) -> Iterator[Found
 
 
 def read_text_file(file: Path, name: str, advance: Advance) -> Iterator[Found | Rejected]:
-    """One document; a large file gives one a block between blank lines, named by a hash of its text.
+    """One document; a large file gives one for each block between empty lines, named by a hash of its text.
 
-    A number would do as a name until somebody inserts a paragraph: then every later one would change its split.
+    Not by its number: an inserted paragraph would renumber every later one and so change its split.
     """
     try:
         text = b"".join(raw_chunks(file, advance)).decode("utf-8-sig")
@@ -166,7 +166,7 @@ def read_wordnet(folder: Path) -> Iterator[Found]:
     """Pages of a dictionary: neighbouring synsets of one lexicographer file, a line each, some `PAGE_WORDS` in all.
 
     A line reads "word, word: definition; example; example."; the page is named after its first synset, its source is
-    the file. One gloss alone gives a model 25 tokens to go by, and neighbours in WordNet's files are of a kind.
+    the file. One gloss alone has about 25 tokens, too few for a context, and neighbours in WordNet's files are related.
     """
     from pipeline.sources.wordnet import open_wordnet
 
@@ -207,7 +207,7 @@ class Page:
 
 
 def hash_name(text: str) -> str:
-    """A name for a text that has none; the same text has the same name wherever it stands."""
+    """A name for a text without one: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -244,7 +244,7 @@ def raw_lines(file: Path, advance: Advance) -> Iterator[bytes]:
 
 
 def raw_chunks(file: Path, advance: Advance) -> Iterator[bytes]:
-    """Decompressed bytes; a file that ends too early is refused, as half a corpus looks like a corpus."""
+    """Decompressed bytes; a file that ends too early is refused: half a corpus looks like a whole one."""
     zstd = file.name.endswith(".zst")
     decoder: Any = _Zstd() if zstd else _Gzip() if file.name.endswith(".gz") else None
     try:
@@ -259,7 +259,7 @@ def raw_chunks(file: Path, advance: Advance) -> Iterator[bytes]:
 
 
 class _Frames:
-    """Decodes a sequence of compressed frames; decoders on offer stop silently after the first, or at a cut."""
+    """Decodes a sequence of compressed frames; library decoders stop silently after the first, or at a cut."""
 
     def __init__(self) -> None:
         self._decoder = self._new()

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.core.progress import Progress
 from pipeline.text.params import TokenizeParams
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
-from pipeline.text.vocabulary import START, encode_pieces
+from pipeline.text.vocabulary import START, encode_tokens
 from pipeline.text.windows import encode_windows
 from storage.errors import DataError, SourceError
 from storage.format.manifest import Manifest, SplitPlan
@@ -32,7 +32,7 @@ SHARD_SEQUENCES = 8192
 """Sequences a shard: 128 tokens each make about 16 MB before compression."""
 
 BATCH_CHARACTERS = 1_000_000
-"""Text encoded at once: about 0.2 M tokens, 100 MB while they are Python objects."""
+"""Text encoded at once: about 0.2 M tokens, 100 MB as Python objects."""
 
 KEEP_BYTES = 512 * 1024 * 1024
 """Windows kept in memory between counting and writing; text beyond that (some 40 M tokens) is encoded twice."""
@@ -41,7 +41,8 @@ KEEP_BYTES = 512 * 1024 * 1024
 class SplitWindows:
     """The windows of one split's documents, encoded batch by batch.
 
-    The first pass counts the rows; what it made is kept up to `keep_bytes` and made again beyond that.
+    `count` encodes everything to count the rows. Its windows are kept in memory up to `keep_bytes`; the others are
+    encoded again by `read`.
     """
 
     def __init__(
@@ -108,17 +109,17 @@ def tokenize(params: TokenizeParams, documents: Path, *, out: Path, workspace: W
     raises; SourceError too when the tokenizer does not tell words apart.
     """
     tokenizer = load_tokenizer(Path(params.tokenizer))
-    if not tokenizer.tells_words and not any(piece.startswith(START) for piece in tokenizer.backend.get_vocab()):
+    if not tokenizer.tells_words and not any(token.startswith(START) for token in tokenizer.backend.get_vocab()):
         raise SourceError(
             f"{tokenizer.folder}: expected a tokenizer that tells words apart, but its tokenizer.json has no "
-            "pre_tokenizer and no piece that begins with a space. Set tokenize.tokenizer to another one"
+            "pre_tokenizer and no token that begins with a space. Set tokenize.tokenizer to another one"
         )
     store = DocumentStore(documents)
     splits = _count_windows(store, tokenizer, params.sequence_tokens)
     writer = StoreWriter(
         out,
         Sequences,
-        specs=Sequences.specs(tokens=params.sequence_tokens, vocabulary=len(tokenizer.pieces)),
+        specs=Sequences.specs(tokens=params.sequence_tokens, vocabulary=len(tokenizer.tokens)),
         splits={name: SplitPlan(rows=split.rows, shard_rows=SHARD_SEQUENCES) for name, split in splits.items()},
         inputs={"sequence_tokens": params.sequence_tokens, "tokenizer": tokenizer.identity},
         parents={"documents": store.identity},
@@ -129,12 +130,12 @@ def tokenize(params: TokenizeParams, documents: Path, *, out: Path, workspace: W
             writer.write(shard, splits[shard.split].read(shard.start, shard.stop))
         return writer.seal(
             facts={
-                "vocabulary": len(tokenizer.pieces),
+                "vocabulary": len(tokenizer.tokens),
                 "tokens": params.sequence_tokens,
                 "special": tokenizer.special,
                 "counts": {name: {"sequences": split.rows, **split.counts} for name, split in splits.items()},
             },
-            constants={"pieces_utf8": encode_pieces(tokenizer.pieces)},
+            constants={"pieces_utf8": encode_tokens(tokenizer.tokens)},
         )
 
 

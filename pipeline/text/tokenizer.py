@@ -1,8 +1,8 @@
 """Open a model folder's tokenizer, find its special tokens, and tell words apart.
 
-What transformers itself would use, without its cost where the files say everything: tokenizer.json is read as it
-stands, and only a folder without one, or one that names no special tokens, is opened by `transformers.AutoTokenizer`,
-whose class knows the missing part. Nothing in the folder is executed.
+The result is that of transformers. Where the files suffice, tokenizer.json is read directly, which is faster. A folder
+without one, or one that names no special tokens, is opened by `transformers.AutoTokenizer`, whose class knows the
+missing part. Nothing in the folder is executed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.models.files import VOCABULARY_FILES, files_like
-from pipeline.text.vocabulary import is_punctuation, normalised_pieces
+from pipeline.text.vocabulary import is_punctuation, normalised_tokens
 from storage.errors import SourceError, VocabularyError
 from storage.format.manifest import digest, file_sha256
 
 ROLES = ("pad", "mask", "cls", "sep", "unk")
 FALLBACK_ROLES = {"cls": "bos", "sep": "eos"}
-"""Where a tokenizer names no cls and sep token, its begin and end tokens stand for them."""
+"""Where a tokenizer names no cls and sep token, its begin and end tokens are used."""
 USUAL_NAMES = {
     "pad": ("[PAD]", "<pad>"),
     "mask": ("[MASK]", "<mask>"),
@@ -29,21 +29,21 @@ USUAL_NAMES = {
     "sep": ("[SEP]", "</s>", "<sep>"),
     "unk": ("[UNK]", "<unk>"),
 }
-"""Spellings of special tokens, the first found counts."""
+"""Spellings of special tokens; the first one found counts."""
 TWO_WORDS = "a a"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FastTokenizer:
-    """A tokenizer folder, opened: without padding or truncation, and blind to special tokens spelt out in a text."""
+    """A tokenizer folder, opened: without padding or truncation; special tokens spelt out in a text are text."""
 
     folder: Path
     backend: Any
     """`tokenizers.Tokenizer`."""
     special: dict[str, int]
     """Role (pad, mask, cls, sep, unk) to id."""
-    pieces: list[str]
-    """Normalised piece of every id (`pipeline.text.vocabulary`)."""
+    tokens: list[str]
+    """Normalised token of every id (`pipeline.text.vocabulary`)."""
     prefix: list[int]
     """Special ids the tokenizer puts before a text."""
     suffix: list[int]
@@ -62,13 +62,13 @@ class FastTokenizer:
 
 
 def load_tokenizer(folder: Path) -> FastTokenizer:
-    """Open the tokenizer in `folder`; 0.2 s for 30,000 pieces, and 2 s more where `transformers` has to be asked.
+    """Open the tokenizer in `folder`; much slower where `transformers` has to open it.
 
     Raises SourceError when there is no readable tokenizer, VocabularyError when a special token is not known.
     """
     path = folder / "tokenizer.json"
     backend = _read(path) if path.is_file() else _convert(folder)
-    # Published files carry both: every document would be cut at 128 tokens, silently.
+    # Published files set both, and would silently cut every document at, say, 128 tokens.
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True  # "[MASK]" in a text is text
@@ -81,7 +81,7 @@ def load_tokenizer(folder: Path) -> FastTokenizer:
         folder=folder,
         backend=backend,
         special=special,
-        pieces=normalised_pieces(backend, special=special),
+        tokens=normalised_tokens(backend, special=special),
         prefix=encoding.ids[:first],
         suffix=encoding.ids[last:],
         identity=digest({"tokenizer": content, "special": special}),
@@ -90,13 +90,13 @@ def load_tokenizer(folder: Path) -> FastTokenizer:
 
 
 def words_by_spaces(text: str, offsets: list[tuple[int, int]]) -> list[int | None]:
-    """Number the words of tokens with these characters [start, stop) of `text`: for tokenizers that cut no words.
+    """Number the words of tokens with characters [start, stop) of `text`, for a tokenizer that does not tell them.
 
     A word begins where a token has or follows a space, and at each mark of punctuation, which is a word of its own, as
     pre-tokenizers have it. A token that is nothing but a space belongs to the token after it.
     """
     words: list[int | None] = []
-    word, blank, end = -1, False, 0
+    word, only_space, end = -1, False, 0
     for start, stop in offsets:
         begin = start
         while begin < stop and text[begin].isspace():
@@ -105,10 +105,10 @@ def words_by_spaces(text: str, offsets: list[tuple[int, int]]) -> list[int | Non
         if begin < stop and start > 0:
             new = new or is_punctuation(text[begin]) or is_punctuation(text[start - 1])
         within = start < end  # a part of a character that began in the token before
-        if word < 0 or (new and not blank and not within):
+        if word < 0 or (new and not only_space and not within):
             word += 1
         words.append(word)
-        blank, end = begin == stop and stop > start, max(end, stop)
+        only_space, end = begin == stop and stop > start, max(end, stop)
     return words
 
 
@@ -128,7 +128,7 @@ def _read(path: Path) -> Any:
 
 
 def _convert(folder: Path) -> Any:
-    """The fast tokenizer that transformers makes of vocab.txt, merges or a SentencePiece model."""
+    """The fast tokenizer that transformers converts vocab.txt, merges or a SentencePiece model to."""
     if not folder.is_dir() or not files_like(folder, VOCABULARY_FILES):
         raise SourceError(f"{folder}: expected tokenizer.json of a fast tokenizer, found none. Run: dvc repro sources")
     try:
@@ -161,7 +161,7 @@ def _special_ids(folder: Path, backend: Any) -> dict[str, int]:
     for role in ROLES:
         if role not in special:
             raise VocabularyError(
-                f"{folder}: tokenizer_config.json: expected {role}_token, a piece of the vocabulary, got "
+                f"{folder}: tokenizer_config.json: expected {role}_token, a token of the vocabulary, got "
                 f"{_content(named, role)!r}. A masked language model needs pad, mask, cls, sep and unk tokens"
             )
     return {role: special[role] for role in ROLES}
@@ -180,7 +180,7 @@ def _content(named: dict[str, Any], role: str) -> str | None:
 
 
 def _names_of_class(folder: Path, _: Any) -> dict[str, Any]:
-    """What transformers' class for this folder calls its special tokens; empty where it knows no class."""
+    """The special tokens named by transformers' class for this folder; empty where there is none."""
     try:
         tokenizer = _by_transformers(folder)
     except Exception:  # a folder that is a tokenizer only has no configuration that names a class

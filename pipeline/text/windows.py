@@ -1,9 +1,8 @@
 """Cut encoded documents into windows of whole words.
 
 Words are those of the tokenizer's pre-tokenizer, or of the text's spaces where it has none, so punctuation is a word of
-its own. Windows of a document never
-overlap and are about equally long. Every token keeps its word number and its characters in the document, so that masks
-are decided on words of the text and another tokenizer can be asked about the same words.
+its own. Windows of a document never overlap and are about equally long. Every token keeps its word number and its
+characters in the document, so that words of the text are masked and found again in another tokenizer's tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 MINIMUM_WORDS = 2
-"""Words of the shortest window kept: a lone word has no context to be guessed from."""
+"""Words of the shortest window kept: a lone word has no context to predict it from."""
 
 SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], np.uint32)
 
@@ -48,7 +47,7 @@ class Windows:
     word_T: NDArray[np.int64]
     """Word of each token, counted through the batch."""
     counts: Counter[str]
-    """words, short_windows (dropped), cut_words (longer than a window, cut hard)."""
+    """words, short_windows (dropped), cut_words (longer than a window, cut inside the word)."""
 
 
 def cut_windows(word_ids: list[list[int | None]], *, budget: int) -> Windows:
@@ -131,13 +130,13 @@ def encode_windows(
     start_T, end_T = _characters(texts, encodings)
     full_N = len(tokenizer.prefix) + length_W + len(tokenizer.suffix)
 
-    dtype = id_dtype(len(tokenizer.pieces))
+    dtype = id_dtype(len(tokenizer.tokens))
     shape = (len(length_W), sequence_tokens)
     ids_NL = np.full(shape, sentinel(dtype), dtype)
     ids_NL[:, : len(tokenizer.prefix)] = tokenizer.prefix
     ids_NL[row_S, column_S] = ids_S
-    for i, piece in enumerate(tokenizer.suffix):
-        ids_NL[np.arange(len(full_N)), full_N - len(tokenizer.suffix) + i] = piece
+    for i, special in enumerate(tokenizer.suffix):
+        ids_NL[np.arange(len(full_N)), full_N - len(tokenizer.suffix) + i] = special
     word_NL = np.full(shape, -1, np.int16)
     word_NL[row_S, column_S] = windows.word_T[token_S] - windows.word_T[windows.start_W][row_S]
     start_NL, end_NL = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)

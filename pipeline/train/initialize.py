@@ -33,7 +33,7 @@ def start_student(
         require_shapes_of_configuration(model, what=f"students: layers: {layers} of {folder}")
     own = load_tokenizer(folder)
     # Published matrices are padded to a round size, or lack the rows of tokens that were added later.
-    if own.pieces != tokenizer.pieces or int(model.config.vocab_size) != len(tokenizer.pieces):
+    if own.tokens != tokenizer.tokens or int(model.config.vocab_size) != len(tokenizer.tokens):
         model = with_vocabulary(model, own, tokenizer)
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -32,7 +32,7 @@ def with_vocabulary(model: Any, own: FastTokenizer, reference: FastTokenizer) ->
     the padding id (RoBERTa's family), the table of positions is shifted with it, so each position keeps its vector.
     """
     config = copy.deepcopy(model.config)
-    config.vocab_size = len(reference.pieces)
+    config.vocab_size = len(reference.tokens)
     for name, role in ROLES_OF_CONFIG.items():
         if getattr(config, f"{name}_token_id", None) is not None:
             setattr(config, f"{name}_token_id", reference.special[role])
@@ -43,11 +43,11 @@ def with_vocabulary(model: Any, own: FastTokenizer, reference: FastTokenizer) ->
     by_token = _vocabulary_dims(model.config)
     positions = {id(table.weight) for table in position_tables(made) if table.padding_idx is not None}
     old = model.state_dict()
-    sources_R = _sources(own.pieces, reference.pieces, rows=int(model.config.vocab_size))
+    sources_R = _sources(own.tokens, reference.tokens, rows=int(model.config.vocab_size))
     with torch.no_grad():
         for name, tensor in made.state_dict(keep_vars=True).items():
             if name in by_token:
-                moved = _moved(old[name], sources_R, dim=by_token[name], named=len(own.pieces))
+                moved = _moved(old[name], sources_R, dim=by_token[name], named=len(own.tokens))
             elif id(tensor) in positions and shift:
                 moved = _shifted(old[name], shift)
             else:

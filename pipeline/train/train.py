@@ -50,7 +50,7 @@ def train(
     params = student.own_training(params)
     targets = open_targets(student.targets, student.loss, masks=corpus.masks)
     reference = load_tokenizer(tokenizer)
-    if len(reference.pieces) != corpus.sequences.facts["vocabulary"]:
+    if len(reference.tokens) != corpus.sequences.facts["vocabulary"]:
         raise VocabularyError(
             f"{tokenizer}: expected the tokenizer of {corpus.sequences.path}. Run: dvc repro tokenize"
         )

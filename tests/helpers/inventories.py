@@ -57,7 +57,7 @@ def tiny_lexicon(folder: Path, entries: Sequence[dict[str, Any]] = ENTRIES) -> L
 
 def tokenizer_with_quotes(folder: Path) -> Path:
     """The tiny WordPiece tokenizer with the marks that the texts of senses and of contexts add."""
-    return fakes.write_tiny_wordpiece_tokenizer(folder, pieces=[*'":', *fakes.tiny_pieces()])
+    return fakes.write_tiny_wordpiece_tokenizer(folder, tokens=[*'":', *fakes.tiny_tokens()])
 
 
 def span(text: str, word: str, *, gold: Sequence[str] = (), lemma: str | None = None, pos: str = "NOUN") -> Span:
@@ -113,8 +113,8 @@ def sense_model(folder: Path, reading: Reading, *, seed: int = 0) -> SenseModel:
 
     lm = AutoModelForMaskedLM.from_pretrained(folder)
     head = SenseHead(lm.config.hidden_size, reading)
-    chance = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in head.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=chance))
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=rng))
     return SenseModel(lm, head).eval()

@@ -48,7 +48,7 @@ TINY_TEXT: tuple[str, ...] = tuple(
     for adjective, animal, place, food in ANIMALS
     for pattern in PATTERNS
 )
-"""Sixty documents of 8 to 20 words, alike enough that two layers learn to fill blanks in seconds."""
+"""Sixty documents of 8 to 20 words, alike enough that two layers learn to predict masked words in seconds."""
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 BERT_NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -67,8 +67,8 @@ def write_jsonl(path: Path, texts: tuple[str, ...] = TINY_TEXT, *, source: str |
     return path
 
 
-def tiny_pieces(*, inflected: bool = False) -> list[str]:
-    """WordPieces of TINY_TEXT without special tokens: letters, "##" letters, "##ly", then words by frequency.
+def tiny_tokens(*, inflected: bool = False) -> list[str]:
+    """WordPiece tokens of TINY_TEXT without special tokens: letters, "##" letters, "##ly", then words by frequency.
 
     Inflected words ("sleeps", "slowly") are whole only when asked for; else they are a stem and a suffix.
     """
@@ -85,13 +85,13 @@ def tiny_pieces(*, inflected: bool = False) -> list[str]:
 
 
 def write_tiny_wordpiece_tokenizer(
-    folder: Path, *, pieces: list[str] | None = None, names: dict[str, str] | None = None
+    folder: Path, *, tokens: list[str] | None = None, names: dict[str, str] | None = None
 ) -> Path:
     """Write an uncased WordPiece tokenizer folder that `transformers` loads; special tokens come first."""
     names = names or BERT_NAMES
-    vocabulary = [*names.values(), *(tiny_pieces() if pieces is None else pieces)]
+    vocabulary = [*names.values(), *(tiny_tokens() if tokens is None else tokens)]
     backend = Tokenizer(
-        models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token=names["unk"])  # type: ignore[call-arg]
+        models.WordPiece({token: i for i, token in enumerate(vocabulary)}, unk_token=names["unk"])  # type: ignore[call-arg]
     )
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -103,7 +103,7 @@ def write_tiny_wordpiece_tokenizer(
 
 def write_tiny_mpnet_tokenizer(folder: Path) -> Path:
     """Write a WordPiece tokenizer with other ids, other special names and whole inflected words, as MPNet's differs."""
-    return write_tiny_wordpiece_tokenizer(folder, pieces=tiny_pieces(inflected=True)[::-1], names=MPNET_NAMES)
+    return write_tiny_wordpiece_tokenizer(folder, tokens=tiny_tokens(inflected=True)[::-1], names=MPNET_NAMES)
 
 
 def write_tiny_bpe_tokenizer(folder: Path, *, size: int = 400) -> Path:
@@ -146,7 +146,7 @@ def write_tiny_mlm(
 ) -> Path:
     """Write a BertForMaskedLM with the tokenizer as a Hugging Face folder; random, or trained for `steps`.
 
-    About 150 steps on TINY_TEXT (2 s) are enough to pass as a teacher of it; without steps it is refused as one.
+    About 150 steps on TINY_TEXT (2 s) are enough for a teacher of it that is accepted; without steps it is refused.
     """
     import torch
     from transformers import BertConfig, BertForMaskedLM
@@ -198,13 +198,13 @@ def _teach_tiny(model: object, backend: Tokenizer, names: dict[str, str], *, see
     width = max(map(len, rows))
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
     inside = torch.tensor([[0 < i < len(row) - 1 for i in range(width)] for row in rows])
-    chance = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)  # type: ignore[attr-defined]
     model.train()  # type: ignore[attr-defined]
     for _ in range(steps):
-        blank = inside & (torch.rand(ids.shape, generator=chance) < 0.2)
-        logits = model(input_ids=ids.masked_fill(blank, mask), attention_mask=(ids != pad).long()).logits  # type: ignore[operator]
-        loss = torch.nn.functional.cross_entropy(logits[blank], ids[blank])
+        masked = inside & (torch.rand(ids.shape, generator=rng) < 0.2)
+        logits = model(input_ids=ids.masked_fill(masked, mask), attention_mask=(ids != pad).long()).logits  # type: ignore[operator]
+        loss = torch.nn.functional.cross_entropy(logits[masked], ids[masked])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -279,7 +279,7 @@ def tiny_sequences(folder: Path, tokenizer_folder: Path, *, sequence_tokens: int
 def tiny_masks(
     folder: Path, tokenizer_folder: Path, *, rate: float = 0.3, copies: int = 2, seed: int = 0, shard_rows: int = 64
 ) -> TinyStores:
-    """Blank words of `folder/data/sequences` (made when absent); returns where all three stores lie."""
+    """Mask words of `folder/data/sequences` (made when absent); returns where all three stores lie."""
     from pipeline.text.masking import mask
     from pipeline.text.params import MaskParams
 

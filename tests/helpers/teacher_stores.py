@@ -80,7 +80,7 @@ class World:
     weight_PT: Dense
     label_P: NDArray[np.int64]
     reversed_teacher: str
-    """This teacher numbers the pieces the other way round."""
+    """This teacher numbers the tokens the other way round."""
 
 
 TEMPERATURES = [1.0, 1.25, 2.5]
@@ -108,7 +108,7 @@ def make_world(
     """
     masks, sequences = Store(stores.masks, Masks), Store(stores.sequences, Sequences)
     vocabulary = int(masks.facts["vocabulary"])
-    pieces = bytes(sequences.constant("pieces_utf8")).decode()
+    tokens = bytes(sequences.constant("pieces_utf8")).decode()
     parts: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
     for split in SPLITS:
         label_P = masks.read(split).label_P.astype(np.int64)
@@ -121,7 +121,7 @@ def make_world(
         parts[split] = {"label": label_P, "covered": covered_P, "dense": dense, "weight": weight_PT}
     for name, size, flip in (("alpha", tail_rank, False), ("beta", tail_rank // 2, True)):
         out = data / "logits" / name
-        _write_teacher(out, masks, parts, keep=keep, tail_rank=size, draws=draws, pieces=pieces, flip=flip)
+        _write_teacher(out, masks, parts, keep=keep, tail_rank=size, draws=draws, tokens=tokens, flip=flip)
     for fusion in fusions:
         _write_fusion(data / "targets" / fusion, masks, parts, keep=keep, logits=data / "logits")
     for name in ("documents", "sequences", "masks"):
@@ -146,12 +146,12 @@ def _write_teacher(
     keep: int,
     tail_rank: int,
     draws: int,
-    pieces: str,
+    tokens: str,
     flip: bool,
 ) -> None:
     name = out.name
     vocabulary = int(masks.facts["vocabulary"])
-    own = json.loads(pieces)[::-1] if flip else json.loads(pieces)
+    own = json.loads(tokens)[::-1] if flip else json.loads(tokens)
 
     def turned(dense_PV: Dense) -> Dense:
         return dense_PV[:, ::-1] if flip else dense_PV

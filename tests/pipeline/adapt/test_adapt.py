@@ -44,7 +44,7 @@ OUT = Path("models/own")
 
 def write_encoder(folder: Path, tokenizer: Path, kind: str = "bert") -> Path:
     """A random encoder without a head."""
-    pieces = len(load_tokenizer(tokenizer).pieces)
+    pieces = len(load_tokenizer(tokenizer).tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: Any

@@ -17,7 +17,7 @@ from pipeline.evaluate.predictions import heldout_nll
 from pipeline.models.masked_lm import masked_lm
 from stages import language_model
 from storage.errors import SourceError, VocabularyError
-from tests.helpers.stores import TinyStores, cpu_runtime, tiny_pieces, write_tiny_mlm, write_tiny_wordpiece_tokenizer
+from tests.helpers.stores import TinyStores, cpu_runtime, tiny_tokens, write_tiny_mlm, write_tiny_wordpiece_tokenizer
 
 CPU = torch.device("cpu")
 PARAMS = EvaluateParams(against="data/targets/none", bootstrap=200, seed=0)
@@ -77,9 +77,9 @@ def test_another_vocabulary_is_refused_by_size_and_by_pieces(
     larger = write_tiny_mlm(tmp_path / "larger", tiny_bpe_tokenizer)
     with pytest.raises(VocabularyError, match=r"larger: \d+ ids, but .*sequences has \d+\. Give a student, or"):
         judge(heldout, larger)
-    pieces = tiny_pieces()
+    pieces = tiny_tokens()
     pieces[0], pieces[3] = pieces[3], pieces[0]
-    tokenizer = write_tiny_wordpiece_tokenizer(tmp_path / "tokenizer", pieces=pieces)
+    tokenizer = write_tiny_wordpiece_tokenizer(tmp_path / "tokenizer", tokens=pieces)
     other = write_tiny_mlm(tmp_path / "other", tokenizer)
     with pytest.raises(VocabularyError, match=r"other: its id 5 is '.*', but '.*' in .*sequences"):
         judge(heldout, tiny_mlm, other)

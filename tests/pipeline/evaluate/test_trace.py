@@ -140,9 +140,9 @@ def read_logits(world: World, name: str) -> SparseLogits:
 
 
 def spelled_pieces(world: World) -> list[str]:
-    from pipeline.text.vocabulary import decode_pieces
+    from pipeline.text.vocabulary import decode_tokens
 
-    return [spelled(piece) for piece in decode_pieces(Store(world.stores.sequences, Sequences).constant("pieces_utf8"))]
+    return [spelled(piece) for piece in decode_tokens(Store(world.stores.sequences, Sequences).constant("pieces_utf8"))]
 
 
 def test_students_answer_one_after_the_other_as_fill_mask_does(world: World, tiny_mlm: Path, tmp_path: Path) -> None:

@@ -386,14 +386,14 @@ def test_a_temperature_that_was_not_kept_is_refused(world: World):
 
 
 def test_a_teacher_without_a_shared_token_is_refused(world: World, monkeypatch: pytest.MonkeyPatch):
-    real = fuse_job.decode_pieces
+    real = fuse_job.decode_tokens
     seen: list[int] = []
 
     def foreign(tokens: Any) -> list[str]:
         seen.append(1)
         return real(tokens) if len(seen) == 1 else [f"{token}?" for token in real(tokens)]
 
-    monkeypatch.setattr(fuse_job, "decode_pieces", foreign)
+    monkeypatch.setattr(fuse_job, "decode_tokens", foreign)
     with pytest.raises(VocabularyError, match=r"logits/alpha: none of its \d+ tokens has a counterpart"):
         run(world)
 

@@ -236,7 +236,7 @@ def test_a_byte_level_vocabulary_writes_whole_words_too(tmp_path: Path, tiny_bpe
     old, new = words(text), words(answer)
     changed = [after for before, after in zip(old, new, strict=True) if before != after]
     assert len(changed) == 4
-    whole = {token.removeprefix("▁").lower() for token in tokenizer.pieces if token.startswith("▁")}
+    whole = {token.removeprefix("▁").lower() for token in tokenizer.tokens if token.startswith("▁")}
     assert all(word.lower() in whole for word in changed)
 
 
@@ -281,7 +281,7 @@ def test_text_for_one_side_only_is_refused(tiny_mlm: Path, workplace: Path) -> N
 
 def test_a_vocabulary_without_whole_words_is_refused(tmp_path: Path) -> None:
     tokens = [*fakes.LETTERS, *(f"##{letter}" for letter in fakes.LETTERS)]
-    tokenizer = fakes.write_tiny_wordpiece_tokenizer(tmp_path / "letters", pieces=[t for t in tokens if t != "i"])
+    tokenizer = fakes.write_tiny_wordpiece_tokenizer(tmp_path / "letters", tokens=[t for t in tokens if t != "i"])
     model = fakes.write_tiny_mlm(tmp_path / "model", tokenizer)
     with masked_lm(model, device=CPU, dtype=torch.float32) as lm:
         with pytest.raises(VocabularyError, match="no token of the vocabulary is a whole word"):

@@ -119,7 +119,7 @@ class FixedSplit:
     """Stands for a split: four masked positions in two batches, one of which the model cannot answer."""
 
     def __init__(self, vocabulary: int) -> None:
-        self.inputs = SimpleNamespace(tokenizer=SimpleNamespace(pieces=["piece"] * vocabulary))
+        self.inputs = SimpleNamespace(tokenizer=SimpleNamespace(tokens=["token"] * vocabulary))
         self.logits: dict[int, np.ndarray] = {}
 
     def answers(self, lm: MaskedLM, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:

@@ -22,7 +22,7 @@ from pipeline.sparse.tail_fit import PSEUDO_ROWS
 from pipeline.teach import job as teach_job
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
-from pipeline.text.inputs import group_passes
+from pipeline.text.inputs import group_examples
 from storage.errors import DataError, StaleParent, TeacherRefused
 from storage.reader import Store
 from storage.records.base import SPLITS
@@ -75,7 +75,7 @@ def dense(stores: TinyStores, teacher: Path, split: str) -> np.ndarray:
     tokenizer = Tokenizer.from_file(str(teacher / "tokenizer.json"))
     reference = Tokenizer.from_file(str(stores.sequences.parent.parent / "reference.json"))
     tokenizer.no_padding(), tokenizer.no_truncation()
-    sequence_G, start_G1 = group_passes(masks)
+    sequence_G, start_G1 = group_examples(masks)
     result = np.full((len(masks), model.config.vocab_size), np.nan)
     for g, row in enumerate(sequence_G):
         columns = masks.column_P[start_G1[g] : start_G1[g + 1]]

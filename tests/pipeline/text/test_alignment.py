@@ -1,4 +1,4 @@
-"""A teacher's view of blanks: the same words blank, only equal pieces answerable, nothing shown that was hidden."""
+"""A teacher's view: the same words masked, only equal tokens answerable, no masked character visible."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from pipeline.text.alignment import teacher_view
 from pipeline.text.inputs import model_inputs
-from pipeline.text.vocabulary import bridge, normalised_pieces, space_variants
+from pipeline.text.vocabulary import bridge, normalised_tokens, space_variants
 from storage.records.sequences import Masks, Sequences
 
 TEXT = "The unhappy cat's friend plays chess, and re-plays it."
 
 
 def wordpiece(
-    pieces: list[str], *, cls: str = "[CLS]", sep: str = "[SEP]", pad: str = "[PAD]", mask: str = "[MASK]"
+    ordinary: list[str], *, cls: str = "[CLS]", sep: str = "[SEP]", pad: str = "[PAD]", mask: str = "[MASK]"
 ) -> Any:
-    tokens = [pad, mask, cls, sep, "[UNK]", *pieces]
+    tokens = [pad, mask, cls, sep, "[UNK]", *ordinary]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -68,7 +68,7 @@ def bridge_of(tokenizer: Any) -> np.ndarray:
     reference = REFERENCE.get_vocab()
     roles = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<mask>": "[MASK]"}
     own = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return np.array([reference.get(roles.get(piece, piece), -1) for piece, _ in own])
+    return np.array([reference.get(roles.get(token, token), -1) for token, _ in own])
 
 
 def look(tokenizer: Any, words: list[int], *, positions: int = 512) -> tuple[Any, Any, Masks, Sequences]:
@@ -86,7 +86,7 @@ def look(tokenizer: Any, words: list[int], *, positions: int = 512) -> tuple[Any
     return view, gold_P, masks, sequences
 
 
-def test_same_pieces_under_other_ids_are_all_answerable() -> None:
+def test_same_tokens_under_other_ids_are_all_answerable() -> None:
     view, gold_P, masks, sequences = look(ALIKE, [1, 5])
     assert [REFERENCE.id_to_token(int(label)) for label in masks.label_P] == ["un", "##happy", "friend"]
     assert [ALIKE.id_to_token(int(gold)) for gold in gold_P] == ["un", "##happy", "friend"]
@@ -98,7 +98,7 @@ def test_same_pieces_under_other_ids_are_all_answerable() -> None:
     assert sequences.length_N[0] == len(tokens)
 
 
-def test_a_word_cut_differently_is_blank_but_not_answerable() -> None:
+def test_a_word_cut_differently_is_masked_but_not_answerable() -> None:
     view, gold_P, _, _ = look(OTHER, [1, 5])
     assert view.column_P[:2].tolist() == [-1, -1]
     assert gold_P[:2].tolist() == [65535, 65535]
@@ -122,7 +122,7 @@ def byte_level() -> Any:
     return tokenizer
 
 
-def test_a_byte_level_teacher_sees_the_whole_word_blank() -> None:
+def test_a_byte_level_teacher_sees_the_whole_word_masked() -> None:
     tokenizer = byte_level()
     to_student_V = np.full(tokenizer.get_vocab_size(), -1)
     to_student_V[tokenizer.token_to_id("Ġcat")] = REFERENCE.token_to_id("cat")
@@ -168,7 +168,7 @@ def test_no_hidden_word_is_ever_visible(words: set[int], which: str) -> None:
     assert (bridge_of(tokenizer)[gold_P[answered]] == masks.label_P[answered]).all()
 
 
-# A teacher whose pieces carry the space before a word.
+# A teacher whose tokens carry the space before a word.
 
 MARKED = 'The cat (dog) ran. "Dog," he said;\nthe dog\'s (re-run).'
 WORDS = ["the", "cat", "(", "dog", ")", "ran", ".", '"', ",", "he", "said", ";", "'", "s", "re", "-", "run"]
@@ -176,7 +176,7 @@ UNMARKED_STUDENT = wordpiece(WORDS)
 
 
 def marked_teacher() -> Any:
-    """Byte-level BPE in which every word of MARKED is one piece, with and without a space, and runs of punctuation."""
+    """Byte-level BPE in which every word of MARKED is one token, with and without a space, and runs of punctuation."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -204,7 +204,7 @@ def marked_look(words: list[int], *, text: str = MARKED, start: int = 0) -> tupl
     sequences = Sequences(**shifted)
     masks = masks_of(sequences, words)
     special = {role: number for number, role in enumerate(("pad", "mask", "cls", "sep", "unk"))}
-    own, student = (normalised_pieces(backend, special=special) for backend in (teacher, UNMARKED_STUDENT))
+    own, student = (normalised_tokens(backend, special=special) for backend in (teacher, UNMARKED_STUDENT))
     to_student_V = bridge(own, student).to_student_V
     view, gold_P = teacher_view(
         [text], sequences, masks, tokenizer=teacher, to_student_V=to_student_V, special=SPECIAL, positions=512,
@@ -249,7 +249,7 @@ def test_a_run_of_punctuation_stays_whole_where_nothing_of_it_is_hidden() -> Non
     assert any(len(token.strip("Ġ")) > 1 and not token.strip("Ġ").isalnum() for token in tokens[1:-1]), whole
 
 
-def test_nothing_hidden_is_visible_to_a_teacher_of_marked_pieces() -> None:
+def test_nothing_hidden_is_visible_to_a_teacher_of_marked_tokens() -> None:
     words = word_texts(reference_sequences(MARKED, UNMARKED_STUDENT), MARKED)
     for hidden in range(len(words)):
         view, _, _, _, teacher, _ = marked_look([hidden])

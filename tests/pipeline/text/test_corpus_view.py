@@ -14,10 +14,10 @@ from tests.helpers.stores import TinyStores
 
 def test_the_vocabulary_names_the_tokens_of_the_text(tiny_stores: TinyStores) -> None:
     corpus = tiny_stores.corpus()
-    assert corpus.pieces[corpus.special["mask"]] == "[MASK]"
+    assert corpus.tokens[corpus.special["mask"]] == "[MASK]"
     sequences = corpus.sequences.read("heldout")
     row = sequences.input_ids_NL[0, : sequences.length_N[0]]
-    assert corpus.pieces[row[1]].strip("\u2581") in corpus.documents.read("heldout").column("text")[0].as_py().lower()
+    assert corpus.tokens[row[1]].strip("\u2581") in corpus.documents.read("heldout").column("text")[0].as_py().lower()
     assert [corpus.masks.plan(split).rows > 0 for split in SPLITS] == [True] * 3
 
 

@@ -1,4 +1,4 @@
-"""Batches against a plain per-pass construction; order and size of batches change nothing."""
+"""Batches against a plain construction by example; order and size of batches change nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.text.inputs import (
     View,
-    group_passes,
+    group_examples,
     model_inputs,
     reference_view,
     token_batches,
@@ -19,7 +19,7 @@ SPECIAL = {"pad": 0, "mask": 1, "cls": 2, "sep": 3, "unk": 4}
 
 
 def world(seed: int, *, sequences: int, copies: int) -> tuple[Sequences, Masks]:
-    """Random sequences of 4 to 12 tokens, each with one to three blanks a copy."""
+    """Random sequences of 4 to 12 tokens, each with one to three masked positions a copy."""
     rng = np.random.default_rng(seed)
     width = 12
     length = rng.integers(4, width + 1, sequences)
@@ -62,7 +62,7 @@ def view_of(seed: int, *, sequences: int = 7, copies: int = 2) -> tuple[Sequence
 
 @given(seed=st.integers(0, 1000), batch_tokens=st.integers(1, 60))
 @settings(max_examples=60, deadline=None)
-def test_every_prediction_is_asked_once_with_its_own_blanks(seed: int, batch_tokens: int) -> None:
+def test_every_prediction_occurs_once_with_its_own_masked_positions(seed: int, batch_tokens: int) -> None:
     sequences, masks, view = view_of(seed)
     asked = np.zeros(len(masks), int)
     for batch in token_batches(view.lengths_G(), batch_tokens):
@@ -90,23 +90,23 @@ def test_batches_hold_every_pass_once_and_stay_within_the_budget(lengths: list[i
         assert len(batch) == 1 or len(batch) * length_G[batch].max() <= budget
 
 
-def test_blanks_are_attended_to() -> None:
+def test_masked_positions_are_attended_to() -> None:
     _, masks, view = view_of(3)
     inputs = model_inputs(view, np.arange(len(view.sequence_G)))
-    blank = inputs.input_ids_BL == SPECIAL["mask"]
-    assert blank.sum() == len(masks)
-    assert (inputs.attention_BL[blank] == 1).all()
+    masked = inputs.input_ids_BL == SPECIAL["mask"]
+    assert masked.sum() == len(masks)
+    assert (inputs.attention_BL[masked] == 1).all()
 
 
-def test_group_passes_counts_one_pass_a_copy_and_sequence() -> None:
+def test_group_passes_counts_one_example_a_copy_and_sequence() -> None:
     _, masks = world(5, sequences=4, copies=3)
-    sequence_G, start_G1 = group_passes(masks)
+    sequence_G, start_G1 = group_examples(masks)
     assert sequence_G.tolist() == [0, 1, 2, 3] * 3
     assert start_G1[0] == 0
     assert start_G1[-1] == len(masks)
 
 
-def test_unanswerable_predictions_are_left_out_but_stay_blank() -> None:
+def test_unanswerable_predictions_are_left_out_but_stay_masked() -> None:
     _, masks, view = view_of(9)
     columns = view.column_P.copy()
     columns[::2] = -1

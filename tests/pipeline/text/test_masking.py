@@ -1,4 +1,4 @@
-"""Blanks are whole words, disjoint between copies, as many as asked for, and the same whoever makes them."""
+"""Masked positions are whole words, disjoint between copies, of the wanted number, and independent of batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.core.config import decode
-from pipeline.text.masking import choose_blanks, mask
+from pipeline.text.masking import choose_masked_positions, mask
 from pipeline.text.params import MaskParams
 from storage.errors import DataError, ParamsError, StaleParent
 from storage.format.arrays import sentinel
@@ -55,10 +55,10 @@ def sequences_of(windows: list[list[int]], ids: list[list[int]] | None = None) -
     return record
 
 
-def blanks_of(sequences: Sequences, *, rate: float = 0.15, copies: int = 1, seed: int = 0) -> Masks:
+def masked_of(sequences: Sequences, *, rate: float = 0.15, copies: int = 1, seed: int = 0) -> Masks:
     names = [f"corpus:{row}" for row in sequences.document_N.tolist()]
-    return choose_blanks(
-        sequences, names, rate=rate, copies=copies, seed=seed, unknown=UNKNOWN, blank_V=WITH_SPACE
+    return choose_masked_positions(
+        sequences, names, rate=rate, copies=copies, seed=seed, unknown=UNKNOWN, white_space_V=WITH_SPACE
     )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def rows_at(sequences: Sequences, rows: NDArray[np.int64]) -> Sequences:
     return Sequences(**{name: array[rows] for name, array in sequences.arrays().items()})
 
 
-def blanks_by_document(sequences: Sequences, masks: Masks) -> dict[int, set[tuple[int, int]]]:
+def masked_by_document(sequences: Sequences, masks: Masks) -> dict[int, set[tuple[int, int]]]:
     """Document to its (copy, column) pairs."""
     found: dict[int, set[tuple[int, int]]] = {int(document): set() for document in sequences.document_N}
     for copy, row, column in zip(
@@ -78,12 +78,12 @@ def blanks_by_document(sequences: Sequences, masks: Masks) -> dict[int, set[tupl
 
 @settings(max_examples=150, deadline=None)
 @given(windows=WINDOWS, plan=RATES, seed=st.integers(0, 5))
-def test_blanks_are_whole_words_once_and_as_many_as_asked_for(
+def test_masked_words_are_whole_and_of_the_wanted_number(
     windows: list[list[int]], plan: tuple[float, int], seed: int
 ) -> None:
     rate, copies = plan
     sequences = sequences_of(windows)
-    masks = blanks_of(sequences, rate=rate, copies=copies, seed=seed)
+    masks = masked_of(sequences, rate=rate, copies=copies, seed=seed)
     masks.check()
     for row, words in enumerate(windows):
         share = max(1, int(rate * sum(words) + 0.5))
@@ -104,58 +104,58 @@ def test_blanks_are_whole_words_once_and_as_many_as_asked_for(
 
 
 @settings(max_examples=100, deadline=None)
-@given(windows=WINDOWS, plan=RATES, chance=st.randoms(use_true_random=False))
-def test_blanks_do_not_depend_on_order_or_company(
-    windows: list[list[int]], plan: tuple[float, int], chance: object
+@given(windows=WINDOWS, plan=RATES, rng=st.randoms(use_true_random=False))
+def test_masked_positions_do_not_depend_on_order_or_batch(
+    windows: list[list[int]], plan: tuple[float, int], rng: object
 ) -> None:
     sequences = sequences_of(windows)
     rows = list(range(len(windows)))
-    chance.shuffle(rows)  # type: ignore[attr-defined]
+    rng.shuffle(rows)  # type: ignore[attr-defined]
     some = rows_at(sequences, np.array(rows[: 1 + len(rows) // 2]))
     rate, copies = plan
-    whole = blanks_by_document(sequences, blanks_of(sequences, rate=rate, copies=copies))
-    for document, blanks in blanks_by_document(some, blanks_of(some, rate=rate, copies=copies)).items():
-        assert blanks == whole[document]
+    whole = masked_by_document(sequences, masked_of(sequences, rate=rate, copies=copies))
+    for document, masked in masked_by_document(some, masked_of(some, rate=rate, copies=copies)).items():
+        assert masked == whole[document]
 
 
 @settings(max_examples=50, deadline=None)
 @given(windows=WINDOWS)
 def test_more_copies_leave_the_first_ones_as_they_were(windows: list[list[int]]) -> None:
     sequences = sequences_of(windows)
-    two, six = (blanks_by_document(sequences, blanks_of(sequences, copies=copies)) for copies in (2, 6))
-    for document, blanks in two.items():
-        assert blanks == {(copy, column) for copy, column in six[document] if copy < 2}
+    two, six = (masked_by_document(sequences, masked_of(sequences, copies=copies)) for copies in (2, 6))
+    for document, masked in two.items():
+        assert masked == {(copy, column) for copy, column in six[document] if copy < 2}
 
 
-def test_seed_document_and_window_each_change_the_blanks() -> None:
+def test_seed_document_and_window_each_change_the_positions() -> None:
     sequences = sequences_of([[1] * 100])
-    base = blanks_of(sequences).column_P.tolist()
-    assert blanks_of(sequences, seed=1).column_P.tolist() != base
-    assert blanks_of(replace(sequences, window_N=np.array([9], np.uint32))).column_P.tolist() != base
-    assert blanks_of(replace(sequences, document_N=np.array([9], np.uint32))).column_P.tolist() != base
-    assert blanks_of(sequences).column_P.tolist() == base
+    base = masked_of(sequences).column_P.tolist()
+    assert masked_of(sequences, seed=1).column_P.tolist() != base
+    assert masked_of(replace(sequences, window_N=np.array([9], np.uint32))).column_P.tolist() != base
+    assert masked_of(replace(sequences, document_N=np.array([9], np.uint32))).column_P.tolist() != base
+    assert masked_of(sequences).column_P.tolist() == base
 
 
-def test_every_word_is_blank_equally_often() -> None:
-    """4000 windows of ten words, two blank in each: a word's share is 0.2 within five standard deviations."""
-    masks = blanks_of(sequences_of([[1] * 10] * 4000), rate=0.2)
+def test_every_word_is_masked_equally_often() -> None:
+    """4000 windows of ten words, two masked in each: a word's share is 0.2 within five standard deviations."""
+    masks = masked_of(sequences_of([[1] * 10] * 4000), rate=0.2)
     shares = np.bincount(masks.column_P, minlength=12)[1:11] / 4000
     assert len(masks) == 8000
     assert np.abs(shares - 0.2).max() < 5 * (0.2 * 0.8 / 4000) ** 0.5
 
 
-def test_unknown_words_and_white_space_are_never_blank() -> None:
+def test_unknown_words_and_white_space_are_never_masked() -> None:
     ids = [[UNKNOWN, 9, SPACE, 9, UNKNOWN], [UNKNOWN, SPACE, UNKNOWN, SPACE, UNKNOWN]]
-    masks = blanks_of(sequences_of([[2, 1, 1, 3, 1]] * 2, ids), rate=0.5, copies=2)
+    masks = masked_of(sequences_of([[2, 1, 1, 3, 1]] * 2, ids), rate=0.5, copies=2)
     assert np.unique(masks.sequence_P).tolist() == [0]
     assert sorted(masks.column_P.tolist()) == [3, 5, 6, 7]
     assert (masks.label_P == 9).all()
 
 
-def test_a_word_with_one_unknown_piece_is_never_blank() -> None:
+def test_a_word_with_one_unknown_token_is_never_masked() -> None:
     sequences = sequences_of([[3, 1]])
     sequences.input_ids_NL[0, 2] = UNKNOWN
-    assert blanks_of(sequences, rate=0.9).column_P.tolist() == [4]
+    assert masked_of(sequences, rate=0.9).column_P.tolist() == [4]
 
 
 def test_the_store_has_copies_for_training_and_one_for_judging(tiny_stores: TinyStores) -> None:
@@ -226,7 +226,7 @@ def test_sequences_of_other_documents_are_refused(texts: Path, workplace: Path) 
 def test_text_in_letters_the_tokenizer_does_not_know_is_refused(workplace: Path, tiny_tokenizer: Path) -> None:
     tiny_documents(workplace, texts=tuple(f"слово {i} мир" for i in range(60)))
     tiny_sequences(workplace, tiny_tokenizer)
-    with pytest.raises(DataError, match="train has no word that can be blank; is the tokenizer made for this text"):
+    with pytest.raises(DataError, match="train has no word that can be masked; is the tokenizer made for this text"):
         masked(Path("data"), "masks")
 
 

@@ -79,7 +79,7 @@ def test_a_file_that_was_not_copied_whole_is_refused(tmp_path: Path, compress: s
         list(read_json_lines(cut, PLAIN, ignore))
 
 
-def test_byte_order_mark_windows_line_ends_and_blank_lines_are_no_errors(tmp_path: Path) -> None:
+def test_byte_order_mark_windows_line_ends_and_empty_lines_are_no_errors(tmp_path: Path) -> None:
     found = lines_of(tmp_path / "w.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n\r\n{"text": "two"}')
     assert texts_of(found) == ["one", "two"]
     assert [item.where.rpartition(":")[2] for item in found] == ["1", "3"]
@@ -152,7 +152,7 @@ def test_a_short_text_file_is_one_document(tmp_path: Path) -> None:
     assert isinstance(bad, Rejected)
 
 
-def test_a_large_text_file_is_cut_at_blank_lines_and_names_survive_an_insertion(tmp_path: Path) -> None:
+def test_a_large_text_file_is_cut_at_empty_lines_and_names_survive_an_insertion(tmp_path: Path) -> None:
     paragraphs = [f"Paragraph {i} says {text}\nin two lines." for i, text in enumerate(TINY_TEXT * 25)]
     assert len("".join(paragraphs)) > LARGE_FILE_CHARACTERS
     path = tmp_path / "book.txt"

@@ -15,7 +15,7 @@ from pipeline.text import tokenize as tokens
 from pipeline.text.params import TokenizeParams
 from pipeline.text.tokenize import tokenize
 from pipeline.text.tokenizer import load_tokenizer
-from pipeline.text.vocabulary import decode_pieces
+from pipeline.text.vocabulary import decode_tokens
 from storage.errors import DataError, SourceError, VocabularyError
 from storage.format.arrays import sentinel
 from storage.reader import Store
@@ -37,8 +37,8 @@ def test_ids_and_special_tokens_are_those_of_transformers(name: str, request: py
     for role, number in ours.special.items():
         assert number == getattr(theirs, f"{role}_token_id")
     assert (ours.prefix, ours.suffix) == ([theirs.cls_token_id], [theirs.sep_token_id])
-    assert len(ours.pieces) == len(theirs)
-    assert ours.pieces[theirs.mask_token_id] == "[MASK]"
+    assert len(ours.tokens) == len(theirs)
+    assert ours.tokens[theirs.mask_token_id] == "[MASK]"
 
 
 def test_a_special_token_spelt_in_a_text_is_text(tiny_tokenizer: Path) -> None:
@@ -64,11 +64,11 @@ def test_folders_without_a_usable_tokenizer_are_refused(tiny_tokenizer: Path, tm
         load_tokenizer(tmp_path)
     shutil.copyfile(tiny_tokenizer / "tokenizer.json", tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "<nothing>"}', encoding="utf-8")
-    with pytest.raises(VocabularyError, match="expected pad_token, a piece of the vocabulary, got '<nothing>'"):
+    with pytest.raises(VocabularyError, match="expected pad_token, a token of the vocabulary, got '<nothing>'"):
         load_tokenizer(tmp_path)
     names = json.loads((tiny_tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names | {"mask_token": "<blank>"}), encoding="utf-8")
-    with pytest.raises(VocabularyError, match="expected mask_token, a piece of the vocabulary, got '<blank>'"):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names | {"mask_token": "<other>"}), encoding="utf-8")
+    with pytest.raises(VocabularyError, match="expected mask_token, a token of the vocabulary, got '<other>'"):
         load_tokenizer(tmp_path)
 
 
@@ -76,9 +76,9 @@ def test_the_store_holds_every_document_and_describes_itself(tiny_stores: TinySt
     store, documents = Store(tiny_stores.sequences, Sequences), DocumentStore(tiny_stores.documents)
     assert store.manifest.parents == {"documents": documents.identity}
     tokenizer = load_tokenizer(tiny_tokenizer)
-    assert store.facts["vocabulary"] == len(tokenizer.pieces)
+    assert store.facts["vocabulary"] == len(tokenizer.tokens)
     assert (store.facts["tokens"], store.facts["special"]) == (24, tokenizer.special)
-    assert decode_pieces(store.constant("pieces_utf8")) == tokenizer.pieces
+    assert decode_tokens(store.constant("pieces_utf8")) == tokenizer.tokens
     for split in SPLITS:
         texts, sequences = documents.read(split).column("text").to_pylist(), store.read(split)
         assert np.unique(sequences.document_N).tolist() == list(range(len(texts)))

@@ -62,16 +62,16 @@ def test_special_tokens_map_is_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_word_list_only_is_opened_as_transformers_does(tmp_path: Path) -> None:
-    """Duplicates and empty lines of vocab.txt keep their place; the ids of the other pieces do not move."""
+    """Duplicates and empty lines of vocab.txt keep their place; the ids of the other tokens do not move."""
     folder = written(tmp_path, "bert")
     vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-    lines = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    lines = sorted(vocabulary, key=lambda token: vocabulary[token])
     lines[40:40] = [lines[39], ""]
     (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").unlink()
     own, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     assert own.backend.encode(TEXT).ids == theirs(TEXT).input_ids
-    assert own.pieces[-1].removeprefix("▁") == lines[-1].removeprefix("##")
+    assert own.tokens[-1].removeprefix("▁") == lines[-1].removeprefix("##")
     assert own.identity == load_tokenizer(Path(shutil.copytree(folder, tmp_path / "copy"))).identity
 
 
@@ -89,7 +89,7 @@ def test_ids_beyond_65535_and_holes_are_read(tmp_path: Path) -> None:
     raw["model"]["vocab"]["dragon"] = 70_000
     (folder / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
     own = load_tokenizer(folder)
-    assert own.pieces[70_000] == "▁dragon" and own.pieces[69_999] == "[hole 69999]"
+    assert own.tokens[70_000] == "▁dragon" and own.tokens[69_999] == "[hole 69999]"
     sequences, _ = encode_windows(["the dragon sleeps."], own, sequence_tokens=12)
     assert 70_000 in sequences.input_ids_NL
 

@@ -16,9 +16,9 @@ from pipeline.text.vocabulary import (
     BYTE_OF_LETTER,
     Bridge,
     bridge,
-    decode_pieces,
-    encode_pieces,
-    normalised_pieces,
+    decode_tokens,
+    encode_tokens,
+    normalised_tokens,
 )
 from storage.errors import VocabularyError
 
@@ -27,29 +27,29 @@ BERT = ["[PAD]", "[MASK]", "[CLS]", "[SEP]", "[UNK]"]
 ROBERTA = ["<pad>", "<mask>", "<s>", "</s>", "<unk>"]
 
 
-def wordpiece(pieces: list[str], names: list[str] = BERT) -> Tokenizer:
-    backend = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate([*names, *pieces])}, unk_token=names[4]))
+def wordpiece(tokens: list[str], names: list[str] = BERT) -> Tokenizer:
+    backend = Tokenizer(models.WordPiece({token: i for i, token in enumerate([*names, *tokens])}, unk_token=names[4]))
     backend.add_special_tokens(names)
     return backend
 
 
-def byte_level(pieces: list[str]) -> Tokenizer:
-    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*ROBERTA, *pieces])}, []))
+def byte_level(tokens: list[str]) -> Tokenizer:
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate([*ROBERTA, *tokens])}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(ROBERTA)
     return backend
 
 
-def unigram(pieces: list[str]) -> Tokenizer:
-    backend = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate([*ROBERTA, *pieces])], 4))
+def unigram(tokens: list[str]) -> Tokenizer:
+    backend = Tokenizer(models.Unigram([(token, -float(i)) for i, token in enumerate([*ROBERTA, *tokens])], 4))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.add_special_tokens(ROBERTA)
     return backend
 
 
 def spelt(backend: Tokenizer) -> list[str]:
-    return normalised_pieces(backend, special=SPECIAL)
+    return normalised_tokens(backend, special=SPECIAL)
 
 
 def test_word_starts_and_continuations_of_every_kind_are_spelt_alike():
@@ -60,15 +60,15 @@ def test_word_starts_and_continuations_of_every_kind_are_spelt_alike():
 
 
 def test_whole_word_vocabulary():
-    backend = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate([*BERT, "dog"])}, unk_token="[UNK]"))
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*BERT, "dog"])}, unk_token="[UNK]"))
     backend.add_special_tokens(BERT)
     assert spelt(backend) == [*BERT, "▁dog"]
 
 
 def test_special_tokens_go_by_role_even_when_both_spellings_are_there():
-    pieces = spelt(wordpiece(["[PAD]", "dog"], ROBERTA))
-    assert pieces == [*BERT, "▁[PAD]", "▁dog"]
-    found = bridge(pieces, [*BERT, "▁dog"])
+    tokens = spelt(wordpiece(["[PAD]", "dog"], ROBERTA))
+    assert tokens == [*BERT, "▁[PAD]", "▁dog"]
+    found = bridge(tokens, [*BERT, "▁dog"])
     assert found.to_student_V.tolist() == [0, 1, 2, 3, 4, -1, 5]
 
 
@@ -80,8 +80,8 @@ def test_added_tokens_are_whole_words_unless_special():
 
 
 def test_byte_level_letters_are_bytes():
-    pieces = spelt(byte_level(["ĠcafÃ©", "Ã", "Ġâģ", "Ċ", "Ġ,", "...", "Ġ"]))
-    assert pieces[5:] == ["▁café", "[bytes c3]", "▁[bytes e2 81]", "\n", "▁▁,", "▁...", "▁"]
+    tokens = spelt(byte_level(["ĠcafÃ©", "Ã", "Ġâģ", "Ċ", "Ġ,", "...", "Ġ"]))
+    assert tokens[5:] == ["▁café", "[bytes c3]", "▁[bytes e2 81]", "\n", "▁▁,", "▁...", "▁"]
 
 
 def test_byte_table_is_the_librarys():
@@ -92,15 +92,15 @@ def test_byte_table_is_the_librarys():
 
 def test_holes_are_named_and_never_matched():
     backend = Tokenizer(models.WordPiece({"[UNK]": 4, "dog": 9}, unk_token="[UNK]"))
-    pieces = normalised_pieces(backend, special={"unk": 4})
-    assert pieces[:5] == ["[hole 0]", "[hole 1]", "[hole 2]", "[hole 3]", "[UNK]"] and pieces[9] == "▁dog"
-    assert bridge(pieces, pieces).coverage == {"exact": 2, "folded": 0, "none": 8}
+    tokens = normalised_tokens(backend, special={"unk": 4})
+    assert tokens[:5] == ["[hole 0]", "[hole 1]", "[hole 2]", "[hole 3]", "[UNK]"] and tokens[9] == "▁dog"
+    assert bridge(tokens, tokens).coverage == {"exact": 2, "folded": 0, "none": 8}
 
 
 def test_tokenizer_without_word_boundaries_is_refused():
     backend = Tokenizer(models.BPE({"dog</w>": 0, "cat": 1}, [], end_of_word_suffix="</w>"))
     with pytest.raises(VocabularyError, match="BPE model without ByteLevel or Metaspace; supported: WordPiece"):
-        normalised_pieces(backend, special={})
+        normalised_tokens(backend, special={})
 
 
 def test_a_cased_teacher_folds_onto_an_uncased_student():
@@ -120,7 +120,7 @@ def test_accents_stay_when_the_student_has_them():
     assert bridge(["▁Élan", "▁café"], ["▁élan", "▁cafe"]).to_student_V.tolist() == [0, -1]
 
 
-def test_of_equal_student_pieces_the_first_counts():
+def test_of_equal_student_tokens_the_first_counts():
     assert bridge(["▁a"], ["▁b", "▁a", "▁a"]).to_student_V.tolist() == [1]
 
 
@@ -131,36 +131,36 @@ vocabularies = st.lists(st.tuples(st.booleans(), words), max_size=30, unique=Tru
 
 
 @given(teacher=vocabularies, student=vocabularies)
-def test_every_shared_piece_is_mapped_and_nothing_is_lost_silently(teacher: list[str], student: list[str]):
+def test_every_shared_token_is_mapped_and_nothing_is_lost_silently(teacher: list[str], student: list[str]):
     found = bridge(teacher, student)
     mapped = found.to_student_V >= 0
-    shared = np.array([piece in student for piece in teacher])
+    shared = np.array([token in student for token in teacher])
     assert mapped[shared].all()
     assert all(student[found.to_student_V[i]] == teacher[i] for i in np.flatnonzero(shared))
     assert found.coverage["exact"] == shared.sum()
     assert found.coverage["folded"] == (mapped & ~shared).sum()
     assert found.coverage["none"] == (~mapped).sum()
-    uncased = all(piece == piece.lower() for piece in student[5:])
+    uncased = all(token == token.lower() for token in student[5:])
     for i in np.flatnonzero(mapped & ~shared):
         assert student[found.to_student_V[i]].lower() == student[found.to_student_V[i]] or not uncased
     if uncased:
-        assert all(mapped[i] for i, piece in enumerate(teacher[5:], 5) if piece.lower() in student)
+        assert all(mapped[i] for i, token in enumerate(teacher[5:], 5) if token.lower() in student)
 
 
 @given(vocabularies)
-def test_a_vocabulary_is_bridged_to_itself_in_place(pieces: list[str]):
-    assert bridge(pieces, pieces).to_student_V.tolist() == list(range(len(pieces)))
+def test_a_vocabulary_is_bridged_to_itself_in_place(tokens: list[str]):
+    assert bridge(tokens, tokens).to_student_V.tolist() == list(range(len(tokens)))
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
-def test_pieces_survive_the_store(pieces: list[str]):
-    assert decode_pieces(encode_pieces(pieces)) == pieces
+def test_tokens_survive_the_store(tokens: list[str]):
+    assert decode_tokens(encode_tokens(tokens)) == tokens
 
 
 @pytest.mark.parametrize("bytes_", [b"[1]", b"{}", b"[", b"\xff"])
-def test_other_bytes_are_no_pieces(bytes_: bytes):
+def test_other_bytes_are_no_tokens(bytes_: bytes):
     with pytest.raises(VocabularyError, match="pieces_utf8: expected a JSON list"):
-        decode_pieces(np.frombuffer(bytes_, np.uint8))
+        decode_tokens(np.frombuffer(bytes_, np.uint8))
 
 
 def test_a_sentence_reads_alike_in_tokenizers_of_two_kinds(tiny_tokenizer: Path, tiny_bpe_tokenizer: Path):
@@ -168,14 +168,14 @@ def test_a_sentence_reads_alike_in_tokenizers_of_two_kinds(tiny_tokenizer: Path,
     for folder in (tiny_tokenizer, tiny_bpe_tokenizer):
         tokenizer = load_tokenizer(folder)
         ids = tokenizer.backend.encode(" the farmer looks for the sheep, slowly.", add_special_tokens=False).ids
-        read.append("".join(tokenizer.pieces[i] for i in ids))
+        read.append("".join(tokenizer.tokens[i] for i in ids))
     assert read == ["▁the▁farmer▁looks▁for▁the▁sheep▁,▁slowly▁."] * 2
 
 
-def test_wordpieces_under_other_ids_and_names_all_meet(tiny_tokenizer: Path, tiny_mpnet_tokenizer: Path):
-    student, teacher = load_tokenizer(tiny_tokenizer).pieces, load_tokenizer(tiny_mpnet_tokenizer).pieces
+def test_wordpiece_tokens_under_other_ids_and_names_all_meet(tiny_tokenizer: Path, tiny_mpnet_tokenizer: Path):
+    student, teacher = load_tokenizer(tiny_tokenizer).tokens, load_tokenizer(tiny_mpnet_tokenizer).tokens
     found = bridge(teacher, student)
-    lost = {piece for piece, number in zip(teacher, found.to_student_V, strict=True) if number < 0}
+    lost = {token for token, number in zip(teacher, found.to_student_V, strict=True) if number < 0}
     assert lost == set(teacher) - set(student) and found.coverage["folded"] == 0
     assert "▁slowly" in lost and not lost & set(BERT)
 

@@ -77,8 +77,8 @@ def bpe(tiny_bpe_tokenizer: Path) -> FastTokenizer:
 def test_a_sentence_can_be_read_back_from_its_window(bert: FastTokenizer) -> None:
     sequences, counts = encode_windows([TINY_TEXT[2]], bert, sequence_tokens=32)
     (length,) = sequences.length_N.tolist()
-    pieces = [bert.backend.id_to_token(i) for i in sequences.input_ids_NL[0, :length].tolist()]
-    assert " ".join(pieces) == (
+    tokens = [bert.backend.id_to_token(i) for i in sequences.input_ids_NL[0, :length].tolist()]
+    assert " ".join(tokens) == (
         "[CLS] a dog is an animal ; it like ##s a bone and walk ##s slow ##ly under the table . [SEP]"
     )
     inside = sequences.word_NL[0] >= 0
@@ -88,13 +88,13 @@ def test_a_sentence_can_be_read_back_from_its_window(bert: FastTokenizer) -> Non
     assert (counts["words"], counts["tokens"], counts["documents"], counts["unknown"]) == (17, 20, 1, 0)
 
 
-def test_characters_of_a_byte_level_piece_leave_its_space_out(bpe: FastTokenizer) -> None:
+def test_characters_of_a_byte_level_token_leave_its_space_out(bpe: FastTokenizer) -> None:
     text = "The  old dog\nsleeps — naïve 🐕."
     sequences, _ = encode_windows([text], bpe, sequence_tokens=48)
     inside = sequences.word_NL[0] >= 0
-    pieces = words_of(text, sequences.char_start_NL[0, inside], sequences.char_end_NL[0, inside])
-    assert "dog" in pieces
-    assert not [piece for piece in pieces if piece.strip() and piece != piece.strip()]
+    tokens = words_of(text, sequences.char_start_NL[0, inside], sequences.char_end_NL[0, inside])
+    assert "dog" in tokens
+    assert not [token for token in tokens if token.strip() and token != token.strip()]
     ids = sequences.input_ids_NL[0, : sequences.length_N[0]].tolist()
     assert bpe.backend.decode(ids, skip_special_tokens=True) == text
 

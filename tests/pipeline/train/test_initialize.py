@@ -69,17 +69,17 @@ def test_another_vocabulary_keeps_what_shared_pieces_know(tiny_teacher: Path, ti
     weights = load_file(tiny_teacher / "model.safetensors")
     old, new = weights["bert.embeddings.word_embeddings.weight"], model.get_input_embeddings().weight
     old_bias, new_bias = weights["cls.predictions.bias"], model.cls.predictions.bias
-    shared = sorted(set(own.pieces) & set(reference.pieces))
+    shared = sorted(set(own.tokens) & set(reference.tokens))
     assert "▁dog" in shared
     assert "[MASK]" in shared
     for piece in shared:
-        theirs, ours = own.pieces.index(piece), reference.pieces.index(piece)
+        theirs, ours = own.tokens.index(piece), reference.tokens.index(piece)
         assert torch.equal(new[ours], old[theirs])
         assert new_bias[ours] == old_bias[theirs]
-    (stranger,) = sorted(set(reference.pieces) - set(own.pieces))[:1]
-    torch.testing.assert_close(new[reference.pieces.index(stranger)], old.mean(dim=0))
+    (stranger,) = sorted(set(reference.tokens) - set(own.tokens))[:1]
+    torch.testing.assert_close(new[reference.tokens.index(stranger)], old.mean(dim=0))
     assert model.cls.predictions.decoder.weight is new
-    assert model.config.vocab_size == len(reference.pieces)
+    assert model.config.vocab_size == len(reference.tokens)
 
 
 def test_a_saved_student_fills_masks_in_transformers(tiny_mlm: Path, tiny_tokenizer: Path, tmp_path: Path) -> None:
@@ -144,15 +144,15 @@ def test_a_start_with_another_vocabulary_is_the_same_model_on_tokens_that_both_k
     """At every position and for every such token, in memory and after a reload: positions, matrices, biases."""
     folder = published(tmp_path / "start", name, **changes)
     own, reference = load_tokenizer(folder), load_tokenizer(tiny_tokenizer)
-    shared = [piece for piece in reference.pieces if piece in own.pieces]
-    theirs, ours = ([side.pieces.index(piece) for piece in shared] for side in (own, reference))
+    shared = [piece for piece in reference.tokens if piece in own.tokens]
+    theirs, ours = ([side.tokens.index(piece) for piece in shared] for side in (own, reference))
     ordinary = [i for i, piece in enumerate(shared) if not piece.startswith("[")][:20]
     assert len(ordinary) > 10
     before = logits_of(load_checked(folder), [theirs[i] for i in ordinary])
     student = start_student(folder, tokenizer=reference, layers=None, config=None, seed=0)
     asked = [ours[i] for i in ordinary]
     torch.testing.assert_close(logits_of(student, asked)[:, ours], before[:, theirs], rtol=1e-4, atol=1e-4)
-    assert logits_of(student, asked).shape[1] == len(reference.pieces)
+    assert logits_of(student, asked).shape[1] == len(reference.tokens)
     save_model(student, tmp_path / "saved", tokenizer=tiny_tokenizer)
     torch.testing.assert_close(logits_of(load_checked(tmp_path / "saved"), asked), logits_of(student, asked))
 
@@ -165,7 +165,7 @@ def test_a_matrix_that_is_not_as_long_as_its_tokenizer_is_brought_to_it(tmp_path
     student = start_student(folder, tokenizer=own, layers=None, config=None, seed=0)
     old = load_file(folder / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
     new = student.get_input_embeddings().weight
-    assert len(new) == len(own.pieces) == student.config.vocab_size
+    assert len(new) == len(own.tokens) == student.config.vocab_size
     both = min(len(old), len(new))
     assert torch.equal(new[:both], old[:both])
     if rows < 0:
