@@ -9,7 +9,9 @@ in their `prepare_data.sh`) and of Foltýnek et al. 2020. Anywhere under the roo
 paragraphs, a .txt file each, `1234-ORIG-5.txt` and `1234-SPUN-5.txt`; what stands before the mark names the document.
 For `og` also `orig`, `original` or `originals`, for `mg` also `machine`, `spun`, `sp` or `paraphrased` are read. A set
 whose folder is `train`, or ends in `_train`, is for training, every other one for testing. Text that is not UTF-8 is
-ISO-8859-1, as which their code reads all of it.
+ISO-8859-1, as which their code reads all of it. The same corpus as the hub has it (jpwahle/machine-paraphrase-dataset)
+is a folder with train.tsv and test.tsv, or Parquet, that have a text a row with its label, dataset and method; see
+`pipeline.tasks.machine_paraphrases.tables`.
 
 Pairs: TSV, plain or .gz, with a header that names label, sentence1 and sentence2; quotation marks are plain characters.
 A folder holds train.tsv and test.tsv (or dev.tsv); a single file is split here. Pairs that share a sentence, compared
@@ -17,14 +19,13 @@ without case and spaces, directly or over other pairs, stay on one side; of a gi
 sentence with test are dropped.
 
 A file or line that is no text (wrong encoding, number of fields, label, empty) is skipped and counted; more than
-`BAD_SHARE` of them are refused, and so is a truncated gzip.
+`entries.BAD_SHARE` of them are refused, and so is a truncated gzip.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.seeds import unit_hash
+from pipeline.tasks.machine_paraphrases.entries import refuse_bad
+from pipeline.tasks.machine_paraphrases.folders import MACHINE, ORIGINAL, read_folders
+from pipeline.tasks.machine_paraphrases.tables import read_tables
 from pipeline.tasks.rewrite import KIND, REVISION, SCHEMA, TABLE
 from pipeline.text.readers import raw_lines
 from storage.errors import DataError
@@ -41,15 +45,9 @@ from storage.tables import TableStore
 
 Kind = Literal["rewritten", "published", "pairs"]
 
-BAD_SHARE = 0.01
-"""Largest share of files or lines that may be unusable."""
-
 PAIRS_TEST_SHARE = 0.2
 """Share of the groups of pairs that tests, where a file has no split."""
 
-ORIGINAL = ("og", "orig", "original", "originals")
-MACHINE = ("mg", "machine", "spun", "sp", "paraphrased")
-MARK = re.compile(r"[-_.]*(ORIG|SPUN)(?![a-z])", re.IGNORECASE)
 HEADER = ("label", "sentence1", "sentence2")
 
 
@@ -161,42 +159,31 @@ def read_rewritten(path: Path) -> list[DetectionSet]:
 
 
 def read_published(path: Path) -> list[DetectionSet]:
-    """The sets under `path`, named by their folders."""
-    sets = []
-    for folder in [path, *sorted(found for found in path.rglob("*") if found.is_dir())]:
-        halves = {label: _half(folder, names) for label, names in enumerate((ORIGINAL, MACHINE))}
-        if all(half is None for half in halves.values()):
-            continue
-        name = folder.relative_to(path).as_posix() if folder != path else folder.name
-        counts: Counter[str] = Counter()
-        rows = [
-            (label, file, text)
-            for label, half in halves.items()
-            if half is not None
-            for file, text in _text_files(half, label, counts)
-        ]
-        _refuse_bad(folder, counts, len(rows))
-        texts = Texts(
-            first=[text for _, _, text in rows],
-            second=None,
-            label_N=np.array([label for label, _, _ in rows], np.int64),
-            group=[MARK.split(file.stem)[0] for _, file, _ in rows],
-            name=[MARK.sub("", file.stem) for _, file, _ in rows],
+    """The sets under `path` in the layout of folders and in that of tables; raises DataError when there is none."""
+    parts = [*read_folders(path), *read_tables(path)]
+    if not parts:
+        raise DataError(
+            f"{path}: no folder with {ORIGINAL[0]} and {MACHINE[0]} in it, and no train.tsv and test.tsv (or Parquet); "
+            "expected SET/og/*.txt and SET/mg/*.txt, or tables with the columns text and label"
         )
-        train = folder.name.lower().endswith("train")
+    sets = []
+    for part in parts:
+        texts = Texts(
+            first=[entry.text for entry in part.entries],
+            second=None,
+            label_N=np.array([entry.label for entry in part.entries], np.int64),
+            group=[entry.group for entry in part.entries],
+            name=[entry.name for entry in part.entries],
+        )
         sets.append(
             DetectionSet(
-                name=name,
+                name=part.name,
                 kind="published",
-                train=texts if train else None,
-                test=None if train else texts,
+                train=texts if part.split == "train" else None,
+                test=texts if part.split == "test" else None,
                 identity=_identity(texts),
-                counts=dict(sorted(counts.items())),
+                counts=part.counts,
             )
-        )
-    if not sets:
-        raise DataError(
-            f"{path}: no folder with {ORIGINAL[0]} and {MACHINE[0]} in it; expected SET/og/*.txt, SET/mg/*.txt"
         )
     return sets
 
@@ -222,32 +209,6 @@ def read_pairs(path: Path) -> list[DetectionSet]:
     return [DetectionSet(name=name, kind="pairs", train=train, test=test, identity=identity, counts=dict(counts))]
 
 
-def _half(folder: Path, names: tuple[str, ...]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
-
-
-def _text_files(folder: Path, label: int, counts: Counter[str]) -> Iterator[tuple[Path, str]]:
-    """Files and texts of one half; raises DataError for a file whose name says the other label."""
-    for file in sorted(folder.glob("*.txt")):
-        mark = MARK.search(file.stem)
-        if mark and (mark.group(1).upper() == "SPUN") != bool(label):
-            raise DataError(
-                f"{file}: named {mark.group(1)}, but it lies among the {'paraphrases' if label else 'originals'}"
-            )
-        raw = file.read_bytes()
-        try:
-            text = raw.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            counts["read as ISO-8859-1"] += 1
-            text = raw.decode("iso-8859-1")
-        if "\0" in text:
-            counts["bad: not text"] += 1
-        elif not text.strip():
-            counts["bad: empty"] += 1
-        else:
-            yield file, " ".join(text.split())
-
-
 def _split_file(folder: Path, names: tuple[str, ...]) -> Path:
     for name in names:
         for ending in (".tsv", ".tsv.gz"):
@@ -267,7 +228,7 @@ def _read_pair_file(file: Path, counts: Counter[str]) -> Texts:
             mine[row] += 1
         else:
             rows.append(row)
-    _refuse_bad(file, mine, len(rows))
+    refuse_bad(file, mine, len(rows))
     counts.update(mine)
     groups = _groups([(_key(first), _key(second)) for _, first, second in rows])
     return Texts(
@@ -300,15 +261,6 @@ def _pair(line: bytes, header: list[str]) -> tuple[int, str, str] | str:
     if not first or not second:
         return "bad: empty"
     return int(label), first, second
-
-
-def _refuse_bad(where: Path, counts: Counter[str], good: int) -> None:
-    bad = {reason.removeprefix("bad: "): n for reason, n in counts.items() if reason.startswith("bad: ")}
-    if not good or sum(bad.values()) > BAD_SHARE * (good + sum(bad.values())):
-        raise DataError(
-            f"{where}: {sum(bad.values())} of {good + sum(bad.values())} entries cannot be used ({bad}); at most "
-            f"{BAD_SHARE:.0%} may be. Mend or remove them"
-        )
 
 
 def _groups(keys: list[tuple[str, str]]) -> list[str]:

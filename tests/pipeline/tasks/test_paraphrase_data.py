@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.tasks import paraphrase_data
+from pipeline.tasks.machine_paraphrases import entries
 from pipeline.tasks.paraphrase_data import DetectionSet, Texts, read_sets
 from pipeline.tasks.rewrite import (
     KIND,
@@ -157,7 +158,7 @@ def test_a_few_empty_or_binary_files_are_skipped_and_counted_many_are_refused(
     (tmp_path / "arxiv_paragraph" / "mg" / "100-SPUN-0.txt").write_bytes(b" \n")
     with pytest.raises(DataError, match=r"arxiv_paragraph: 2 of 10 entries cannot be used .*at most 1% may be"):
         read_sets("published", tmp_path)
-    monkeypatch.setattr(paraphrase_data, "BAD_SHARE", 0.2)
+    monkeypatch.setattr(entries, "BAD_SHARE", 0.2)
     test = read_sets("published", tmp_path)[0]
     assert test.counts == {"bad: empty": 1, "bad: not text": 1}
     assert test.test is not None
