@@ -135,7 +135,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
         logits = StoreWriter(
             folder / "logits" / name,
             SparseLogits,
-            specs=SparseLogits.specs(most=KEEP, draws=0, temperatures=2, sketch=0, vocabulary=VOCABULARY),
+            specs=SparseLogits.specs(most=KEEP, draws=0, temperatures=2, rank=0, vocabulary=VOCABULARY),
             splits=plan,
             inputs={"teacher": name},
             parents={"masks": masks.identity},

@@ -78,7 +78,7 @@ def write_store(
         most=record.ids_PK.shape[1],
         draws=record.drawn_ids_PS.shape[1],
         temperatures=record.tail_PJ.shape[1],
-        sketch=record.sketch_PD.shape[1],
+        rank=record.sketch_PD.shape[1],
         vocabulary=len(order_V),
     )
     writer = StoreWriter(

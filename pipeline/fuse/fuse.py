@@ -84,7 +84,7 @@ def fuse(
         writer = StoreWriter(
             out,
             FusedTargets,
-            specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), sketch=tail_rank, vocabulary=vocabulary),
+            specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), rank=tail_rank, vocabulary=vocabulary),
             splits=mask_store.manifest.splits,
             inputs=params.model_dump(),
             parents={

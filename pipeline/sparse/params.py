@@ -1,4 +1,4 @@
-"""The forms in which a row of logits may be kept, as sections of params.yaml, and how a tail enters a loss."""
+"""Sections `keep` and `tail`: the forms in which a row of logits is stored; and the kinds of tail in a loss."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pydantic import Field, model_validator
 from pipeline.core.config import Section
 
 LARGEST_LIST = 1024
-"""Ids listed a row; the search for the largest and the codec are made for short lists."""
+"""Most ids listed a row; the search for the largest and the codec are meant for short lists."""
 
 LARGEST_DRAW = 254
-"""Ids drawn a row; how often an id was drawn is stored in a byte."""
+"""Most ids drawn a row; the number of times an id was drawn is stored in a byte."""
 
 LARGEST_RANK = 128
-"""Numbers a row for its low-rank tail, a guess at the most that anyone would pay for: 16 take 4 bytes a row and 32
-take 6, entropy coded at a step of 0.4 (measured)."""
+"""Most numbers a row for its low-rank tail, a generous bound: useful ranks are far lower."""
 
 
 class TopK(Section):
@@ -88,11 +87,11 @@ class TopKSampled(Section):
 
 
 Keep = Annotated[TopK | Nucleus | Sampled | TopKSampled, Field(discriminator="form")]
-"""One of the forms, told apart by its `form`."""
+"""One of the forms, chosen by the key `form`."""
 
 
 class TailParams(Section):
-    """How what is not listed is described."""
+    """The description of the distribution outside the list."""
 
     renamed: ClassVar = {"sketch": "rank"}
     # Identities of stores hash it under its old name.

@@ -1,4 +1,4 @@
-"""What a sparse store says of every id: dense rows, a few at a time, for judging; no stage trains on them."""
+"""Restore dense rows over the whole vocabulary from a sparse store, a few at a time, for evaluation."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ DRAWN_COLUMN = 1
 def listed_probability(logits: SparseLogits, *, column: int, temperature: float) -> NDArray[np.float32]:
     """Probability [P, K] of every listed entry at statistics column `column` of `temperature`; 0 where there is none.
 
-    p^(1/T), scaled so that with the exact tail it adds up to 1.
+    p^(1/T), scaled so that list and exact tail sum to 1.
     """
     if logits.logprob_PK.shape[1] == 0:
         return np.zeros(logits.logprob_PK.shape, np.float32)

@@ -11,14 +11,13 @@ if TYPE_CHECKING:
 
 
 CPU_CHUNK_ELEMENTS = 2**20
-"""Logits worked on at once: 4 MB in float32, so that the dozen passes over a chunk read the cache (measured: 16 to 64
-rows of 30,527 are equally fast, 256 rows take 2 to 5 times as long a row)."""
+"""Logits processed at once: 4 MB in float32, so that the dozen operations on a chunk read the processor's cache."""
 
 CUDA_CHUNK_ELEMENTS = 2**26
-"""On a GPU chunks only bound memory: 256 MB, four such buffers live."""
+"""On a GPU chunks only bound memory: 256 MB in float32, with four such buffers."""
 
 TOP_BLOCK = 12
-"""Ids a block in the search for the k largest: for 32 to 128 of 30,527, 8 to 16 are fastest (measured)."""
+"""Ids a block in the search for the k largest: 8 to 16 are fastest for lists of some dozens."""
 
 
 def chunk_rows(logits_PV: Tensor) -> int:
@@ -30,8 +29,8 @@ def chunk_rows(logits_PV: Tensor) -> int:
 def largest(x_CV: Tensor, keep: int) -> Tensor:
     """Ids of the `keep` largest of each row, in order; exact.
 
-    The k largest lie in the k blocks with the largest maxima, so k * 12 candidates are searched and not V, in half the
-    time. Block i holds the ids i, i + n, i + 2n, ...: maxima are then taken over whole vectors.
+    The k largest lie in the k blocks with the largest maxima, so k * 12 candidates are searched instead of V.
+    Block i holds the ids i, i + n, i + 2n, ...: maxima are then taken over whole vectors.
     """
     import torch
 
@@ -50,7 +49,7 @@ def largest(x_CV: Tensor, keep: int) -> Tensor:
 def choose(p_CQ: Tensor, keep: Keep) -> Tensor:
     """True where an entry is listed, given the probabilities of a row's most likely ids, in order; bool [C, Q].
 
-    Listed entries are a prefix of their row: falling probabilities meet the floor first and miss it later.
+    Listed entries are a prefix of their row, because the probabilities fall.
     """
     import torch
 
@@ -64,18 +63,18 @@ def choose(p_CQ: Tensor, keep: Keep) -> Tensor:
 
 
 def erase(x_CV: Tensor, ids_CQ: Tensor, listed_CQ: Tensor) -> None:
-    """Set x to 0 at what is listed, in place."""
+    """Set x to 0 at listed ids, in place."""
     x_CV.scatter_(1, ids_CQ, x_CV.gather(1, ids_CQ).masked_fill_(listed_CQ, 0.0))
 
 
 def draw(p_CV: Tensor, ids_CQ: Tensor, p_CQ: Tensor, *, uniform_CS: Tensor, listed: bool) -> tuple[Tensor, Tensor]:
-    """Draw S ids a row from what is not listed, by the inverse of the distribution function.
+    """Draw S ids a row from the unlisted ones, by the inverse of the distribution function.
 
     p_CV, up to a factor a row, is 0 at the candidates ids_CQ, which hold p_CQ; `listed` says whether they are listed,
-    all or none. It is overwritten and left as it came. Returns int64 ids [C, S], the most drawn first, ties by id, -1
+    all or none. It is overwritten and restored. Returns int64 ids [C, S], the most drawn first, ties by id, -1
     where equal ids leave places, and float32 shares of the draws, 0 there.
 
-    A row without mass outside (its probabilities underflow) draws evenly from what is not listed.
+    A row without mass outside (its probabilities underflow) draws uniformly from the unlisted ids.
     """
     import torch
 
@@ -88,7 +87,7 @@ def draw(p_CV: Tensor, ids_CQ: Tensor, p_CQ: Tensor, *, uniform_CS: Tensor, list
         even_CV = torch.ones_like(p_CV[empty_C], dtype=torch.float64)
         upto_CV[empty_C] = even_CV.scatter_(1, ids_CQ[empty_C], 0.0 if listed else 1.0).cumsum(dim=1)
     total_C1 = upto_CV[:, -1:].contiguous()
-    # Below the total even where the product rounds up to it: the id found then has a probability above 0.
+    # Kept below the total, to which the product may round up: so the id found has a probability above 0.
     aim_CS = torch.minimum(uniform_CS * total_C1, torch.nextafter(total_C1, torch.zeros_like(total_C1)))
     drawn_CS = torch.searchsorted(upto_CV, aim_CS, right=True)
     if not listed:

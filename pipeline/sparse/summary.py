@@ -1,14 +1,10 @@
-"""From full logits to what is kept of them, and back to dense distributions.
+"""Reduce full logits to a row of a teacher's store.
 
-A row keeps a list of its most likely ids with log-probabilities of the full softmax, never renormalised, and statistics
-that no list can give: the mass outside it, the entropy and the true token's log-probability at each listed temperature.
-What lies outside the list is described by the row's tail sketch (`pipeline.sparse.tail`) or, in forms that draw, by ids
-drawn from it. `storage.records.logits.SparseLogits` says what the numbers mean.
-
-`summarise` costs about 80 microseconds a row on two cores for 30,527 ids and two temperatures, 110 when it draws, 175
-with a sketch of 32 numbers, where the 768-wide bfloat16 head takes 235 and the rest of such a teacher ten times that.
-The `restore` functions are dense float64 references for tests and for showing single rows; fusion and losses never
-build such a matrix.
+A row lists its most likely ids with log-probabilities of the full softmax, never renormalised. Beside the list it has
+statistics: the mass outside the list, the entropy and the true token's log-probability at each temperature. The
+distribution outside the list is described by the row's low-rank tail (`pipeline.sparse.tail`) or, in forms that draw,
+by ids drawn from it. `storage.records.logits.SparseLogits` defines the numbers. The cost is measured by `python -m
+benchmarks.speed --only topk`.
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What is kept of P rows of logits; tensors on the logits' device, fields as in `SparseLogits`."""
+    """The rows of a store for P rows of logits; tensors on the logits' device, fields as in `SparseLogits`."""
 
     ids_PK: Tensor
     """int64, most likely first; -1 where a row lists fewer."""
@@ -78,8 +74,8 @@ def summarise(
     """Keep of each row what the form `keep` says and exact statistics at each of J temperatures; the first is 1.
 
     logits_PV is finite, of any float type on any device; computed in float32. gold_P holds the true ids. A list is
-    never longer than the vocabulary. Forms that draw need uniform_PS, S numbers in [0, 1) for every row: whoever gives
-    them decides the draws. Nothing larger than a chunk of rows is made beside the result.
+    never longer than the vocabulary. Forms that draw need uniform_PS, S numbers in [0, 1) for every row: they
+    decide the draws. Memory beside the result is that of a chunk of rows.
     """
     import torch
 
@@ -92,7 +88,7 @@ def summarise(
         assert uniform_PS is not None and uniform_PS.shape == (rows, keep.draws), "draws need uniforms"
     summary = _empty(logits_PV, keep=keep, tail=tail)
     size = max(1, min(rows, chunk_rows(logits_PV)))
-    # Made once: freshly allocated megabytes cost more in page faults than the arithmetic on them (measured: twice).
+    # Allocated once: page faults of fresh buffers cost more than the arithmetic on them.
     below, p, work = (torch.full((size, vocabulary), 0.0, device=logits_PV.device) for _ in range(3))
     with torch.no_grad():
         for start in range(0, rows, size):
@@ -138,12 +134,12 @@ def _summarise_chunk(
     uniform_CS: Tensor | None,
     buffers: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    """Fill `part`, the chunk's rows of the summary; the first buffer comes in as logits, all three are overwritten.
+    """Fill `part`, the chunk's rows of the summary; the first buffer holds the logits, and all three are overwritten.
 
     With d = logit - largest logit, log p_T = d / T + log max p_T: every statistic follows from the softmax at T and its
     largest entry, without a second exponential. Sums outside the list are taken with the list's entries set to zero, so
-    a tail of 1e-12 is as exact as one of 0.1. What is listed is known only after the softmax at 1, so the Q candidates
-    for the list are held apart from the rest until then.
+    a tail of 1e-12 is as exact as one of 0.1. Which ids are listed is known only after the softmax at 1, so until then
+    the Q candidates for the list are kept apart from the rest.
     """
     below_CV, p_CV, work_CV = buffers
     ids_CQ = largest(below_CV, max(1, min(keep.most, below_CV.shape[1])))
@@ -208,7 +204,7 @@ def _store_list(part: Summary, ids_CQ: Tensor, logprob_CQ: Tensor, listed_CQ: Te
 
 
 def _order(temperatures: Sequence[float]) -> list[tuple[int, bool]]:
-    """All indices, each with whether its temperature is half that of the one before it; halves follow their doubles."""
+    """All indices, each with whether its temperature is half the previous one; a half follows its double."""
     left = sorted(range(len(temperatures)), key=lambda j: -temperatures[j])
     order: list[tuple[int, bool]] = []
     while left:

@@ -1,6 +1,6 @@
-"""What is not listed, described in D small numbers a row: a log-bilinear sketch of the tail.
+"""The low-rank tail: the distribution outside a row's list as D small numbers, log-bilinear in id and row.
 
-Outside the list, p(v) is restored in proportion to exp(bias[v] + code @ basis[:, v] / T), with a bias for each
+Outside the list, p(v) is restored in proportion to exp(bias[v] + code @ basis[:, v] / T), with one bias for each
 temperature T. `pipeline.sparse.tail_fit` finds bias and basis. With D = 0 there is no basis and every row has
 the same prior.
 """
@@ -27,10 +27,10 @@ CODE_LIMIT = 127
 """Codes are int8, symmetric: -127 to 127."""
 
 SMALLEST_SHARE = 1e-30
-"""Float32 softmax below which its logarithm is not exact enough (denormals begin at 1e-38)."""
+"""Float32 probability below which its logarithm is not exact enough (denormals begin at 1e-38)."""
 
 SMALLEST_OUTSIDE = 1e-9
-"""Prior mass outside a list below which it is summed afresh and not taken as the rest of 1 (float64)."""
+"""Prior mass outside a list below which it is summed directly instead of as 1 minus the listed mass (float64)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,19 +56,19 @@ class TailShape:
         return self.basis_DV.shape[0]
 
     def constants(self) -> dict[str, NDArray[Any]]:
-        """What a store holds of it: `tail_bias_JV` float32, `order_V` uint32 and, when D > 0, `tail_basis_DV`.
+        """The constants of a store: `tail_bias_JV` float32, `order_V` uint32 and, when D > 0, `tail_basis_DV`.
 
-        `tail_encode_VD` and `tail_offset_D` are not for readers: with them a store can be extended.
+        `tail_encode_VD` and `tail_offset_D` are for extending the store; readers do not need them.
         """
-        made: dict[str, NDArray[Any]] = {
+        constants: dict[str, NDArray[Any]] = {
             "tail_bias_JV": self.bias_JV.cpu().numpy(),
             "order_V": self.order_V.cpu().numpy().astype(np.uint32),
         }
         if self.size:
-            made["tail_basis_DV"] = self.basis_DV.cpu().numpy().astype(np.float16)
-            made["tail_encode_VD"] = self.encode_VD.cpu().numpy().astype(np.float16)
-            made["tail_offset_D"] = self.offset_D.cpu().numpy()
-        return made
+            constants["tail_basis_DV"] = self.basis_DV.cpu().numpy().astype(np.float16)
+            constants["tail_encode_VD"] = self.encode_VD.cpu().numpy().astype(np.float16)
+            constants["tail_offset_D"] = self.offset_D.cpu().numpy()
+        return constants
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything, for `from_arrays` in a later process."""
@@ -93,7 +93,7 @@ class TailShape:
     def of_store(store: Store[SparseLogits], *, device: torch.device) -> TailShape:
         """The shape that a store's rows were encoded with."""
         vocabulary = int(store.facts["vocabulary"])
-        sketched = "sketch_PD" in store.manifest.arrays
+        low_rank = "sketch_PD" in store.manifest.arrays
         arrays = {
             "bias_JV": store.constant("tail_bias_JV"),
             "order_V": store.constant("order_V").astype(np.int64),
@@ -102,13 +102,13 @@ class TailShape:
             "offset_D": np.zeros(0, np.float32),
             "temperatures": np.array(store.facts["temperatures"], np.float64),
         }
-        if sketched:
+        if low_rank:
             for name in ("basis_DV", "encode_VD", "offset_D"):
                 arrays[name] = store.constant(f"tail_{name}").astype(np.float32)
         return TailShape.from_arrays(arrays, device=device)
 
     def codes(self, logits_CV: Tensor) -> Tensor:
-        """int8 [C, D] of float32 rows of logits; any constant may have been added to a row."""
+        """int8 [C, D] for float32 rows of logits; a constant added to a row changes next to nothing."""
         import torch
 
         z_CD = logits_CV @ self.encode_VD - self.offset_D
@@ -117,7 +117,7 @@ class TailShape:
     def spread(
         self, codes_CD: Tensor, ids_CQ: Tensor, *, listed_CQ: Tensor, buffers: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
-        """float32 [C, J]: log of the sum of exp(bias + code @ basis / T) over what is not listed; 0 where all is.
+        """float32 [C, J]: log of the sum of exp(bias + code @ basis / T) over unlisted ids; 0 where all are listed.
 
         ids_CQ are a row's most likely ids and listed_CQ which of them are listed; `buffers` are three float32 [C, V]
         that are overwritten.
@@ -135,7 +135,7 @@ class TailShape:
         return spread_CJ
 
     def _plain_spread(self, ids_CQ: Tensor, listed_CQ: Tensor) -> Tensor:
-        """One prior for all rows: what is left of 1, and summed afresh where that is too little to be exact."""
+        """One prior for all rows: 1 minus the listed mass, summed directly where too little is left to be exact."""
         prior_JV = self.bias_JV.double().exp()
         listed_JCQ = prior_JV[:, ids_CQ].masked_fill_(~listed_CQ, 0)
         outside_CJ = (prior_JV.sum(dim=1)[:, None] - listed_JCQ.sum(dim=2)).T
@@ -147,11 +147,10 @@ class TailShape:
 
 
 def _log_sum_outside(exponent_CV: Tensor, ids_CQ: Tensor, listed_CQ: Tensor, p_CV: Tensor) -> Tensor:
-    """float32 [C]: log of the sum of exp(exponent) over what is not listed; p_CV is overwritten.
+    """float32 [C]: log of the sum of exp(exponent) over unlisted ids; p_CV is overwritten.
 
-    The fused softmax takes 15 microseconds a row of 30,527, logsumexp 35 (measured). From it, the logarithm wanted is
-    e(u) - log p(u) + log(sum of p outside) for any u; u is the row's most likely id. Where p(u) or the sum is too
-    small to be exact the row is done again.
+    The fused softmax is faster than logsumexp. From it the result is e(u) - log p(u) + log(sum of p outside) for any
+    u; here u is the row's most likely id. Rows where p(u) or the sum is too small to be exact use logsumexp.
     """
     import torch
 
@@ -173,29 +172,27 @@ def _log_sum_exactly(exponent_CV: Tensor, ids_CQ: Tensor, listed_CQ: Tensor) -> 
     return exponent_CV.scatter(1, ids_CQ, erased_CQ).logsumexp(dim=1).nan_to_num_(neginf=0.0)
 
 
-def tail_chunk(
-    ids_CM: Tensor, tail_CT: Tensor, sketch_CTD: Tensor, bias_TV: Tensor, basis_TDV: Tensor | None
-) -> Tensor:
-    """Dense float32 [C, V]: sum over teachers of tail_CT spread in proportion to exp(bias + sketch @ basis).
+def tail_chunk(ids_CM: Tensor, tail_CT: Tensor, code_CTD: Tensor, bias_TV: Tensor, basis_TDV: Tensor | None) -> Tensor:
+    """Dense float32 [C, V]: sum over teachers of tail_CT spread in proportion to exp(bias + code @ basis).
 
-    Zero at listed ids (below 0 in ids_CM: none); every teacher's part sums to its tail, and a teacher without mass
-    outside the list gives nothing to that row. basis_TDV, of any float type, is None or has D = 0 for plain priors.
+    Zero at listed ids (below 0 in ids_CM: none); every teacher's part sums to its tail. A teacher without mass
+    outside the list adds nothing to that row. basis_TDV, of any float type, is None or has D = 0 for plain priors.
     """
     import torch
 
     if basis_TDV is None or basis_TDV.shape[1] == 0:
         return _plain_chunk(ids_CM, tail_CT, bias_TV)
-    # Made once for all teachers: page faults of fresh buffers cost as much as the arithmetic on them (measured).
+    # Allocated once for all teachers: page faults of fresh buffers cost as much as the arithmetic on them.
     dense_CV, exponent_CV, p_CV = torch.zeros((3, len(ids_CM), bias_TV.shape[1]), device=bias_TV.device).unbind()
     for t in range(bias_TV.shape[0]):
-        torch.addmm(bias_TV[t].float(), sketch_CTD[:, t].float(), basis_TDV[t].float(), out=exponent_CV)
+        torch.addmm(bias_TV[t].float(), code_CTD[:, t].float(), basis_TDV[t].float(), out=exponent_CV)
         nothing_C = _softmax_outside(exponent_CV, ids_CM, out=p_CV)
         dense_CV.addcmul_(p_CV, tail_CT[:, t].masked_fill(nothing_C, 0.0)[:, None])
     return dense_CV
 
 
 def _plain_chunk(ids_CM: Tensor, tail_CT: Tensor, bias_TV: Tensor) -> Tensor:
-    """One product for all teachers, and one division; rows with next to nothing left of a prior are done singly."""
+    """One product for all teachers, and one division; rows with almost no prior mass left are computed one by one."""
     import torch
 
     prior_TV = torch.softmax(bias_TV.double(), dim=1)
@@ -212,10 +209,10 @@ def _plain_chunk(ids_CM: Tensor, tail_CT: Tensor, bias_TV: Tensor) -> Tensor:
 
 
 def _softmax_outside(exponent_CV: Tensor, ids_CM: Tensor, *, out: Tensor) -> Tensor:
-    """Write the softmax over what is not listed to `out`, 0 at what is; spoils exponent_CV.
+    """Write the softmax over unlisted ids to `out`, 0 at listed ones; overwrites exponent_CV.
 
-    Returns the rows [C] where nothing with a counterpart is left, whose softmax means nothing. Setting it to 0 here
-    would cost as much as making it (measured): the caller multiplies by a number of the row anyway.
+    Returns the rows [C] where no id with a counterpart is left and `out` is meaningless. It is not set to 0 here, as
+    the caller multiplies by a number of the row anyway.
     """
     import torch
 
@@ -225,14 +222,14 @@ def _softmax_outside(exponent_CV: Tensor, ids_CM: Tensor, *, out: Tensor) -> Ten
 
 
 def _fill_listed(x_CV: Tensor, ids_CM: Tensor, value: float) -> None:
-    """Set x to `value` at the ids, in place; ids below 0 are none."""
+    """Set x to `value` at the ids, in place; ids below 0 mean no id."""
     if ids_CM.shape[1] == 0:
         return
-    # "No id" is pointed at the row's first id, where the same value is written; rows without any keep what they have.
+    # "No id" becomes the row's first id, where the same value is written; rows without any id are not changed.
     first_C1 = ids_CM[:, :1]
     ids_CM = ids_CM.where(ids_CM >= 0, first_C1).clamp_min(0)
     x_CV.scatter_(1, ids_CM, x_CV.gather(1, ids_CM).masked_fill_(first_C1 >= 0, value))
 
 
 NO_COUNTERPART = -1e4
-"""Exponent of a student id that a teacher has no piece for: its exponential is 0."""
+"""Exponent of a student id that no token of a teacher maps to: its exponential is 0."""

@@ -182,7 +182,7 @@ def predict_shard(
         most=params.keep.most,
         draws=params.keep.draws,
         temperatures=len(shape.temperatures),
-        sketch=params.tail_rank,
+        rank=params.tail_rank,
         vocabulary=len(part.inputs.tokenizer.tokens),
     )
     columns = record.arrays()

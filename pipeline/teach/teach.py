@@ -59,7 +59,7 @@ def teach(
             most=min(params.keep.most, vocabulary),
             draws=params.keep.draws,
             temperatures=1 + len(params.temperatures),
-            sketch=params.tail_rank,
+            rank=params.tail_rank,
             vocabulary=vocabulary,
         ),
         splits=corpus.masks.manifest.splits,

@@ -35,7 +35,7 @@ LOGPROB_STEPS = 128
 ENTROPY_STEPS = 64
 """Steps a nat in an entropy."""
 SPREAD_STEPS = 32
-"""Steps a nat in the log-sum of a sketched tail."""
+"""Steps a nat in the log-sum of a low-rank tail."""
 UNANSWERED = 65534
 """Stands for "the teacher did not answer" in fixed-point columns; 65535, their fill, for a hole."""
 BLOCK_ENTRIES = 2**17

@@ -2,7 +2,7 @@
 
 Shapes are named by suffix: N sequences, L tokens a sequence, P predictions (masked positions, flat over sequences and
 mask copies), K listed entries per teacher, S entries drawn from the rest, M listed after fusion, T teachers, J
-temperatures, D numbers of a tail sketch, V vocabulary.
+temperatures, D coordinates of a row's low-rank tail, V vocabulary.
 Every record knows its store kind and schema, and `check()` refuses holes and impossible values.
 """
 

@@ -18,10 +18,10 @@ WRITTEN: dict[type[Record], Callable[[int], list[dict[str, ArraySpec]]]] = {
     Sequences: lambda size: [Sequences.specs(tokens=1, vocabulary=size)],
     Masks: lambda size: [Masks.specs(vocabulary=size)],
     SparseLogits: lambda size: [
-        SparseLogits.specs(most=1, draws=draws, temperatures=1, sketch=1, vocabulary=size) for draws in (0, 1)
+        SparseLogits.specs(most=1, draws=draws, temperatures=1, rank=1, vocabulary=size) for draws in (0, 1)
     ],
     HiddenStates: lambda size: [HiddenStates.specs(width=1, vocabulary=size)],
-    FusedTargets: lambda size: [FusedTargets.specs(keep=1, teachers=1, sketch=1, vocabulary=size)],
+    FusedTargets: lambda size: [FusedTargets.specs(keep=1, teachers=1, rank=1, vocabulary=size)],
 }
 """Arrays as writers of ours lay them out, in every form: their dtypes, dimensions and counts, not their widths."""
 

@@ -22,11 +22,11 @@ from storage.records.lists import MASS_TOLERANCE, check_list, list_specs, listed
 
 @dataclass(frozen=True, slots=True)
 class SparseLogits(Record):
-    """What one teacher believes at every prediction, in the teacher's own vocabulary.
+    """One teacher's predictions at every masked position, in the teacher's own vocabulary.
 
-    A row lists its most likely ids. What lies outside the list is one number a row (`tail`), and its shape over the
-    vocabulary either the store's tail prior, bent by the row's `sketch` where there is one, or ids drawn from it at
-    random, which make the row an unbiased estimate (Sparse Logit Sampling, arXiv 2503.16870). `J` runs over the
+    A row lists its most likely ids. The mass outside the list is one number a row (`tail`). Its distribution is either
+    the store's tail prior, changed by the row's coordinates (`sketch`) where there are any, or given by ids drawn from
+    it at random, which make the row an unbiased estimate (Sparse Logit Sampling, arXiv 2503.16870). `J` runs over the
     manifest's `temperatures`; the first is 1, the second the calibrated one. A row that the teacher cannot answer (the
     word is cut differently in its vocabulary) is empty: ids are sentinels, floats NaN.
     """
@@ -59,8 +59,8 @@ class SparseLogits(Record):
     """Natural log of the sum of that exponential over the ids that are not listed, at each temperature."""
 
     @staticmethod
-    def specs(*, most: int, draws: int, temperatures: int, sketch: int, vocabulary: int) -> dict[str, ArraySpec]:
-        """Arrays on disk of lists of up to `most` entries, `draws` draws and `sketch` coordinates (0: none)."""
+    def specs(*, most: int, draws: int, temperatures: int, rank: int, vocabulary: int) -> dict[str, ArraySpec]:
+        """Arrays on disk of lists of up to `most` entries, `draws` draws and `rank` coordinates (0: none)."""
         columns = (temperatures,)
         specs = {
             "tail_PJ": ArraySpec(dtype="uint8", row_shape=columns),
@@ -75,12 +75,12 @@ class SparseLogits(Record):
             specs |= list_specs("drawn_count_P", "drawn_step_E", "drawn_code_E", draws, vocabulary)
         else:
             specs["spread_PJ"] = ArraySpec(dtype="int16", row_shape=columns)
-        if sketch:
-            specs["sketch_PD"] = ArraySpec(dtype="int8", row_shape=(sketch,))
+        if rank:
+            specs["sketch_PD"] = ArraySpec(dtype="int8", row_shape=(rank,))
         return specs
 
     @staticmethod
-    def empty(rows: int, *, most: int, draws: int, temperatures: int, sketch: int, vocabulary: int) -> SparseLogits:
+    def empty(rows: int, *, most: int, draws: int, temperatures: int, rank: int, vocabulary: int) -> SparseLogits:
         """`rows` rows that the teacher cannot answer, in the shapes of `specs`; a list holds at most the vocabulary."""
         ids = np.dtype(id_dtype(vocabulary))
         listed = min(most, vocabulary)
@@ -97,13 +97,13 @@ class SparseLogits(Record):
             gold_logprob_PJ=missing(temperatures),
             gold_place_P=np.full(rows, -1, np.int32),
             entropy_PJ=missing(temperatures),
-            sketch_PD=np.zeros((rows, sketch), np.int8),
+            sketch_PD=np.zeros((rows, rank), np.int8),
             spread_PJ=missing(temperatures),
         )
 
     @classmethod
     def groups(cls) -> tuple[frozenset[str], ...]:
-        """Statistics always; lists, draws and sketches as the teacher's form has them."""
+        """Statistics always; lists, draws and coordinates as the teacher's form has them."""
         return (
             frozenset({"tail_PJ", "gold_PJ", "entropy_PJ"}),
             frozenset({"count_P", "step_E", "code_E", "gold_at_P"}),

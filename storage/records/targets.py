@@ -47,21 +47,21 @@ class FusedTargets(Record):
     """Coordinates of each teacher's tail."""
 
     @staticmethod
-    def specs(*, keep: int, teachers: int, sketch: int, vocabulary: int) -> dict[str, ArraySpec]:
-        """Arrays on disk of a fused store of `teachers` teachers, up to `keep` entries and `sketch` coordinates."""
+    def specs(*, keep: int, teachers: int, rank: int, vocabulary: int) -> dict[str, ArraySpec]:
+        """Arrays on disk of a fused store of `teachers` teachers, up to `keep` entries and `rank` coordinates."""
         specs = {
             **list_specs("count_P", "step_E", "code_E", keep, vocabulary),
             "weight_PT": ArraySpec(dtype="uint8", row_shape=(teachers,)),
             "tail_PT": ArraySpec(dtype="uint8", row_shape=(teachers,)),
             "gold_P": ArraySpec(dtype="uint16"),
         }
-        if sketch:
-            specs["sketch_PTD"] = ArraySpec(dtype="int8", row_shape=(teachers, sketch))
+        if rank:
+            specs["sketch_PTD"] = ArraySpec(dtype="int8", row_shape=(teachers, rank))
         return specs
 
     @classmethod
     def groups(cls) -> tuple[frozenset[str], ...]:
-        """Sketches as the teachers have them."""
+        """Coordinates as the teachers have them."""
         return (
             frozenset({"count_P", "step_E", "code_E", "weight_PT", "tail_PT", "gold_P"}),
             frozenset({"sketch_PTD"}),

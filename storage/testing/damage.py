@@ -36,9 +36,9 @@ SPECS: dict[type[Record], Callable[[], Any]] = {
     Sequences: lambda: Sequences.specs(tokens=12, vocabulary=samples.VOCABULARY),
     Masks: lambda: Masks.specs(vocabulary=samples.VOCABULARY),
     SparseLogits: lambda: SparseLogits.specs(
-        most=6, draws=0, temperatures=samples.TEMPERATURES, sketch=3, vocabulary=samples.VOCABULARY
+        most=6, draws=0, temperatures=samples.TEMPERATURES, rank=3, vocabulary=samples.VOCABULARY
     ),
-    FusedTargets: lambda: FusedTargets.specs(keep=4, teachers=2, sketch=2, vocabulary=samples.VOCABULARY),
+    FusedTargets: lambda: FusedTargets.specs(keep=4, teachers=2, rank=2, vocabulary=samples.VOCABULARY),
 }
 ROWS: dict[type[Record], Callable[..., Any]] = {
     Sequences: samples.sequences,

@@ -77,7 +77,7 @@ ORDER = np.random.default_rng(5).permutation(VOCABULARY).astype(np.uint32)
 """Constant of stores of logits and targets: the order in which their lists are stored."""
 
 
-def logits(rows: int, *, seed: int = 0, most: int = 6, draws: int = 0, sketch: int = 3) -> SparseLogits:
+def logits(rows: int, *, seed: int = 0, most: int = 6, draws: int = 0, rank: int = 3) -> SparseLogits:
     """1 to `most` of a random softmax (none when it is 0), `draws` draws of the rest; every seventh row unanswered."""
     chance = np.random.default_rng(seed)
     score = chance.normal(scale=3.0, size=(rows, VOCABULARY))
@@ -108,12 +108,12 @@ def logits(rows: int, *, seed: int = 0, most: int = 6, draws: int = 0, sketch: i
         gold_logprob_PJ=np.where(blank, np.nan, gold_logprob[:, None] * columns).astype(np.float32),
         gold_place_P=np.where(found.any(axis=1), found.argmax(axis=1) if most else 0, -1).astype(np.int32),
         entropy_PJ=np.where(blank, np.nan, -(prob * np.log(prob)).sum(axis=1)[:, None] * columns).astype(np.float32),
-        sketch_PD=np.where(blank, 0, chance.integers(-127, 128, (rows, sketch))).astype(np.int8),
+        sketch_PD=np.where(blank, 0, chance.integers(-127, 128, (rows, rank))).astype(np.int8),
         spread_PJ=np.where(blank, np.nan, chance.normal(size=(rows, TEMPERATURES))).astype(np.float32),
     )
 
 
-def targets(rows: int, *, seed: int = 0, keep: int = 4, sketch: int = 2) -> FusedTargets:
+def targets(rows: int, *, seed: int = 0, keep: int = 4, rank: int = 2) -> FusedTargets:
     """Mixtures of two teachers; every seventh row unanswered, every fifth with one entry fewer."""
     chance = np.random.default_rng(seed)
     prob = -np.sort(-chance.dirichlet(np.ones(keep + 1), rows), axis=1)
@@ -128,18 +128,18 @@ def targets(rows: int, *, seed: int = 0, keep: int = 4, sketch: int = 2) -> Fuse
         weight_PT=np.where(silent[:, None], np.nan, weight).astype(np.float32),
         tail_PT=np.where(silent[:, None], np.nan, weight * tail[:, None]).astype(np.float32),
         gold_logprob_P=np.where(silent, np.nan, -chance.random(rows)).astype(np.float32),
-        sketch_PTD=chance.integers(-127, 128, (rows, 2, sketch)).astype(np.int8),
+        sketch_PTD=chance.integers(-127, 128, (rows, 2, rank)).astype(np.int8),
     )
 
 
-def logits_specs(*, most: int = 6, draws: int = 0, sketch: int = 3) -> dict[str, ArraySpec]:
+def logits_specs(*, most: int = 6, draws: int = 0, rank: int = 3) -> dict[str, ArraySpec]:
     """Arrays on disk of `logits` of the same form."""
-    return SparseLogits.specs(most=most, draws=draws, temperatures=TEMPERATURES, sketch=sketch, vocabulary=VOCABULARY)
+    return SparseLogits.specs(most=most, draws=draws, temperatures=TEMPERATURES, rank=rank, vocabulary=VOCABULARY)
 
 
-def targets_specs(*, keep: int = 4, sketch: int = 2) -> dict[str, ArraySpec]:
+def targets_specs(*, keep: int = 4, rank: int = 2) -> dict[str, ArraySpec]:
     """Arrays on disk of `targets` of the same form."""
-    return FusedTargets.specs(keep=keep, teachers=2, sketch=sketch, vocabulary=VOCABULARY)
+    return FusedTargets.specs(keep=keep, teachers=2, rank=rank, vocabulary=VOCABULARY)
 
 
 def hidden(rows: int, *, seed: int = 0, width: int = 5) -> HiddenStates:

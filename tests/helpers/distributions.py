@@ -165,7 +165,7 @@ def fused_targets(
     covered_P: NDArray[np.bool_],
     sketch_PTD: NDArray[np.int8] | None = None,
 ) -> FusedTargets:
-    """The mixture of dense distributions over the students' ids, with the sketches given (none by default)."""
+    """The mixture of dense distributions over the students' ids, with the tails' coordinates, by default none."""
     teachers, rows, vocabulary = dense_TPV.shape
     ids = np.dtype(id_dtype(vocabulary))
     made = FusedTargets(

@@ -37,7 +37,7 @@ def restore_teacher(
         else:
             exponent_V = bias_JV[column].astype(np.float64)
             if basis_DV is not None:
-                exponent_V = exponent_V + _sketched(logits.sketch_PD[row], basis_DV) / temperature
+                exponent_V = exponent_V + _low_rank(logits.sketch_PD[row], basis_DV) / temperature
             dense_PV[row] = tail * _spread_outside(exponent_V, ids)
         p_K = np.exp(logits.logprob_PK[row][~none_PK[row]].astype(np.float64) / temperature)
         dense_PV[row, ids] = (1 - tail) * p_K / max(p_K.sum(), np.finfo(np.float64).tiny)
@@ -56,13 +56,13 @@ def restore_fused(
         for t, bias_V in enumerate(bias_TV):
             exponent_V = bias_V.astype(np.float64)
             if basis_TDV is not None:
-                exponent_V = exponent_V + _sketched(targets.sketch_PTD[row, t], basis_TDV[t])
+                exponent_V = exponent_V + _low_rank(targets.sketch_PTD[row, t], basis_TDV[t])
             dense_PV[row] += float(targets.tail_PT[row, t]) * _spread_outside(exponent_V, ids)
         dense_PV[row, ids] = np.exp(targets.logprob_PM[row][~none_PM[row]].astype(np.float64))
     return dense_PV
 
 
-def _sketched(code_D: NDArray[np.int8], basis_DV: NDArray[np.floating]) -> NDArray[np.float64]:
+def _low_rank(code_D: NDArray[np.int8], basis_DV: NDArray[np.floating]) -> NDArray[np.float64]:
     product_V: NDArray[np.float64] = code_D.astype(np.float64) @ basis_DV.astype(np.float64)
     return product_V
 

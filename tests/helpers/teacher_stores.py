@@ -48,7 +48,7 @@ def write_targets(
         specs=FusedTargets.specs(
             keep=first.ids_PM.shape[1],
             teachers=first.tail_PT.shape[1],
-            sketch=first.sketch_PTD.shape[2],
+            rank=first.sketch_PTD.shape[2],
             vocabulary=bias_TV.shape[1],
         ),
         splits=dict(splits),
@@ -168,7 +168,7 @@ def _write_teacher(
         out,
         SparseLogits,
         specs=SparseLogits.specs(
-            most=keep, draws=draws, temperatures=len(TEMPERATURES), sketch=tail_rank, vocabulary=vocabulary
+            most=keep, draws=draws, temperatures=len(TEMPERATURES), rank=tail_rank, vocabulary=vocabulary
         ),
         splits=masks.manifest.splits,
         inputs={"hand-made": name, "keep": form, "sketch": tail_rank},

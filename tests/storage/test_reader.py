@@ -51,10 +51,10 @@ def store(tmp_path: Path) -> Path:
 
 
 FORMS = [
-    {"most": 6, "draws": 0, "sketch": 3},
-    {"most": 6, "draws": 5, "sketch": 0},
-    {"most": 0, "draws": 5, "sketch": 0},
-    {"most": samples.VOCABULARY, "draws": 0, "sketch": 0},
+    {"most": 6, "draws": 0, "rank": 3},
+    {"most": 6, "draws": 5, "rank": 0},
+    {"most": 0, "draws": 5, "rank": 0},
+    {"most": samples.VOCABULARY, "draws": 0, "rank": 0},
 ]
 
 

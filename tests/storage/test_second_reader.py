@@ -33,11 +33,11 @@ from tests.storage.second_reader import Refused, SecondStore
 
 FORMAT = Path(__file__).parents[2] / "FORMAT.md"
 FORMS = {
-    "topk": {"most": 6, "draws": 0, "sketch": 0},
-    "nucleus with a sketch": {"most": 6, "draws": 0, "sketch": 3},
-    "sampled": {"most": 0, "draws": 5, "sketch": 0},
-    "topk and sampled": {"most": 6, "draws": 5, "sketch": 0},
-    "whole vocabulary": {"most": samples.VOCABULARY, "draws": 0, "sketch": 0},
+    "topk": {"most": 6, "draws": 0, "rank": 0},
+    "nucleus with a low-rank tail": {"most": 6, "draws": 0, "rank": 3},
+    "sampled": {"most": 0, "draws": 5, "rank": 0},
+    "topk and sampled": {"most": 6, "draws": 5, "rank": 0},
+    "whole vocabulary": {"most": samples.VOCABULARY, "draws": 0, "rank": 0},
 }
 TEMPERATURES = [1.0, 1.1, 1.2]
 
@@ -69,8 +69,8 @@ def logits_stores(out: Path, form: dict[str, int]) -> Any:
         "order_V": samples.ORDER,
         "tail_bias_JV": chance.normal(-5, 1, (samples.TEMPERATURES, samples.VOCABULARY)).astype(np.float32),
     }
-    if form["sketch"]:
-        constants["tail_basis_DV"] = chance.normal(0, 0.02, (form["sketch"], samples.VOCABULARY)).astype(np.float16)
+    if form["rank"]:
+        constants["tail_basis_DV"] = chance.normal(0, 0.02, (form["rank"], samples.VOCABULARY)).astype(np.float16)
     return write(
         out,
         partial(samples.logits, **form),
@@ -142,7 +142,7 @@ def test_logits(tmp_path: Path, form: dict[str, int]) -> None:
 @pytest.mark.parametrize("column", [0, 1, 2])
 def test_whole_distributions_of_a_teacher(tmp_path: Path, form: dict[str, int], column: int) -> None:
     ours, theirs = logits_stores(tmp_path / "store", form)
-    basis = ours.constant("tail_basis_DV") if form["sketch"] else None
+    basis = ours.constant("tail_basis_DV") if form["rank"] else None
     dense_PV = restore_teacher(
         ours.read("heldout"),
         bias_JV=ours.constant("tail_bias_JV"),
@@ -155,19 +155,19 @@ def test_whole_distributions_of_a_teacher(tmp_path: Path, form: dict[str, int], 
             near(theirs.restore(row, column=column), expected_V)
 
 
-@pytest.mark.parametrize("sketch", [0, 2])
-def test_targets(tmp_path: Path, sketch: int) -> None:
+@pytest.mark.parametrize("rank", [0, 2])
+def test_targets(tmp_path: Path, rank: int) -> None:
     chance = np.random.default_rng(3)
     bias_TV = chance.normal(-5, 1, (2, samples.VOCABULARY)).astype(np.float32)
     bias_TV[1, chance.random(samples.VOCABULARY) < 0.3] = -1e4
     constants = {"order_V": samples.ORDER, "tail_bias_TV": bias_TV}
-    if sketch:
-        basis_TDV = chance.normal(0, 0.02, (2, sketch, samples.VOCABULARY)).astype(np.float16)
+    if rank:
+        basis_TDV = chance.normal(0, 0.02, (2, rank, samples.VOCABULARY)).astype(np.float16)
         basis_TDV[:, :, bias_TV[1] == -1e4] = 0
         constants["tail_basis_TDV"] = basis_TDV
-    specs = samples.targets_specs(sketch=sketch)
+    specs = samples.targets_specs(rank=rank)
     facts = {"teachers": ["one", "two"], "vocabulary": samples.VOCABULARY, "temperature": 1.0}
-    make = partial(samples.targets, sketch=sketch)
+    make = partial(samples.targets, rank=rank)
     ours, theirs = write(tmp_path / "store", make, specs, facts=facts, constants=constants)
     theirs.verify()
     for split in samples.SPLITS:
@@ -244,7 +244,7 @@ class TestRefusals:
 
     @pytest.fixture
     def out(self, tmp_path: Path) -> Path:
-        logits_stores(tmp_path / "store", FORMS["nucleus with a sketch"])
+        logits_stores(tmp_path / "store", FORMS["nucleus with a low-rank tail"])
         return tmp_path / "store"
 
     @pytest.mark.parametrize("name", ["train/step_E/c/1", "train/tail_PJ/c/3/0", "constants/order_V/c/0"])
@@ -327,7 +327,7 @@ def rounded(value: Any) -> Any:
 def example_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the page shows: stored codes and constants, and what the second reader makes of them."""
     record, constants = example()
-    specs = SparseLogits.specs(most=4, draws=0, temperatures=2, sketch=2, vocabulary=8)
+    specs = SparseLogits.specs(most=4, draws=0, temperatures=2, rank=2, vocabulary=8)
     writer = StoreWriter(
         folder / "store",
         SparseLogits,

@@ -82,7 +82,7 @@ class Teacher:
         writer = StoreWriter(
             out, SparseLogits,
             specs=SparseLogits.specs(
-                most=keep, draws=draws, temperatures=len(TEMPERATURES), sketch=sketch, vocabulary=VOCABULARY
+                most=keep, draws=draws, temperatures=len(TEMPERATURES), rank=sketch, vocabulary=VOCABULARY
             ),
             splits={"heldout": SplitPlan(rows=ROWS, shard_rows=64)},
             inputs={"model": MODEL, "tail": {"sketch": sketch, "step": 0.3}}, parents={"masks": MASKS},

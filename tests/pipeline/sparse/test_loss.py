@@ -30,14 +30,14 @@ EXACT = {"prior": 1e-7, "bucket": 1e-12, "renormalised": 1e-12}
 
 
 def make(
-    rows: int, vocabulary: int, *, keep: int, teachers: int, sketch: int = 0, seed: int = 0
+    rows: int, vocabulary: int, *, keep: int, teachers: int, tail_rank: int = 0, seed: int = 0
 ) -> tuple[TargetBatch, Tails]:
     """Random targets in float64 whose rows have 1 to `keep` ids, one of them none when there are several rows."""
     generator = np.random.default_rng(seed)
     ids = np.full((rows, keep), -1, np.int64)
     prob = np.zeros((rows, keep))
     tail = np.zeros((rows, teachers))
-    code = generator.integers(-9, 10, (rows, teachers, sketch)).astype(np.float32)
+    code = generator.integers(-9, 10, (rows, teachers, tail_rank)).astype(np.float32)
     for row in range(rows):
         count = keep if row == 0 else int(generator.integers(1, keep + 1))
         if rows > 1 and row == rows - 1:
@@ -50,9 +50,9 @@ def make(
             prob[row, :count] /= prob[row, :count].sum()
             tail[row] = 0
     bias = generator.normal(0, 2, (teachers, vocabulary)).astype(np.float32)
-    basis = generator.normal(0, 0.1, (teachers, sketch, vocabulary)).astype(np.float16)
+    basis = generator.normal(0, 0.1, (teachers, tail_rank, vocabulary)).astype(np.float16)
     batch = TargetBatch(*map(torch.from_numpy, (ids, prob, tail, code)))
-    return batch, Tails(torch.from_numpy(bias), torch.from_numpy(basis) if sketch else None)
+    return batch, Tails(torch.from_numpy(bias), torch.from_numpy(basis) if tail_rank else None)
 
 
 def restored(targets: TargetBatch, tails: Tails) -> torch.Tensor:
@@ -64,7 +64,7 @@ def restored(targets: TargetBatch, tails: Tails) -> torch.Tensor:
         for t, bias_V in enumerate(tails.bias_TV.double()):
             exponent = bias_V.clone()
             if tails.basis_TDV is not None:
-                exponent += targets.sketch_BTD[row, t].double() @ tails.basis_TDV[t].double()
+                exponent += targets.code_BTD[row, t].double() @ tails.basis_TDV[t].double()
             exponent[ids] = -torch.inf
             if len(ids) < vocabulary:
                 dense[row] += targets.tail_BT[row, t].double() * torch.softmax(exponent, dim=0)
@@ -90,7 +90,7 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> LossTerm:
 
 
 def some_rows(targets: TargetBatch, rows: slice) -> TargetBatch:
-    return TargetBatch(targets.ids_BM[rows], targets.prob_BM[rows], targets.tail_BT[rows], targets.sketch_BTD[rows])
+    return TargetBatch(targets.ids_BM[rows], targets.prob_BM[rows], targets.tail_BT[rows], targets.code_BTD[rows])
 
 
 def dense_kl(logits: torch.Tensor, dense: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -109,7 +109,7 @@ def leaf(rows: int, vocabulary: int, seed: int = 1) -> torch.Tensor:
 
 
 def in_float32(targets: TargetBatch) -> TargetBatch:
-    return TargetBatch(targets.ids_BM, targets.prob_BM.float(), targets.tail_BT.float(), targets.sketch_BTD)
+    return TargetBatch(targets.ids_BM, targets.prob_BM.float(), targets.tail_BT.float(), targets.code_BTD)
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,12 +118,14 @@ def in_float32(targets: TargetBatch) -> TargetBatch:
     vocabulary=st.integers(3, 40),
     keep=st.integers(1, 40),
     teachers=st.integers(1, 3),
-    sketch=st.sampled_from([0, 1, 4]),
+    tail_rank=st.sampled_from([0, 1, 4]),
     temperature=st.sampled_from([1.0, 2.0, 0.7]),
     seed=st.integers(0, 999),
 )
-def test_prior_is_dense_kl_to_the_restored_distribution(rows, vocabulary, keep, teachers, sketch, temperature, seed):
-    targets, tails = make(rows, vocabulary, keep=min(keep, vocabulary), teachers=teachers, sketch=sketch, seed=seed)
+def test_prior_is_dense_kl_to_the_restored_distribution(rows, vocabulary, keep, teachers, tail_rank, temperature, seed):
+    targets, tails = make(
+        rows, vocabulary, keep=min(keep, vocabulary), teachers=teachers, tail_rank=tail_rank, seed=seed
+    )
     logits = leaf(rows, vocabulary, seed)
     reference = dense_kl(logits, restored(targets, tails), temperature)
     found = target_loss(logits, targets, tails, temperature=temperature, tail="prior")
@@ -133,9 +135,9 @@ def test_prior_is_dense_kl_to_the_restored_distribution(rows, vocabulary, keep, 
     assert found.count == int((targets.ids_BM[:, 0] >= 0).sum()) == target_entropy(targets, tails).count
 
 
-@pytest.mark.parametrize("sketch", [0, 3])
-def test_tails_are_restored_a_few_rows_at_a_time(sketch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    targets, tails = make(9, 40, keep=6, teachers=2, sketch=sketch)
+@pytest.mark.parametrize("tail_rank", [0, 3])
+def test_tails_are_restored_a_few_rows_at_a_time(tail_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, tails = make(9, 40, keep=6, teachers=2, tail_rank=tail_rank)
     logits = leaf(9, 40)
     whole = target_loss(logits, targets, tails, temperature=2.0, tail="prior").total
     slope, entropy = gradient(whole, logits), target_entropy(targets, tails).total
@@ -152,8 +154,8 @@ def test_tails_are_restored_a_few_rows_at_a_time(sketch: int, monkeypatch: pytes
 
 
 def test_only_the_prior_restores_tails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other two cost what they did before there were sketches."""
-    targets, tails = make(4, 15, keep=5, teachers=2, sketch=3)
+    """The other two kinds of tail do not compute restored tails."""
+    targets, tails = make(4, 15, keep=5, teachers=2, tail_rank=3)
 
     def never(*_: object) -> torch.Tensor:
         raise AssertionError("a tail was restored")
@@ -278,12 +280,12 @@ def test_autocast_does_not_reach_the_loss():
     assert torch.equal(plain, cast)
 
 
-def test_a_second_backward_pass_is_refused():
+def test_a_second_backward_is_refused():
     targets, tails = make(2, 9, keep=3, teachers=1)
     logits = leaf(2, 9)
     total = target_loss(logits, targets, tails, temperature=1.0, tail="prior").total
     total.backward(retain_graph=True)
-    with pytest.raises(AssertionError, match="one backward pass"):
+    with pytest.raises(AssertionError, match="one backward"):
         total.backward()
 
 
@@ -317,7 +319,7 @@ def test_terms_of_different_weight_share_one_backward_pass():
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_terms_together_are_the_sum_of_terms_alone(tail: losses.Tail, temperature: float) -> None:
     """At temperature 1 they share a softmax, which becomes the gradient; at 2 they do not."""
-    targets, tails = make(5, 20, keep=6, teachers=2, sketch=3)
+    targets, tails = make(5, 20, keep=6, teachers=2, tail_rank=3)
     logits, labels = leaf(5, 20), torch.arange(5)
     target = target_loss(logits, targets, tails, temperature=temperature, tail=tail)
     label = label_loss(logits, labels)

@@ -312,9 +312,9 @@ def test_restored_teacher_by_hand() -> None:
     np.testing.assert_allclose(plain[0], [0.25, 0.25 * 0.75, 0.5, 0.25 * 0.25], rtol=1e-6)
     assert np.isnan(plain[1]).all()
     basis = np.array([[9, np.log(4), 9, 0]])  # code 2 at temperature 2: id 1 gains a factor of 4
-    sketched = restore_teacher(teacher_by_hand(), bias_JV=bias, basis_DV=basis, column=1, temperature=2.0)
+    low_rank = restore_teacher(teacher_by_hand(), bias_JV=bias, basis_DV=basis, column=1, temperature=2.0)
     listed = 0.6 * np.sqrt([0.25, 0.5]) / np.sqrt([0.25, 0.5]).sum()
-    np.testing.assert_allclose(sketched[0], [listed[0], 0.4 * 4 / 11, listed[1], 0.4 * 7 / 11], rtol=1e-6)
+    np.testing.assert_allclose(low_rank[0], [listed[0], 0.4 * 4 / 11, listed[1], 0.4 * 7 / 11], rtol=1e-6)
 
 
 def test_restored_draws_by_hand() -> None:
@@ -354,9 +354,9 @@ def test_restored_mixture_by_hand() -> None:
     np.testing.assert_allclose(plain[0], expected, rtol=1e-6)
     assert np.isnan(plain[1]).all()
     basis_TDV = np.array([[[np.log(3), 9, 0, 0]], [[5, 5, 5, 5]]])
-    sketched = restore_fused(targets, bias_TV=bias_TV, basis_TDV=basis_TDV)
+    low_rank = restore_fused(targets, bias_TV=bias_TV, basis_TDV=basis_TDV)
     expected = [0.3 * 1.5 / 1.8 + 0.2 * 0.1 / 0.4, 0.5, 0.3 * 0.3 / 1.8 + 0.2 * 0.3 / 0.4, 0]
-    np.testing.assert_allclose(sketched[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(low_rank[0], expected, rtol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,4 +1,4 @@
-"""The sketch, its fit on calibration logits and the dense tails that losses read, against float64 references."""
+"""The low-rank tail, its fit to logits and the dense tails that losses read, against float64 references."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sparse import selection
-from pipeline.sparse import tail_fit as sketch_fit
+from pipeline.sparse import selection, tail_fit
 from pipeline.sparse.params import (
     Keep,
     Nucleus,
@@ -32,8 +31,8 @@ TEMPERATURES = (1.0, 1.4)
 NUCLEUS = Nucleus(form="nucleus", mass=1.0, floor=0.02, least=1, most=20)
 
 
-def fit(logits: torch.Tensor, *, sketch: int, step: float = 0.02, keep: Keep = NUCLEUS) -> TailShape:
-    return fit_tail([logits], keep=keep, temperatures=TEMPERATURES, tail=TailParams(rank=sketch, step=step))
+def fit(logits: torch.Tensor, *, tail_rank: int, step: float = 0.02, keep: Keep = NUCLEUS) -> TailShape:
+    return fit_tail([logits], keep=keep, temperatures=TEMPERATURES, tail=TailParams(rank=tail_rank, step=step))
 
 
 def restored(logits: torch.Tensor, shape: TailShape, *, column: int, keep: Keep = NUCLEUS) -> np.ndarray:
@@ -69,52 +68,54 @@ def low_rank(rows: int, vocabulary: int, *, rank: int, scale: float = 1.0, seed:
 
 
 @pytest.mark.parametrize("column", [0, 1])
-def test_a_sketch_of_full_rank_gives_the_softmax_back(column: int) -> None:
+def test_a_tail_of_full_rank_gives_the_softmax_back(column: int) -> None:
     logits = low_rank(60, 40, rank=39, scale=0.1)
-    shape = fit(logits, sketch=39, step=0.005)
-    assert divergence(logits, shape, column=column) < 1e-3 * divergence(logits, fit(logits, sketch=0), column=column)
+    shape = fit(logits, tail_rank=39, step=0.005)
+    assert divergence(logits, shape, column=column) < 1e-3 * divergence(logits, fit(logits, tail_rank=0), column=column)
 
 
-def test_a_sketch_of_the_logits_rank_gives_the_softmax_of_new_rows() -> None:
+def test_a_tail_of_the_logits_rank_gives_the_softmax_of_new_rows() -> None:
     logits = low_rank(600, 300, rank=3)
-    shape = fit(logits[:400], sketch=3)
+    shape = fit(logits[:400], tail_rank=3)
     assert divergence(logits[400:], shape) < 1e-3
     assert divergence(logits[400:], shape, column=1) < 1e-3
-    plain, coarse = fit(logits[:400], sketch=0), fit(logits[:400], sketch=3, step=0.4)
+    plain, coarse = fit(logits[:400], tail_rank=0), fit(logits[:400], tail_rank=3, step=0.4)
     assert 0.005 < divergence(logits[400:], coarse) < 0.1 * divergence(logits[400:], plain)
 
 
 def test_more_numbers_are_no_worse() -> None:
     logits = low_rank(600, 300, rank=12, scale=0.4)
-    losses = [divergence(logits[400:], fit(logits[:400], sketch=size)) for size in (0, 2, 6, 12)]
+    losses = [divergence(logits[400:], fit(logits[:400], tail_rank=size)) for size in (0, 2, 6, 12)]
     assert losses == sorted(losses, reverse=True) and losses[3] < 0.05 * losses[0]
 
 
-@pytest.mark.parametrize("sketch", [0, 2])
+@pytest.mark.parametrize("tail_rank", [0, 2])
 @pytest.mark.parametrize("column", [0, 1])
-def test_the_mean_restored_tail_is_the_mean_true_one(sketch: int, column: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mean_restored_tail_is_the_mean_true_one(
+    tail_rank: int, column: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logits = low_rank(300, 200, rank=8)
 
     def error(shape: TailShape) -> float:
         exact = torch.softmax(logits.double() / TEMPERATURES[column], dim=1).numpy().mean(axis=0)
         return 0.5 * float(np.abs(restored(logits, shape, column=column).mean(axis=0) - exact).sum())
 
-    assert error(fit(logits, sketch=sketch)) < 0.02
-    monkeypatch.setattr(sketch_fit, "PSEUDO_ROWS", 1e-6)
-    monkeypatch.setattr(sketch_fit, "BIAS_ROUNDS", 60)
-    assert error(fit(logits, sketch=sketch)) < (2e-5 if sketch else 0.02)
-    monkeypatch.setattr(sketch_fit, "BIAS_ROUNDS", 0)
-    assert sketch == 0 or error(fit(logits, sketch=sketch)) > 0.03
+    assert error(fit(logits, tail_rank=tail_rank)) < 0.02
+    monkeypatch.setattr(tail_fit, "PSEUDO_ROWS", 1e-6)
+    monkeypatch.setattr(tail_fit, "BIAS_ROUNDS", 60)
+    assert error(fit(logits, tail_rank=tail_rank)) < (2e-5 if tail_rank else 0.02)
+    monkeypatch.setattr(tail_fit, "BIAS_ROUNDS", 0)
+    assert tail_rank == 0 or error(fit(logits, tail_rank=tail_rank)) > 0.03
 
 
 def test_one_prior_is_the_mean_tail_and_leaves_no_id_out() -> None:
     logits = low_rank(200, 100, rank=4)
     logits[:, 7] = -1e4
-    shape = fit(logits, sketch=0, keep=TopK(form="topk", k=5))
+    shape = fit(logits, tail_rank=0, keep=TopK(form="topk", k=5))
     assert shape.size == 0
     for column, temperature in enumerate(TEMPERATURES):
         p = torch.softmax(logits.double() / temperature, dim=1)
-        total = p.scatter(1, logits.topk(5, dim=1).indices, 0).sum(dim=0) + sketch_fit.PSEUDO_ROWS / 100
+        total = p.scatter(1, logits.topk(5, dim=1).indices, 0).sum(dim=0) + tail_fit.PSEUDO_ROWS / 100
         torch.testing.assert_close(shape.bias_JV[column].double(), (total / total.sum()).log(), rtol=1e-5, atol=1e-5)
     assert shape.bias_JV.isfinite().all()
 
@@ -122,15 +123,15 @@ def test_one_prior_is_the_mean_tail_and_leaves_no_id_out() -> None:
 def test_biases_are_finite_normalised_and_floored() -> None:
     logits = low_rank(100, 60, rank=4)
     logits[:, 7] = -1e4
-    for sketch in (0, 4):
-        bias = fit(logits, sketch=sketch).bias_JV
-        assert bias.isfinite().all() and (bias >= sketch_fit.BIAS_FLOOR - 0.01).all()
+    for tail_rank in (0, 4):
+        bias = fit(logits, tail_rank=tail_rank).bias_JV
+        assert bias.isfinite().all() and (bias >= tail_fit.BIAS_FLOOR - 0.01).all()
         torch.testing.assert_close(bias.exp().sum(dim=1), torch.ones(2))
 
 
 def test_order_is_by_falling_mean_probability() -> None:
     logits = low_rank(100, 60, rank=4)
-    constants = fit(logits, sketch=2).constants()
+    constants = fit(logits, tail_rank=2).constants()
     mean = torch.softmax(logits.double(), dim=1).mean(dim=0).numpy()
     assert constants["order_V"].dtype == np.uint32
     assert sorted(constants["order_V"].tolist()) == list(range(60))
@@ -139,7 +140,7 @@ def test_order_is_by_falling_mean_probability() -> None:
 
 def test_constants_and_arrays() -> None:
     logits = low_rank(100, 60, rank=4)
-    shape = fit(logits, sketch=2)
+    shape = fit(logits, tail_rank=2)
     constants = shape.constants()
     assert {name: (array.dtype.name, array.shape) for name, array in constants.items()} == {
         "tail_bias_JV": ("float32", (2, 60)),
@@ -149,7 +150,7 @@ def test_constants_and_arrays() -> None:
         "tail_offset_D": ("float32", (2,)),
     }
     assert (constants["tail_basis_DV"].astype(np.float32) == shape.basis_DV.numpy()).all()  # nothing is lost on disk
-    assert set(fit(logits, sketch=0).constants()) == {"tail_bias_JV", "order_V"}
+    assert set(fit(logits, tail_rank=0).constants()) == {"tail_bias_JV", "order_V"}
     again = TailShape.from_arrays(shape.arrays(), device=torch.device("cpu"))
     assert again.temperatures == TEMPERATURES
     assert all((array == again.arrays()[name]).all() for name, array in shape.arrays().items())
@@ -157,7 +158,7 @@ def test_constants_and_arrays() -> None:
 
 def test_the_fit_repeats_and_does_not_depend_on_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = low_rank(150, 80, rank=4)
-    once, twice = fit(logits, sketch=4), fit(logits, sketch=4)
+    once, twice = fit(logits, tail_rank=4), fit(logits, tail_rank=4)
     assert all((array == twice.arrays()[name]).all() for name, array in once.arrays().items())
     monkeypatch.setattr(selection, "CPU_CHUNK_ELEMENTS", 9 * 80)
     cut = fit_tail(
@@ -172,35 +173,35 @@ def test_the_fit_repeats_and_does_not_depend_on_the_cut(monkeypatch: pytest.Monk
 
 def test_bfloat16_logits_will_do() -> None:
     logits = low_rank(600, 300, rank=3).bfloat16()
-    assert divergence(logits[400:], fit(logits[:400], sketch=3)) < 2e-3
+    assert divergence(logits[400:], fit(logits[:400], tail_rank=3)) < 2e-3
 
 
 @pytest.mark.parametrize("vocabulary", [5, 40])
 def test_fewer_directions_than_numbers(vocabulary: int) -> None:
     logits = low_rank(12, vocabulary, rank=2)
-    shape = fit(logits, sketch=32)
+    shape = fit(logits, tail_rank=32)
     assert shape.basis_DV.shape == (32, vocabulary) and shape.encode_VD.shape == (vocabulary, 32)
     assert all(np.isfinite(array).all() for array in shape.arrays().values())
     assert divergence(logits, shape) < 2e-3
 
 
-@pytest.mark.parametrize("sketch", [0, 3])
-def test_nothing_outside_the_lists(sketch: int) -> None:
+@pytest.mark.parametrize("tail_rank", [0, 3])
+def test_nothing_outside_the_lists(tail_rank: int) -> None:
     logits = low_rank(20, 6, rank=2)
-    shape = fit(logits, sketch=sketch, keep=TopK(form="topk", k=6))
+    shape = fit(logits, tail_rank=tail_rank, keep=TopK(form="topk", k=6))
     assert all(np.isfinite(array).all() for array in shape.arrays().values())
     assert divergence(logits, shape, keep=TopK(form="topk", k=6)) < 1e-6
 
 
-def test_forms_that_draw_have_no_sketch() -> None:
-    shape = fit(low_rank(50, 30, rank=2), sketch=8, keep=Sampled(form="sampled", draws=5))
+def test_forms_that_draw_have_rank_0() -> None:
+    shape = fit(low_rank(50, 30, rank=2), tail_rank=8, keep=Sampled(form="sampled", draws=5))
     assert shape.size == 0
     assert set(shape.constants()) == {"tail_bias_JV", "order_V"}
 
 
 def test_codes_ignore_a_constant_and_stay_within_bounds() -> None:
     logits = low_rank(100, 60, rank=4)
-    shape = fit(logits, sketch=4)
+    shape = fit(logits, tail_rank=4)
     codes = shape.codes(logits)
     assert codes.dtype == torch.int8 and len(set(codes.flatten().tolist())) > 20
     assert ((shape.codes(logits + 50).int() - codes.int()).abs() <= 1).all()

@@ -16,6 +16,7 @@ from pipeline.evaluate.bootstrap import resample
 from pipeline.senses.raganato import Sentence, Token
 from pipeline.tasks.wsd_scorer import (
     InstanceInfo,
+    Keys,
     WsdScores,
     describe,
     first_sense,
@@ -23,8 +24,6 @@ from pipeline.tasks.wsd_scorer import (
     write_answers,
 )
 from storage.errors import DataError
-
-Keys = Mapping[str, tuple[str, ...]]
 
 
 def info_of(names: list[str], **changes: object) -> dict[str, InstanceInfo]:

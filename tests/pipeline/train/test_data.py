@@ -113,6 +113,6 @@ def test_a_window_gives_the_stored_targets_of_its_predictions(sketch: int, tmp_p
     assert (found.ids_BM.numpy() == np.where(none, -1, stored.ids_PM[wanted].astype(int))).all()
     np.testing.assert_allclose(found.prob_BM, np.where(none, 0, np.exp(stored.logprob_PM[wanted])), rtol=1e-6)
     assert (found.tail_BT.numpy() == np.nan_to_num(stored.tail_PT[wanted])).all()
-    assert (found.sketch_BTD.numpy() == stored.sketch_PTD[wanted]).all() and found.sketch_BTD.shape[2] == sketch
+    assert (found.code_BTD.numpy() == stored.sketch_PTD[wanted]).all() and found.code_BTD.shape[2] == sketch
     silent = wanted % 5 == 0
     assert silent.any() and none[silent].all() and (found.tail_BT[torch.from_numpy(silent)] == 0).all()

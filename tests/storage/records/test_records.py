@@ -38,11 +38,11 @@ CONSTANTS = {"order_V": samples.ORDER}
 ROWS = 40
 every_record = pytest.mark.parametrize("kind", list(MAKERS), ids=lambda kind: kind.kind)
 FORMS = [
-    {"most": 6, "draws": 0, "sketch": 3},
-    {"most": 6, "draws": 0, "sketch": 0},
-    {"most": 6, "draws": 5, "sketch": 0},
-    {"most": 0, "draws": 5, "sketch": 0},
-    {"most": samples.VOCABULARY, "draws": 0, "sketch": 0},
+    {"most": 6, "draws": 0, "rank": 3},
+    {"most": 6, "draws": 0, "rank": 0},
+    {"most": 6, "draws": 5, "rank": 0},
+    {"most": 0, "draws": 5, "rank": 0},
+    {"most": samples.VOCABULARY, "draws": 0, "rank": 0},
 ]
 every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())))
 
@@ -206,7 +206,7 @@ class TestSparseLogits:
             assert read.ids_PK[row, read.gold_place_P[row]] == made.ids_PK[row, made.gold_place_P[row]]
 
     def test_draws_come_back_exactly(self) -> None:
-        form = {"most": 0, "draws": 5, "sketch": 0}
+        form = {"most": 0, "draws": 5, "rank": 0}
         made = samples.logits(ROWS, **form)
         read = self.again(made, samples.logits_specs(**form))
         for row in range(ROWS):
@@ -270,7 +270,7 @@ class TestSparseLogits:
             replace(self.made, **blank).check()
 
     def test_draws(self) -> None:
-        made = samples.logits(ROWS, most=2, draws=5, sketch=0)
+        made = samples.logits(ROWS, most=2, draws=5, rank=0)
         with pytest.raises(RecordInvalid, match=r"^logits: a drawn id without a share, or the reverse"):
             replace(made, drawn_share_PS=changed(made.drawn_share_PS, (2, 0), 0)).check()
         with pytest.raises(RecordInvalid, match=r"^logits: shares drawn do not add up to 1"):
@@ -278,7 +278,7 @@ class TestSparseLogits:
 
     def test_nothing_outside_the_list(self) -> None:
         """k = V: the tail is 0, and stays 0."""
-        form = {"most": 4, "draws": 0, "sketch": 0}
+        form = {"most": 4, "draws": 0, "rank": 0}
         made = samples.logits(3, **form)
         whole = replace(
             made,
@@ -318,10 +318,10 @@ class TestFusedTargets:
     def test_which_rows_are_covered(self) -> None:
         np.testing.assert_array_equal(self.made.covered_P(), np.arange(ROWS) % 7 != 6)
 
-    @pytest.mark.parametrize("sketch", [0, 2])
-    def test_read_is_within_half_steps_of_what_was_written(self, sketch: int) -> None:
-        made = samples.targets(ROWS, sketch=sketch)
-        read = self.again(made, samples.targets_specs(sketch=sketch))
+    @pytest.mark.parametrize("rank", [0, 2])
+    def test_read_is_within_half_steps_of_what_was_written(self, rank: int) -> None:
+        made = samples.targets(ROWS, rank=rank)
+        read = self.again(made, samples.targets_specs(rank=rank))
         np.testing.assert_array_equal(read.covered_P(), made.covered_P())
         np.testing.assert_array_equal(read.sketch_PTD, made.sketch_PTD)
         np.testing.assert_allclose(read.gold_logprob_P, made.gold_logprob_P, atol=0.5 / 128 + 1e-6)

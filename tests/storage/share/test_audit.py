@@ -367,7 +367,7 @@ def test_an_id_twice_in_a_row() -> None:
 @pytest.mark.parametrize(("off", "found"), [(0.9 / 32, False), (-0.9 / 32, False), (1.1 / 32, True), (-1.1 / 32, True)])
 def test_the_true_token_agrees_with_the_list_within_the_codes(off: float, found: bool) -> None:
     """A probability of 0.25 in the list, and beside it one whose root is `off` away."""
-    record = samples.logits(3, most=2, sketch=0)
+    record = samples.logits(3, most=2, rank=0)
     p = np.array([[0.25, 0.125]] * 3)
     gold = np.log(np.square(0.5 + off))
     record = replace(
@@ -385,7 +385,7 @@ def test_the_true_token_agrees_with_the_list_within_the_codes(off: float, found:
 @pytest.mark.parametrize(("root", "found"), [(0.5 + 0.9 / 32, False), (0.5 + 1.1 / 32, True)])
 def test_an_unlisted_true_token_fits_in_the_tail(root: float, found: bool) -> None:
     """A tail of 0.25: what is not listed can have no more, within the codes."""
-    record = samples.logits(3, most=1, sketch=0)
+    record = samples.logits(3, most=1, rank=0)
     record = replace(
         record,
         ids_PK=np.array([[3]] * 3, np.uint16),
@@ -417,13 +417,13 @@ def test_a_fused_true_token_fits_list_or_tail() -> None:
 
 def test_layouts() -> None:
     """Every form that our writers use is taken, of any width; anything else is named."""
-    for most, draws, sketch in ((6, 0, 3), (6, 0, 0), (0, 5, 0), (6, 5, 0)):
-        assert layout_faults(SparseLogits, samples.logits_specs(most=most, draws=draws, sketch=sketch)) == []
+    for most, draws, rank in ((6, 0, 3), (6, 0, 0), (0, 5, 0), (6, 5, 0)):
+        assert layout_faults(SparseLogits, samples.logits_specs(most=most, draws=draws, rank=rank)) == []
     for vocabulary in (100, 100_000):
         assert layout_faults(Masks, Masks.specs(vocabulary=vocabulary)) == []
         assert layout_faults(Sequences, Sequences.specs(tokens=512, vocabulary=vocabulary)) == []
         assert layout_faults(HiddenStates, HiddenStates.specs(width=9, vocabulary=vocabulary)) == []
-    assert layout_faults(FusedTargets, samples.targets_specs(sketch=0)) == []
+    assert layout_faults(FusedTargets, samples.targets_specs(rank=0)) == []
     assert layout_faults(samples.Plain, {"wide_PK": ArraySpec(dtype="int64")}) == []
     specs = {
         **samples.logits_specs(),

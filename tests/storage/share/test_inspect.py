@@ -172,7 +172,7 @@ def test_licences_of_documents_and_of_what_came_of_them() -> None:
 
 def test_a_store_of_a_thousand_shards_is_described_at_once(tmp_path: Path) -> None:
     """A second of this process's own time on a machine of any load; a tenth is what it takes."""
-    specs = SparseLogits.specs(most=96, draws=0, temperatures=2, sketch=16, vocabulary=30527)
+    specs = SparseLogits.specs(most=96, draws=0, temperatures=2, rank=16, vocabulary=30527)
     entry = FileEntry(bytes=200_000, sha256="ab" * 32)
     shards = tuple(
         ShardEntry(

@@ -50,13 +50,13 @@ KINDS: dict[str, tuple[type[Record], Callable[[], Record], Callable[[], dict[str
     "masks": (Masks, lambda: samples.masks(23), lambda: Masks.specs(vocabulary=samples.VOCABULARY), {}),
     "logits": (SparseLogits, lambda: samples.logits(23), samples.logits_specs,
                {"order_V": samples.ORDER, "pieces_utf8": TEXT, "tail_basis_DV": BASIS[0]}),
-    "drawn": (SparseLogits, lambda: samples.logits(23, most=0, draws=9, sketch=0),
-              lambda: samples.logits_specs(most=0, draws=9, sketch=0), {"order_V": samples.ORDER}),
+    "drawn": (SparseLogits, lambda: samples.logits(23, most=0, draws=9, rank=0),
+              lambda: samples.logits_specs(most=0, draws=9, rank=0), {"order_V": samples.ORDER}),
     "exact": (HiddenStates, lambda: samples.hidden(23),
               lambda: HiddenStates.specs(width=5, vocabulary=samples.VOCABULARY), {}),
     "targets": (FusedTargets, lambda: samples.targets(23), samples.targets_specs,
                 {"order_V": samples.ORDER, "tail_basis_TDV": BASIS}),
-    "plain-targets": (FusedTargets, lambda: samples.targets(23, sketch=0), lambda: samples.targets_specs(sketch=0),
+    "plain-targets": (FusedTargets, lambda: samples.targets(23, rank=0), lambda: samples.targets_specs(rank=0),
                       {"order_V": samples.ORDER}),
 }  # fmt: skip
 
