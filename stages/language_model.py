@@ -8,7 +8,7 @@ import click
 
 from pipeline.core.config import section
 from pipeline.evaluate.heldout import open_heldout
-from pipeline.evaluate.language_model import judge_language_model
+from pipeline.evaluate.language_model import evaluate_language_model
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.results import write_json
 from pipeline.text.corpus_view import MaskedCorpus
@@ -39,7 +39,7 @@ def main(
     with Run(f"language_model-{name}", __file__) as run:
         runtime = run.apply(runtime_params(params_file), float32=True)
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
-        write_json(out, judge_language_model(params, heldout, model=model, before=before, runtime=runtime))
+        write_json(out, evaluate_language_model(params, heldout, model=model, before=before, runtime=runtime))
         run.add(predictions=len(heldout.masked), report=file_sha256(out))
 
 

@@ -1,1 +1,1 @@
-"""Stages `evaluate*`, `fidelity`, `language_model`, `costs`: models and targets judged on held-out text."""
+"""Stages `evaluate*`, `fidelity`, `language_model`, `costs`: models and targets evaluated on held-out text."""

@@ -3,7 +3,7 @@
 Every number here is a ratio of sums over documents, or a sum of absolute ratios (calibration error), so a bootstrap
 needs each document's sums only. Documents are resampled, not predictions: predictions in one document share its text,
 and an interval that treated them as independent would be too narrow. The resamples depend on the seed and on the number
-of documents alone; all that was evaluated on the same documents is therefore compared on the same resamples.
+of documents alone, so all models evaluated on the same documents are compared on the same resamples.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def resample(documents: int, *, resamples: int, seed: int) -> Iterator[NDArray[n
     Drawing D documents with replacement is one multinomial draw (Efron 1979).
     """
     rows = max(1, BLOCK_ENTRIES // documents)
-    chance = generator(seed, "bootstrap", documents)
+    rng = generator(seed, "bootstrap", documents)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        yield chance.multinomial(documents, np.full(documents, 1 / documents), size=size).astype(np.float64)
+        yield rng.multinomial(documents, np.full(documents, 1 / documents), size=size).astype(np.float64)
 
 
 def interval(sample_R: NDArray[np.float64]) -> tuple[float, float]:
@@ -108,8 +108,8 @@ def paired_differences(
 ) -> dict[tuple[str, str], dict[str, float]]:
     """For each ordered pair of names and each quantity x: `x` of the first minus the second, `x_low` and `x_high`.
 
-    Paired: all take the same resamples, so what makes a document easy or hard for all cancels. Pairs that counted
-    other predictions are left out: their difference would be one of texts too.
+    Paired: all use the same resamples, so the difficulty of a document cancels. Pairs that counted different
+    predictions are left out, as their difference would depend on the text.
     """
     samples = {name: found.resampled(resamples=resamples, seed=seed) for name, found in means.items()}
     differences = {}
@@ -135,8 +135,8 @@ def seeds_difference(
     """Mean over seeds of one's quantity minus the other's, and its 95 % interval; first[s] and second[s] are paired.
 
     Each resample draws documents, the same for all, and, where there are several, seeds, both with replacement (Efron
-    1979; two crossed factors as in Owen 2007, arXiv 0712.1111). With S seeds their part of the variance comes out
-    (S - 1) / S of what it is, so of two or three seeds too small.
+    1979; two crossed factors as in Owen 2007, arXiv 0712.1111). The variance between
+    S seeds is underestimated by the factor (S - 1) / S, which matters for two or three seeds.
     """
     assert len(first) == len(second) > 0, (len(first), len(second))
     pairs = [(one.only((name,)), other.only((name,))) for one, other in zip(first, second, strict=True)]
@@ -167,8 +167,8 @@ def calibration_error(
     """Expected calibration error, `ece`, `ece_low` and `ece_high`.
 
     sum over bins m of |B_m| / n * |accuracy(B_m) - confidence(B_m)|, where B_m holds the predictions whose largest
-    probability lies in ((m - 1) / 15, m / 15] (Guo et al. 2017, arXiv 1706.04599, equation 3). The absolute value makes
-    resamples err upwards: with few predictions the interval may lie above the value.
+    probability lies in ((m - 1) / 15, m / 15] (Guo et al. 2017, arXiv 1706.04599, equation 3). The absolute value
+    biases resamples upwards: with few predictions the interval may lie above the value.
     """
     bin_P = np.clip(np.ceil(np.asarray(confidence_P, np.float64) * BINS).astype(np.int64) - 1, 0, BINS - 1)
     gap_P = correct_P.astype(np.float64) - confidence_P

@@ -2,8 +2,8 @@
 
 A forward runs the encoder over every token and the masked-LM head at one masked position a sequence. The head's share
 is then about 1 %, so the same numbers hold for tasks that use the encoder alone. Parameters, bytes and FLOPs depend on
-the model only. The rest differs between runs and machines: what it was measured on is in the report. Measure one model
-a process: memory that an earlier model left allocated is not counted again.
+the model only. The rest differs between runs and machines; the report names the hardware. Measure one model a process:
+memory that an earlier model left allocated is not counted again.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ WARM_UP = 3
 """Forwards with one sequence before anything is timed; one with a larger batch."""
 
 BATCH_SECONDS = 1.5
-"""Forwards of a larger batch are timed for so long, at least `LEAST_FORWARDS` and at most `passes` of them."""
+"""Seconds that forwards of a larger batch are timed for, at least `LEAST_FORWARDS` and at most `forwards` of them."""
 
 LEAST_FORWARDS = 3
 
 METER_SECONDS = 1.0
-"""Forwards are repeated so long under an energy counter, which moves every 0.1 s only."""
+"""Seconds that forwards are repeated for under an energy counter, which is updated every 0.1 s."""
 
 GATED = ("modernbert",)
 """Families whose feed-forward layer has a third matrix, a gate."""
@@ -57,7 +57,7 @@ class Forwards:
     seconds_R: NDArray[np.float64]
     """Wall clock of each forward."""
     joules: float
-    """Of a forward, without what the idle machine draws."""
+    """Of a forward, without the idle machine's power."""
 
 
 def measure_costs(params: CostParams, folder: Path, *, runtime: Runtime) -> dict[str, Any]:
@@ -92,9 +92,7 @@ def measure_costs(params: CostParams, folder: Path, *, runtime: Runtime) -> dict
         }
         meter = open_meter(device)
         idle = 0.0 if meter is None else idle_watts(meter)
-        timed = [
-            _forwards(lm, params, batch=batch, meter=meter, idle=idle, passes=params.passes) for batch in params.batches
-        ]
+        timed = [_forwards(lm, params, batch=batch, meter=meter, idle=idle) for batch in params.batches]
     metrics["peak_memory_bytes"] = memory.added()
     found = {name: Metric(value=value) for name, value in metrics.items()}
     for forwards in timed:
@@ -141,8 +139,8 @@ def median_interval(values_R: NDArray[np.float64]) -> tuple[float, float, float]
     """The median and its 95 % interval between two order statistics (Conover 1999, section 3.2).
 
     The median of any continuous distribution lies between the k-th smallest and the k-th largest of R values with
-    probability 1 - 2 P(Binomial(R, 1/2) < k); k is the largest that leaves 95 %. Below six values no k does: then the
-    range.
+    probability 1 - 2 P(Binomial(R, 1/2) < k); k is the largest that leaves 95 %. Below six values no k does, and
+    the interval is the range.
     """
     ordered_R = np.sort(values_R)
     count = len(ordered_R)
@@ -157,7 +155,7 @@ def median_interval(values_R: NDArray[np.float64]) -> tuple[float, float, float]
 
 
 def _import_architecture(folder: Path) -> None:
-    """Import the code of the model, some 100 MB, before memory is measured; what is wrong is refused when it loads."""
+    """Import the code of the model, some 100 MB, before memory is measured; a wrong folder is refused when it loads."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -166,9 +164,7 @@ def _import_architecture(folder: Path) -> None:
         ]
 
 
-def _forwards(
-    lm: MaskedLM, params: CostParams, *, batch: int, meter: Meter | None, idle: float, passes: int
-) -> Forwards:
+def _forwards(lm: MaskedLM, params: CostParams, *, batch: int, meter: Meter | None, idle: float) -> Forwards:
     """Time forwards over random tokens: the cost does not depend on the text."""
     ids_BL = generator(0, "costs", batch).integers(0, lm.vocabulary, (batch, params.sequence_tokens))
     row_B = np.arange(batch)
@@ -184,7 +180,7 @@ def _forwards(
     for _ in range(WARM_UP if batch == 1 else 1):
         once()
     cores_began = time.process_time()
-    seconds_R = _timed(once, most=passes, seconds=math.inf if batch == 1 else BATCH_SECONDS)
+    seconds_R = _timed(once, most=params.forwards, seconds=math.inf if batch == 1 else BATCH_SECONDS)
     core_seconds = time.process_time() - cores_began
     if meter is None:
         joules = estimated_joules(lm.device, seconds=float(seconds_R.sum()), core_seconds=core_seconds)

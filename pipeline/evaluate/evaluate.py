@@ -2,7 +2,7 @@
 
 All are evaluated at the same masked positions; the report says how many of them a teacher or fusion covers. Stores that
 do not belong together are refused before anything is computed. A student runs in float32 whatever the hardware offers:
-the numbers must not depend on the machine.
+the numbers do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pipeline.evaluate.heldout import Heldout
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.predictions import (
     UNRANKED,
-    Judged,
+    Predictions,
     Reference,
-    TeacherAnswers,
-    judge_fusion,
-    judge_student,
-    judge_teacher,
+    StoredTeacher,
+    fusion_predictions,
     kl_to_teacher,
     restored_fusion_nll,
     restored_teacher_nll,
+    student_predictions,
+    teacher_predictions,
 )
 from pipeline.evaluate.results import FROM_LABELS, DocumentSums, training_record, write_json, write_sums
 from pipeline.sparse.restore import Restored, RestoredTargets
@@ -60,19 +60,20 @@ class Evaluation:
 
 
 def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) -> Evaluation:
-    """Judge a teacher as it answered (temperature 1), and its loss and calibration at the fitted temperature.
+    """Evaluate a teacher at temperature 1, and its loss and calibration at the fitted temperature.
 
-    `nll_restored` is its loss at the fitted temperature by what its store restores, which a student learns from.
+    `nll_restored` is its loss at the fitted temperature under the distributions restored from its store, which a
+    student learns from.
     """
     store, teacher = _open_teacher(logits, heldout)
     label_P = heldout.masked.label_P
-    judged, calibrated = judge_teacher(teacher, label_P), judge_teacher(teacher, label_P, column=1)
-    reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
+    predictions, calibrated = teacher_predictions(teacher, label_P), teacher_predictions(teacher, label_P, column=1)
+    reference = fusion_predictions(_open_fusion(Path(params.against), heldout)[1], label_P)
     extra = {
         "nll_calibrated": (calibrated.nll_P, calibrated.covered_P),
         **_restored(restored_teacher_nll(teacher, label_P, column=1), calibrated),
     }
-    report, sums = _measure(params, heldout, judged, against=reference, listed=_least(store), extra=extra)
+    report, sums = _measure(params, heldout, predictions, against=reference, listed=_least(store), extra=extra)
     report |= {
         "ece_calibrated": _calibration(params, heldout, calibrated)["ece"],
         "temperature": teacher.restored.temperatures[1],
@@ -85,41 +86,44 @@ def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) 
 def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, logits: Path) -> Evaluation:
     """Evaluate fused targets, and compare them with their best teacher at the positions that all of these cover.
 
-    `nll` is of the mixture of the teachers' full softmaxes, `nll_restored` of what a student learns from. Teachers are
-    taken at the temperature they were fused at, and the best is the one with the lowest loss there. `gain` is its loss
-    minus the fused one, `kl_to_best_teacher` the mean of `predictions.kl_to_teacher` to it.
+    `nll` is of the mixture of the teachers' full softmaxes, `nll_restored` of the restored targets that a student
+    learns from. Teachers are evaluated at the temperature they were fused at; the best has the lowest loss there.
+    `gain` is its loss minus the fused one, `kl_to_best_teacher` the mean of `predictions.kl_to_teacher` to it.
     """
     import torch
 
     store, rows = _open_fusion(targets, heldout)
     label_P = heldout.masked.label_P
-    judged = judge_fusion(rows, label_P)
+    predictions = fusion_predictions(rows, label_P)
     teachers, columns, listed = {}, {}, int(store.facts["keep"])
     for name in store.facts["teachers"]:
-        found, teachers[name] = _open_teacher(logits / name, heldout)
-        store.require_parent(f"logits/{name}", found)
-        columns[name] = _fused_column(store, found)
-        listed = min(listed, _least(found))
-    answers = {name: judge_teacher(teacher, label_P, column=columns[name]) for name, teacher in teachers.items()}
-    common_P = judged.covered_P & np.logical_and.reduce([answer.covered_P for answer in answers.values()])
-    losses = {name: _mean(answer.nll_P[common_P]) for name, answer in answers.items()}
+        logits_store, teachers[name] = _open_teacher(logits / name, heldout)
+        store.require_parent(f"logits/{name}", logits_store)
+        columns[name] = _fused_column(store, logits_store)
+        listed = min(listed, _least(logits_store))
+    by_teacher = {
+        name: teacher_predictions(teacher, label_P, column=columns[name]) for name, teacher in teachers.items()
+    }
+    common_P = predictions.covered_P & np.logical_and.reduce([other.covered_P for other in by_teacher.values()])
+    losses = {name: _mean(other.nll_P[common_P]) for name, other in by_teacher.items()}
     best = min(losses, key=lambda name: losses[name])
+    restored_nll_P = restored_fusion_nll(RestoredTargets.of(store, rows, device=torch.device("cpu")), label_P)
     kl_P = kl_to_teacher(rows, teachers[best], column=columns[best])
     extra = {
-        "gain": (answers[best].nll_P - judged.nll_P, common_P),
+        "gain": (by_teacher[best].nll_P - predictions.nll_P, common_P),
         "kl_to_best_teacher": (kl_P, np.isfinite(kl_P)),
-        "nll_common": (judged.nll_P, common_P),
-        **_restored(restored_fusion_nll(RestoredTargets.of(store, rows, device=torch.device("cpu")), label_P), judged),
+        "nll_common": (predictions.nll_P, common_P),
+        **_restored(restored_nll_P, predictions),
     }
-    reference = judge_fusion(_open_fusion(Path(params.against), heldout)[1], label_P)
-    report, sums = _measure(params, heldout, judged, against=reference, listed=listed, extra=extra)
+    reference = fusion_predictions(_open_fusion(Path(params.against), heldout)[1], label_P)
+    report, sums = _measure(params, heldout, predictions, against=reference, listed=listed, extra=extra)
     report |= {
         "best_teacher": best,
         "common_positions": int(common_P.sum()),
         "nll_common_teachers": losses,
         "temperature": store.facts["temperature"],
         "weighting": store.facts["weighting"],
-        "weights": _mean_weights(store, rows.weight_PT[judged.covered_P]),
+        "weights": _mean_weights(store, rows.weight_PT[predictions.covered_P]),
         "weights_by_source": _weights_by_source(store, rows, heldout),
         **_store_size(store),
     }
@@ -141,7 +145,7 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
                 f"{model}: {lm.vocabulary} ids, but {heldout.masks.path} has {heldout.masks.facts['vocabulary']}. "
                 f"Run: dvc repro train@{model.name}"
             )
-        judged = judge_student(
+        predictions = student_predictions(
             lm,
             heldout.rows,
             heldout.masked,
@@ -150,15 +154,15 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
             reference=reference,
         )
         parameters = lm.parameters
-    fused = judge_fusion(rows, heldout.masked.label_P)
-    extra: Quantities = {"kl": (judged.kl_P, np.isfinite(judged.kl_P))}
-    if "curve_by_document" in training:  # of students that were trained before it was kept there is none
-        extra["area"] = (_area(training, heldout), judged.covered_P)
-    report, sums = _measure(params, heldout, judged, against=fused, listed=UNRANKED, extra=extra)
+    fused = fusion_predictions(rows, heldout.masked.label_P)
+    extra: Quantities = {"kl": (predictions.kl_P, np.isfinite(predictions.kl_P))}
+    if "curve_by_document" in training:  # absent in records of older versions
+        extra["area"] = (_area(training, heldout), predictions.covered_P)
+    report, sums = _measure(params, heldout, predictions, against=fused, listed=UNRANKED, extra=extra)
     report |= {
         "parameters": parameters,
         "model_bytes": sum(path.stat().st_size for path in model.glob("*.safetensors")),
-        # A student without a parent "targets" had no teacher, whatever store its settings name.
+        # Without a parent "targets" it had no teacher, whatever store its settings name.
         "learns_from": Path(training["targets"]).name if "targets" in training["parents"] else FROM_LABELS,
         **{name: training[name] for name in ("curve", "steps", "tokens", "predictions")},
     }
@@ -166,7 +170,7 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
 
 
 def curve_area(step_M: NDArray[Any], nll_MD: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean over the steps of piecewise linear curves through M marks, by the trapezoidal rule; D curves, D means."""
+    """Mean over the steps of piecewise linear curves through M points, by the trapezoidal rule; D curves, D means."""
     width_W = np.diff(step_M).astype(np.float64)
     return np.asarray(width_W @ (nll_MD[1:] + nll_MD[:-1]) / (2 * width_W.sum()))
 
@@ -178,20 +182,20 @@ def _area(training: dict[str, Any], heldout: Heldout) -> NDArray[np.float64]:
     return (area_D / np.bincount(heldout.document_P))[heldout.document_P]
 
 
-def _restored(nll_P: NDArray[np.float64] | None, judged: Judged) -> Quantities:
-    """The loss by what is restored, where there is one."""
-    return {} if nll_P is None else {"nll_restored": (nll_P, judged.covered_P)}
+def _restored(nll_P: NDArray[np.float64] | None, predictions: Predictions) -> Quantities:
+    """The loss under restored distributions, if there is one."""
+    return {} if nll_P is None else {"nll_restored": (nll_P, predictions.covered_P)}
 
 
-def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], TeacherAnswers]:
+def _open_teacher(path: Path, heldout: Heldout) -> tuple[Store[SparseLogits], StoredTeacher]:
     import torch
 
     store = Store(path, SparseLogits)
     store.require_parent("masks", heldout.masks)
-    pieces = decode_tokens(store.constant("pieces_utf8"))
-    teacher = TeacherAnswers(
+    tokens = decode_tokens(store.constant("pieces_utf8"))
+    teacher = StoredTeacher(
         restored=Restored.of(store, store.read(HELDOUT), device=torch.device("cpu")),
-        to_student_V=bridge(pieces, heldout.tokens).to_student_V,
+        to_student_V=bridge(tokens, heldout.tokens).to_student_V,
     )
     return store, teacher
 
@@ -203,7 +207,7 @@ def _open_fusion(path: Path, heldout: Heldout) -> tuple[Store[FusedTargets], Fus
 
 
 def _fused_column(fusion: Store[FusedTargets], teacher: Store[SparseLogits]) -> int:
-    """The column of the teacher's store that a fusion mixed: temperature 1 as answered, or a listed one, calibrated."""
+    """The column of the teacher's store that a fusion mixed: temperature 1, or a listed one if calibrated."""
     if not fusion.manifest.inputs["calibrated"]:
         return 0
     return 1 + int(teacher.facts["listed"].index(fusion.facts["temperature"]))
@@ -212,25 +216,25 @@ def _fused_column(fusion: Store[FusedTargets], teacher: Store[SparseLogits]) -> 
 def _measure(
     params: EvaluateParams,
     heldout: Heldout,
-    judged: Judged,
+    predictions: Predictions,
     *,
-    against: Judged,
+    against: Predictions,
     listed: int,
     extra: Quantities,
 ) -> tuple[dict[str, Any], DocumentSums]:
-    """The numbers everybody gets; at least `listed` entries are known of each answer, and top 5 needs five."""
-    covered_P = judged.covered_P
+    """The numbers of teachers, fusions and students. Top 5 is left out where fewer than five entries are `listed`."""
+    covered_P = predictions.covered_P
     quantities: Quantities = {
-        "nll": (judged.nll_P, covered_P),
-        "accuracy": (judged.rank_P == 0, covered_P),
-        **({"accuracy_top5": (judged.rank_P < 5, covered_P)} if listed >= 5 else {}),
-        "agreement": (judged.top_P == against.top_P, covered_P & against.covered_P),
+        "nll": (predictions.nll_P, covered_P),
+        "accuracy": (predictions.rank_P == 0, covered_P),
+        **({"accuracy_top5": (predictions.rank_P < 5, covered_P)} if listed >= 5 else {}),
+        "agreement": (predictions.top_P == against.top_P, covered_P & against.covered_P),
         **extra,
     }
     means = Means.of(quantities, document_P=heldout.document_P, documents=len(heldout.row_D))
     report: dict[str, Any] = {
         **mean_intervals(means, resamples=params.bootstrap, seed=params.seed),
-        **_calibration(params, heldout, judged),
+        **_calibration(params, heldout, predictions),
         "positions": int(covered_P.sum()),
         "coverage": _mean(covered_P),
         "documents": len(heldout.row_D),
@@ -240,11 +244,11 @@ def _measure(
     )
 
 
-def _calibration(params: EvaluateParams, heldout: Heldout, judged: Judged) -> dict[str, float]:
-    covered_P = judged.covered_P
+def _calibration(params: EvaluateParams, heldout: Heldout, predictions: Predictions) -> dict[str, float]:
+    covered_P = predictions.covered_P
     return calibration_error(
-        judged.confidence_P[covered_P],
-        judged.rank_P[covered_P] == 0,
+        predictions.confidence_P[covered_P],
+        predictions.rank_P[covered_P] == 0,
         document_P=heldout.document_P[covered_P],
         documents=len(heldout.row_D),
         resamples=params.bootstrap,

@@ -1,11 +1,11 @@
 """How much of a teacher's full softmax its sparse store keeps, and at what size.
 
 Kept hidden states (`pipeline.teach.hidden_states`) give the full softmax of held-out predictions, on which nothing of
-the store was fitted; the store gives what a student would be trained on. Compared are the distributions, row by row,
-and what a student's gradient would be: at the output bias it is q - p summed over a batch, for a student q and a target
-p, so the angle between q - restored and q - full says how a batch's step is turned, and the ratio of their lengths how
-it is stretched. Errors that are independent from row to row average out over a batch, a bias does not: the angle is of
-the sum over `BLOCK` predictions.
+the store was fitted. The store gives the restored distributions, which a student is trained on. The two are compared
+row by row, and by the gradient that each would give a student. At the output bias the gradient is q - p summed over a
+batch, for a student q and a target p. The angle between the sums of q - restored and q - full shows how the direction
+of a step changes, the ratio of their lengths how its size does. Errors that are independent between rows average out
+over a batch and a bias does not, so the sums are over `BLOCK` predictions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BLOCK = 1024
 """Predictions whose gradients are added up: a step of about 7,000 tokens."""
 
 CHUNK_ELEMENTS = 2**24
-"""Probabilities worked on at once, 64 MB in float32; some six such buffers live."""
+"""Probabilities that are held at once, 64 MB in float32; about six such buffers exist at a time."""
 
 Student = Callable[["Tensor", int, int], "Tensor"]
 """Given the full log-probabilities [C, V] of rows start to stop: a student's probabilities of the same ids, [C, V]."""
@@ -43,7 +43,7 @@ Student = Callable[["Tensor", int, int], "Tensor"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Full:
-    """The full softmax of Q kept predictions, computed again; those that the teacher answered, in order."""
+    """The full softmax of Q predictions, recomputed from kept hidden states; those with a prediction, in order."""
 
     store: Store[HiddenStates]
     row_Q: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Full:
 
     @staticmethod
     def open(path: Path, *, device: torch.device) -> Full:
-        """All answered rows of the store at `path`."""
+        """All rows with a prediction of the store at `path`."""
         import torch
 
         store = Store(path, HiddenStates)
@@ -86,7 +86,7 @@ class Full:
         return len(self.bias_V)
 
     def logits(self, start: int, stop: int) -> Tensor:
-        """float32 [C, V] of answered rows start to stop."""
+        """float32 [C, V] of rows start to stop."""
         return self.hidden_QH[start:stop].float() @ self.weight_HV + self.bias_V
 
     def chunks(self, rows: range) -> Iterator[tuple[int, int]]:
@@ -101,8 +101,8 @@ def near_student(seed: int) -> Student:
     import torch
 
     def student(log_p_CV: Tensor, start: int, stop: int) -> Tensor:
-        chance = torch.Generator(log_p_CV.device).manual_seed(seed + start)
-        noise_CV = torch.randn(log_p_CV.shape, generator=chance, device=log_p_CV.device)
+        rng = torch.Generator(log_p_CV.device).manual_seed(seed + start)
+        noise_CV = torch.randn(log_p_CV.shape, generator=rng, device=log_p_CV.device)
         return torch.softmax(log_p_CV + noise_CV, dim=1)
 
     return student

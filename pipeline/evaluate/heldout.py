@@ -1,4 +1,4 @@
-"""The held-out split, opened once for all that evaluates models on it."""
+"""The held-out split, opened once for every evaluation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What lexical training costs a language model: its held-out loss beside that of the model it started from.
+"""What lexical training costs a language model: its held-out loss compared with that of the model it started from.
 
 Unlike the evaluation of students, this takes any folder with a masked language model over the students' vocabulary,
-also one that was trained on other stores. The numbers mean something only if the text was held out there too.
+also one that was trained on other stores. The numbers are valid only if the text was held out there too.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pipeline.core.runtime import Runtime
 from pipeline.evaluate.bootstrap import Means, calibration_error, mean_intervals, paired_differences
 from pipeline.evaluate.heldout import Heldout
 from pipeline.evaluate.params import EvaluateParams
-from pipeline.evaluate.predictions import Judged, judge_student
+from pipeline.evaluate.predictions import Predictions, student_predictions
 from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import weights_digest
 from pipeline.text.tokenizer import load_tokenizer
 from storage.errors import VocabularyError
 
 
-def judge_language_model(
+def evaluate_language_model(
     params: EvaluateParams,
     heldout: Heldout,
     *,
@@ -32,14 +32,14 @@ def judge_language_model(
 
     With `before`, the folder that training started from, also its numbers and `nll_change` and `accuracy_change`, after
     minus before, from resamples of documents that both share. Runs in float32, one model after the other. Raises
-    VocabularyError when a folder speaks another vocabulary than the stores, and what `masked_lm` raises.
+    VocabularyError when a folder has another vocabulary than the stores, and what `masked_lm` raises.
     """
-    judged = _answers(model, heldout, runtime=runtime)
-    means = _means(heldout, judged)
+    predictions = _predictions(model, heldout, runtime=runtime)
+    means = _means(heldout, predictions)
     metrics = _metrics(mean_intervals(means, resamples=params.bootstrap, seed=params.seed), n=len(heldout.masked))
     calibration = calibration_error(
-        judged.confidence_P,
-        judged.rank_P == 0,
+        predictions.confidence_P,
+        predictions.rank_P == 0,
         document_P=heldout.document_P,
         documents=len(heldout.row_D),
         resamples=params.bootstrap,
@@ -50,7 +50,7 @@ def judge_language_model(
     if before is not None:
         both = {
             "after": means,
-            "before": _means(heldout, _answers(before, heldout, runtime=runtime)),
+            "before": _means(heldout, _predictions(before, heldout, runtime=runtime)),
         }
         started = mean_intervals(both["before"], resamples=params.bootstrap, seed=params.seed)
         change = paired_differences(both, resamples=params.bootstrap, seed=params.seed)["after", "before"]
@@ -60,7 +60,7 @@ def judge_language_model(
     return suite_report("language_model", model, metrics, headline="nll", **details)
 
 
-def _answers(folder: Path, heldout: Heldout, *, runtime: Runtime) -> Judged:
+def _predictions(folder: Path, heldout: Heldout, *, runtime: Runtime) -> Predictions:
     import torch
 
     from pipeline.models.masked_lm import masked_lm
@@ -68,28 +68,29 @@ def _answers(folder: Path, heldout: Heldout, *, runtime: Runtime) -> Judged:
     with masked_lm(folder, device=runtime.device, dtype=torch.float32) as lm:
         _require_vocabulary(folder, heldout, ids=lm.vocabulary)
         special = heldout.sequences.facts["special"]
-        return judge_student(lm, heldout.rows, heldout.masked, special=special, batch_tokens=runtime.batch_tokens)
+        return student_predictions(lm, heldout.rows, heldout.masked, special=special, batch_tokens=runtime.batch_tokens)
 
 
 def _require_vocabulary(folder: Path, heldout: Heldout, *, ids: int) -> None:
-    """Refuse a model whose ids mean something else: by number, and by pieces, as many vocabularies are as large."""
-    pieces = heldout.tokens
-    if ids != len(pieces):
+    """Refuse a model with another vocabulary: the number of ids is compared, then every token."""
+    tokens = heldout.tokens
+    if ids != len(tokens):
         raise VocabularyError(
-            f"{folder}: {ids} ids, but {heldout.sequences.path} has {len(pieces)}. "
+            f"{folder}: {ids} ids, but {heldout.sequences.path} has {len(tokens)}. "
             "Give a student, or a model with the students' tokenizer"
         )
     own = load_tokenizer(folder).tokens
-    if own != pieces:
-        first = next(number for number, pair in enumerate(zip(own, pieces, strict=True)) if pair[0] != pair[1])
+    if own != tokens:
+        first = next(number for number, pair in enumerate(zip(own, tokens, strict=True)) if pair[0] != pair[1])
         raise VocabularyError(
-            f"{folder}: its id {first} is '{own[first]}', but '{pieces[first]}' in {heldout.sequences.path}. "
+            f"{folder}: its id {first} is '{own[first]}', but '{tokens[first]}' in {heldout.sequences.path}. "
             "Give a student, or a model with the students' tokenizer"
         )
 
 
-def _means(heldout: Heldout, judged: Judged) -> Means:
-    quantities = {"nll": (judged.nll_P, judged.covered_P), "accuracy": (judged.rank_P == 0, judged.covered_P)}
+def _means(heldout: Heldout, predictions: Predictions) -> Means:
+    covered_P = predictions.covered_P
+    quantities = {"nll": (predictions.nll_P, covered_P), "accuracy": (predictions.rank_P == 0, covered_P)}
     return Means.of(quantities, document_P=heldout.document_P, documents=len(heldout.row_D))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -12,17 +13,19 @@ EVERYTHING = "all"
 """The domain of all text."""
 
 OTHERS = "*"
-"""Among the sources of a domain: those that no domain names."""
+"""Among the sources of a domain, stands for all sources that no domain names."""
 
 
 class CostParams(Section):
     """The `costs` section of params.yaml."""
 
+    renamed: ClassVar = {"passes": "forwards"}
+
     sequence_tokens: int = Field(ge=2)
     """Tokens of every sequence, special tokens included; there is no padding."""
     batches: list[int] = Field(min_length=1)
     """Sequences of a forward, rising; the first is 1, whose time is the latency."""
-    passes: int = Field(ge=20)
+    forwards: int = Field(ge=20)
     """Timed forwards."""
     threads: int = Field(ge=0)
     """CPU threads; 0 for all cores."""

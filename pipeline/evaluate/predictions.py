@@ -1,7 +1,7 @@
-"""Predictions of a teacher, a fusion or a student at held-out masked positions against the true tokens, one by one.
+"""Predictions of a teacher, a fusion or a student at held-out masked positions, each compared with the true token.
 
-Those of teachers and fusions are read from their stores, students are run at the same positions. All are compared in
-the students' vocabulary. Nothing is averaged here: `pipeline.evaluate.bootstrap` does that, by document.
+Predictions of teachers and fusions are read from their stores; students are run at the same positions. All are compared
+in the students' vocabulary. `pipeline.evaluate.bootstrap` averages them by document.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 CHUNK_ELEMENTS = 2**20
-"""Entries of distributions over the vocabulary worked on at once: 4 MB in float32, which stays in the cache."""
+"""Entries of distributions over the vocabulary that are held at once: 4 MB in float32, which fits the cache."""
 
 UNRANKED = np.iinfo(np.int64).max
 """Rank where there is no prediction: never within any list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class Predictions:
     """P predictions of one teacher, fusion or student against the true tokens."""
 
     nll_P: NDArray[np.float64]
@@ -44,7 +44,7 @@ class Judged:
     confidence_P: NDArray[np.float64]
     """Largest probability; NaN without a prediction."""
     top_P: NDArray[np.int64]
-    """Its token, students' vocabulary; -1 where it has no counterpart there, or without a prediction."""
+    """The token of largest probability, students' vocabulary; -1 without a counterpart there or a prediction."""
     covered_P: NDArray[np.bool_]
     """True where there is a prediction."""
     kl_P: NDArray[np.float64]
@@ -57,17 +57,17 @@ class Reference:
 
     rows: FusedTargets
     store: Store[FusedTargets]
-    """Where they are from, with the constants that restore their tails."""
+    """The store of `rows`, with the constants that restore their tails."""
     temperature: float
     """Of the targets; the student's logits are divided by it in the divergence, and only there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherAnswers:
-    """A teacher's predictions of a split, and what is needed to read them."""
+class StoredTeacher:
+    """A teacher's predictions of a split as its store holds them, and the map of its vocabulary."""
 
     restored: Restored
-    """Its rows, and what restores them; temperatures are 1, then the fitted one times each listed one."""
+    """Its rows and the constants of their tails; temperatures are 1, then the fitted one times each listed one."""
     to_student_V: NDArray[np.int64]
     """Student's id of each of the teacher's; -1 where there is none."""
 
@@ -77,7 +77,7 @@ class TeacherAnswers:
         return self.restored.record
 
 
-def judge_teacher(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int = 0) -> Judged:
+def teacher_predictions(teacher: StoredTeacher, label_P: NDArray[Any], *, column: int = 0) -> Predictions:
     """A teacher's predictions at one of its temperatures, by default 1, against the true tokens [P] of the mask store.
 
     Tokens that map to the same student's token count as that token; the probability of the true token is that of the
@@ -94,7 +94,7 @@ def judge_teacher(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int
         order_PK = np.argsort(-p_PK, axis=1, kind="stable")
         student_PK = np.take_along_axis(student_PK, order_PK, axis=1)
         p_PK = np.take_along_axis(p_PK, order_PK, axis=1)
-    return Judged(
+    return Predictions(
         nll_P=-rows.gold_logprob_PJ[:, column].astype(np.float64),
         rank_P=_rank(student_PK, label_P.astype(np.int64), covered_P),
         confidence_P=np.where(covered_P, p_PK[:, 0], np.nan),
@@ -104,11 +104,11 @@ def judge_teacher(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int
     )
 
 
-def judge_fusion(rows: FusedTargets, label_P: NDArray[Any]) -> Judged:
+def fusion_predictions(rows: FusedTargets, label_P: NDArray[Any]) -> Predictions:
     """Fused targets, at the temperature they were fused at, against the true tokens [P] of the mask store."""
     covered_P = rows.covered_P()
     ids_PM = np.where(no_id(rows.ids_PM), -1, rows.ids_PM.astype(np.int64))
-    return Judged(
+    return Predictions(
         nll_P=-rows.gold_logprob_P.astype(np.float64),
         rank_P=_rank(ids_PM, label_P.astype(np.int64), covered_P),
         confidence_P=np.exp(rows.logprob_PM[:, 0].astype(np.float64)),
@@ -118,7 +118,7 @@ def judge_fusion(rows: FusedTargets, label_P: NDArray[Any]) -> Judged:
     )
 
 
-def judge_student(
+def student_predictions(
     lm: MaskedLM,
     sequences: Sequences,
     masks: Masks,
@@ -126,14 +126,14 @@ def judge_student(
     special: dict[str, int],
     batch_tokens: int,
     reference: Reference | None = None,
-) -> Judged:
+) -> Predictions:
     """Run a student at all masked positions of a split; with a reference, also KL(reference || student) at each."""
     import torch
 
     from pipeline.core.progress import Progress
 
     size = len(masks)
-    judged = Judged(
+    predictions = Predictions(
         nll_P=np.full(size, np.nan),
         rank_P=np.full(size, UNRANKED),
         confidence_P=np.full(size, np.nan),
@@ -145,46 +145,46 @@ def judge_student(
         restored = None
         if reference is not None:
             restored = RestoredTargets.of(reference.store, reference.rows, device=lm.device)
-        for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+        for logits_QV, row_Q in masked_logits(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
             (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
             gold_Q1 = logits_QV.gather(1, label_Q[:, None])
             lse_Q = logits_QV.logsumexp(dim=1)
             top = logits_QV.max(dim=1)
-            judged.nll_P[row_Q] = (lse_Q - gold_Q1[:, 0]).cpu().numpy()
-            judged.confidence_P[row_Q] = (top.values - lse_Q).exp().cpu().numpy()
-            judged.rank_P[row_Q] = (logits_QV > gold_Q1).count_nonzero(dim=1).cpu().numpy()
-            judged.top_P[row_Q] = top.indices.cpu().numpy()
+            predictions.nll_P[row_Q] = (lse_Q - gold_Q1[:, 0]).cpu().numpy()
+            predictions.confidence_P[row_Q] = (top.values - lse_Q).exp().cpu().numpy()
+            predictions.rank_P[row_Q] = (logits_QV > gold_Q1).count_nonzero(dim=1).cpu().numpy()
+            predictions.top_P[row_Q] = top.indices.cpu().numpy()
             if reference is not None and restored is not None:
                 kl_Q = _divergence_from(restored.chunk(row_Q), logits_QV / reference.temperature)
-                judged.kl_P[row_Q] = kl_Q.double().cpu().numpy()
+                predictions.kl_P[row_Q] = kl_Q.double().cpu().numpy()
             progress.advance(len(row_Q))
-    assert bool((judged.top_P >= 0).all()), "a masked position has no prediction"
+    assert bool((predictions.top_P >= 0).all()), "a masked position has no prediction"
     if reference is not None:
-        judged.kl_P[~reference.rows.covered_P()] = np.nan
-    return judged
+        predictions.kl_P[~reference.rows.covered_P()] = np.nan
+    return predictions
 
 
 def heldout_nll(
     lm: MaskedLM, sequences: Sequences, masks: Masks, *, batch_tokens: int, special: dict[str, int]
 ) -> NDArray[np.float64]:
-    """Negative log-probability [P] of the true token at every masked position, nats: `nll_P` of `judge_student`."""
+    """Negative log-probability [P] of the true token at every masked position, nats: `student_predictions().nll_P`."""
     import torch
 
     nll_P = np.full(len(masks), np.nan)
     with torch.inference_mode():
-        for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+        for logits_QV, row_Q in masked_logits(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
             (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
             nll_Q = torch.nn.functional.cross_entropy(logits_QV, label_Q, reduction="none")
             nll_P[row_Q] = nll_Q.double().cpu().numpy()
     return nll_P
 
 
-def answers(
+def masked_logits(
     lm: MaskedLM, sequences: Sequences, masks: Masks, *, special: dict[str, int], batch_tokens: int
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Logits [Q, V] in float32 and rows of the mask store [Q], at most `CHUNK_ELEMENTS` logits at a time.
 
-    Gradients are the caller's to switch off. Examples come longest first, every masked position once.
+    The caller switches gradients off. Examples come longest first, every masked position once.
     """
     view = reference_view(sequences, masks, special=special)
     for batch in token_batches(view.lengths_G(), batch_tokens):
@@ -196,16 +196,17 @@ def answers(
             yield logits_QV[start:stop].float(), inputs.prediction_Q[start:stop]
 
 
-def restored_teacher_nll(teacher: TeacherAnswers, label_P: NDArray[Any], *, column: int) -> NDArray[np.float64] | None:
-    """NLL [P] of the true tokens under what is restored from a teacher's store at `column`, nats; NaN unanswered.
+def restored_teacher_nll(teacher: StoredTeacher, label_P: NDArray[Any], *, column: int) -> NDArray[np.float64] | None:
+    """NLL [P] of the true tokens under the softmaxes restored from a teacher's store at `column`, nats.
 
-    What a student learns from, where `Judged.nll_P` is of the full softmax. Tokens of the teacher that map to the true
-    one add up. None where ids were drawn: what was not drawn has probability 0, and only its mean is an estimate.
+    NaN without a prediction. A student learns from the restored distribution; `Predictions.nll_P` is of the full
+    softmax. Tokens of the teacher that map to the true one add up. None where ids were drawn: an id that was not drawn
+    has probability 0, and only the mean over draws estimates the full softmax.
     """
     if teacher.rows.drawn_ids_PS.shape[1]:
         return None
     size = int(max(teacher.to_student_V.max(initial=-1), label_P.max(initial=0))) + 1
-    own_PW = _pieces_of(teacher.to_student_V, size)[label_P.astype(np.int64)]
+    own_PW = _ids_of(teacher.to_student_V, size)[label_P.astype(np.int64)]
 
     def gold_Q(row_Q: NDArray[np.int64]) -> NDArray[np.float64]:
         restored_QV = teacher.restored.chunk(row_Q, column).cpu().numpy()
@@ -233,7 +234,7 @@ def restored_fusion_nll(restored: RestoredTargets, label_P: NDArray[Any]) -> NDA
 def _chunked_nll(
     gold_Q: Callable[[NDArray[np.int64]], NDArray[np.float64]], covered_P: NDArray[np.bool_], *, vocabulary: int
 ) -> NDArray[np.float64]:
-    """Negative logarithm of what `gold_Q` gives for the covered rows, `CHUNK_ELEMENTS` at a time; infinite for 0."""
+    """-log `gold_Q` of the covered rows [P], `CHUNK_ELEMENTS` entries at a time; NaN elsewhere, infinite for 0."""
     nll_P = np.full(len(covered_P), np.nan)
     answered = np.flatnonzero(covered_P)
     step = max(1, CHUNK_ELEMENTS // vocabulary)
@@ -243,18 +244,18 @@ def _chunked_nll(
     return nll_P
 
 
-def kl_to_teacher(fused: FusedTargets, teacher: TeacherAnswers, *, column: int) -> NDArray[np.float64]:
+def kl_to_teacher(fused: FusedTargets, teacher: StoredTeacher, *, column: int) -> NDArray[np.float64]:
     """KL(fused || teacher) of each prediction over the M + 1 outcomes of the fused list, nats; NaN without both.
 
     The outcomes are the M tokens that the fused target keeps, and "any other". The teacher is taken at the temperature
-    of `column` and restored: a token on its list has its stored probability, any other its share of the tail. Pieces
-    that map to one student's token add up; pieces without a counterpart belong to "any other".
+    of `column` and restored: a token on its list has its stored probability, any other its share of the tail. Tokens
+    that map to one student's token add up; tokens without a counterpart belong to "any other".
     Merging outcomes can only lower a divergence (data processing inequality), so this is a lower bound of the one over
     the whole vocabulary; it is 0 for a teacher fused alone.
     """
     answered = np.flatnonzero(fused.covered_P() & teacher.rows.covered_P())
     size = int(max(teacher.to_student_V.max(initial=-1), _index(fused.ids_PM).max(initial=0))) + 1
-    pieces_SW = _pieces_of(teacher.to_student_V, size)
+    ids_SW = _ids_of(teacher.to_student_V, size)
     kl_P = np.full(len(fused), np.nan)
     step = max(1, CHUNK_ELEMENTS // len(teacher.to_student_V))
     for start in range(0, len(answered), step):
@@ -263,10 +264,10 @@ def kl_to_teacher(fused: FusedTargets, teacher: TeacherAnswers, *, column: int) 
         none_QM = no_id(fused.ids_PM[row_Q])
         ids_QM = np.where(none_QM, 0, _index(fused.ids_PM[row_Q]))
         fused_QM = np.where(none_QM, 0, np.exp(np.nan_to_num(fused.logprob_PM[row_Q]).astype(np.float64)))
-        own_QMW = pieces_SW[ids_QM]
+        own_QMW = ids_SW[ids_QM]
         own_QMW[none_QM] = -1
-        piece_QMW = np.take_along_axis(teacher_QV[:, :, None], np.maximum(own_QMW, 0), axis=1)
-        teacher_QM = np.where(own_QMW < 0, 0, piece_QMW).sum(axis=2, dtype=np.float64)
+        p_QMW = np.take_along_axis(teacher_QV[:, :, None], np.maximum(own_QMW, 0), axis=1)
+        teacher_QM = np.where(own_QMW < 0, 0, p_QMW).sum(axis=2, dtype=np.float64)
         other_Q1 = fused.tail_PT[row_Q].sum(axis=1, keepdims=True, dtype=np.float64)
         fused_QO = np.append(fused_QM, other_Q1, axis=1)  # O = M + 1 outcomes
         teacher_QO = np.append(teacher_QM, 1 - teacher_QM.sum(axis=1, keepdims=True), axis=1)
@@ -275,15 +276,15 @@ def kl_to_teacher(fused: FusedTargets, teacher: TeacherAnswers, *, column: int) 
     return kl_P
 
 
-def _pieces_of(to_student_V: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _ids_of(to_student_V: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """A teacher's ids of each of `size` student ids, [size, W]; -1 where one has fewer."""
     known = np.flatnonzero(to_student_V >= 0)
     known = known[np.argsort(to_student_V[known], kind="stable")]
     count_S = np.bincount(to_student_V[known], minlength=size)
     place = np.arange(len(known)) - np.repeat(np.cumsum(count_S) - count_S, count_S)
-    pieces_SW = np.full((size, count_S.max(initial=1)), -1, np.int64)
-    pieces_SW[to_student_V[known], place] = known
-    return pieces_SW
+    ids_SW = np.full((size, count_S.max(initial=1)), -1, np.int64)
+    ids_SW[to_student_V[known], place] = known
+    return ids_SW
 
 
 def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -294,8 +295,8 @@ def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.fl
 def _divergence_from(p_QV: Tensor, logits_QV: Tensor) -> Tensor:
     """KL(p / sum(p) || softmax(logits)) by row, [Q].
 
-    Rows of p are rescaled: float32 sums of a vocabulary miss 1 by more than rounding would. Written with sums over p,
-    since reading [Q, V] arrays is most of the cost of evaluating a student.
+    Rows of p are rescaled, as their float32 sums over a vocabulary differ from 1. Written with sums over p, since
+    reading [Q, V] arrays is most of the cost of evaluating a student.
     """
     import torch
 

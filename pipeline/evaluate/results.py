@@ -33,7 +33,7 @@ FROM_LABELS = "labels"
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentSums:
-    """Each held-out document's part of the means of one evaluation."""
+    """Sums of one evaluation by held-out document."""
 
     masks: str
     """Identity of the mask store."""
@@ -126,5 +126,5 @@ def require_same_masks(first: DocumentSums, second: DocumentSums, *, paths: tupl
     """Refuse to compare two evaluations of different masks."""
     if first.masks != second.masks or not np.array_equal(first.document_D, second.document_D):
         raise StaleParent(
-            f"{paths[1]}: judged on masks {second.masks[:12]}, but {paths[0]} on {first.masks[:12]}. Run: {remedy}"
+            f"{paths[1]}: evaluated on masks {second.masks[:12]}, but {paths[0]} on {first.masks[:12]}. Run: {remedy}"
         )

@@ -13,7 +13,7 @@ from pipeline.models.identity import weights_digest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuiteRules:
-    """How a suite is read."""
+    """How the report reads a suite."""
 
     lower: bool = False
     """True where less is better."""

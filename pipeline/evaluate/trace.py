@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import nearest
 from pipeline.core.runtime import Runtime
-from pipeline.evaluate.predictions import answers
+from pipeline.evaluate.predictions import masked_logits
 from pipeline.evaluate.results import training_record
 from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.inputs import no_id
@@ -31,16 +31,16 @@ from storage.records.targets import FusedTargets
 from storage.tables import DocumentStore
 
 SHOWN = 5
-"""Tokens shown of each answer."""
+"""Tokens shown of each prediction."""
 
 R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Prediction:
     """The prediction of one teacher, fusion or student at one masked position."""
 
-    who: str
+    name: str
     role: str
     """For example "teacher, weight 0.52"."""
     truth: float
@@ -51,7 +51,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """A document's way. P predictions in it, in the order of the mask store."""
+    """One document in all stores. P masked positions, in the order of the mask store."""
 
     doc_id: str
     split: str
@@ -61,12 +61,12 @@ class Trace:
     """The text of each example with its masked positions numbered."""
     truth_P: list[str]
     """The true token of each masked position."""
-    answers_P: list[list[Answer]]
+    predictions_P: list[list[Prediction]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """The stores a document goes through; students are model folders."""
+    """The stores that predict for a document; students are model folders."""
 
     corpus: MaskedCorpus
     logits: dict[str, Store[SparseLogits]]
@@ -100,57 +100,57 @@ def trace(stores: Stores, doc_id: str | None, *, runtime: Runtime) -> Trace:
     prediction_P = np.flatnonzero(mine)
     masks = Masks(**{name: array[mine] for name, array in everything.arrays().items()})
     masks = Masks(masks.copy_P, (masks.sequence_P - first).astype(np.uint32), masks.column_P, masks.label_P)
-    pieces = stores.corpus.tokens
-    found: list[list[Answer]] = [[] for _ in prediction_P]
+    tokens = stores.corpus.tokens
+    found: list[list[Prediction]] = [[] for _ in prediction_P]
     if len(prediction_P):
         columns = [
             *_teachers(stores, split, prediction_P),
-            _fusion(stores.targets, _rows(stores.targets, split, prediction_P), masks, pieces),
-            *_students(stores, sequences, masks, pieces, runtime=runtime),
+            _fusion(stores.targets, _rows(stores.targets, split, prediction_P), masks, tokens),
+            *_students(stores, sequences, masks, tokens, runtime=runtime),
         ]
-        found = [list(answers_at) for answers_at in zip(*columns, strict=True)]
+        found = [list(at_position) for at_position in zip(*columns, strict=True)]
     return Trace(
         doc_id=document["doc_id"],
         split=split,
         source=document["source"],
         text=document["text"],
         examples=list(_examples(document["text"], sequences, masks)),
-        truth_P=[spelled(pieces[label]) for label in masks.label_P],
-        answers_P=found,
+        truth_P=[spelled(tokens[label]) for label in masks.label_P],
+        predictions_P=found,
     )
 
 
-def lines(trace: Trace, *, blanks: int) -> Iterator[str]:
-    """The trace as text, with at most `blanks` masked positions; 0 for all."""
+def lines(trace: Trace, *, positions: int) -> Iterator[str]:
+    """The trace as text, with at most `positions` masked positions; 0 for all."""
     yield f"document {trace.doc_id} ({trace.split}, source {trace.source})"
     yield f"  {trace.text}"
     yield ""
     yield f"examples: {len(trace.examples)}, masked positions: {len(trace.truth_P)}"
     for text in trace.examples:
         yield f"  {text}"
-    shown = len(trace.truth_P) if blanks == 0 else min(blanks, len(trace.truth_P))
+    shown = len(trace.truth_P) if positions == 0 else min(positions, len(trace.truth_P))
     for number in range(shown):
         yield ""
         yield f"position {number + 1}: {trace.truth_P[number]}"
-        names = max(len(answer.who) for answer in trace.answers_P[number])
-        roles = max(len(answer.role) for answer in trace.answers_P[number])
-        for answer in trace.answers_P[number]:
-            head = f"  {answer.who:<{names}}  {answer.role:<{roles}}"
-            if answer.top:
-                top = "  ".join(f"{piece} {probability:.3f}" for piece, probability in answer.top)
-                yield f"{head}  true {answer.truth:.3f}  |  {top}"
+        names = max(len(prediction.name) for prediction in trace.predictions_P[number])
+        roles = max(len(prediction.role) for prediction in trace.predictions_P[number])
+        for prediction in trace.predictions_P[number]:
+            head = f"  {prediction.name:<{names}}  {prediction.role:<{roles}}"
+            if prediction.top:
+                top = "  ".join(f"{token} {probability:.3f}" for token, probability in prediction.top)
+                yield f"{head}  true {prediction.truth:.3f}  |  {top}"
             else:
-                yield f"{head}  no answer: the word is cut differently in its vocabulary"
+                yield f"{head}  no prediction: the word is cut differently in its vocabulary"
     if shown < len(trace.truth_P):
         yield ""
-        yield f"{len(trace.truth_P) - shown} more masked positions (--blanks 0 shows all)"
+        yield f"{len(trace.truth_P) - shown} more masked positions (--positions 0 shows all)"
 
 
-def spelled(piece: str) -> str:
-    """A piece for people: "dog" begins a word, "##s" continues one."""
-    if piece.startswith(START):
-        return piece.removeprefix(START) or START
-    return piece if BRACKETED.fullmatch(piece) else f"##{piece}"
+def spelled(token: str) -> str:
+    """A token as the trace prints it: "dog" begins a word, "##s" continues one."""
+    if token.startswith(START):
+        return token.removeprefix(START) or START
+    return token if BRACKETED.fullmatch(token) else f"##{token}"
 
 
 def _find(documents: DocumentStore, doc_id: str) -> tuple[str, int]:
@@ -234,17 +234,17 @@ def _examples(text: str, sequences: Sequences, masks: Masks) -> Iterator[str]:
         yield "".join([*parts, text[at : int(ends[inside][-1])]])
 
 
-def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> Iterator[list[Answer]]:
+def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> Iterator[list[Prediction]]:
     weight_PT = _rows(stores.targets, split, prediction_P).weight_PT
     fused: list[str] = stores.targets.facts["teachers"]
     for name, store in stores.logits.items():
         rows = _rows(store, split, prediction_P)
-        pieces = decode_tokens(store.constant("pieces_utf8"))
+        tokens = decode_tokens(store.constant("pieces_utf8"))
         weights = weight_PT[:, fused.index(name)] if name in fused else [None] * len(rows)
-        tops = _tops(*_answers_of(rows), pieces)
+        tops = _tops(*_most_likely(rows), tokens)
         yield [
-            Answer(
-                who=name,
+            Prediction(
+                name=name,
                 role="teacher, not fused" if weight is None else f"teacher, weight {np.nan_to_num(weight):.2f}",
                 truth=float(np.exp(truth)),
                 top=top,
@@ -253,7 +253,7 @@ def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> It
         ]
 
 
-def _answers_of(rows: SparseLogits) -> tuple[NDArray[Any], NDArray[np.float32]]:
+def _most_likely(rows: SparseLogits) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Ids, most likely first, and their log-probabilities: what is listed, or the draws of a teacher without lists."""
     if rows.ids_PK.shape[1]:
         return rows.ids_PK, rows.logprob_PK
@@ -261,18 +261,18 @@ def _answers_of(rows: SparseLogits) -> tuple[NDArray[Any], NDArray[np.float32]]:
     return rows.drawn_ids_PS, np.log(rows.drawn_share_PS, out=none, where=rows.drawn_share_PS > 0)
 
 
-def _fusion(store: Store[FusedTargets], rows: FusedTargets, masks: Masks, pieces: list[str]) -> list[Answer]:
+def _fusion(store: Store[FusedTargets], rows: FusedTargets, masks: Masks, tokens: list[str]) -> list[Prediction]:
     assert len(rows) == len(masks)
-    tops = _tops(rows.ids_PM, rows.logprob_PM, pieces)
+    tops = _tops(rows.ids_PM, rows.logprob_PM, tokens)
     return [
-        Answer(who=store.path.name, role="fused", truth=float(np.exp(truth)), top=top)
+        Prediction(name=store.path.name, role="fused", truth=float(np.exp(truth)), top=top)
         for truth, top in zip(rows.gold_logprob_P, tops, strict=True)
     ]
 
 
 def _students(
-    stores: Stores, sequences: Sequences, masks: Masks, pieces: list[str], *, runtime: Runtime
-) -> Iterator[list[Answer]]:
+    stores: Stores, sequences: Sequences, masks: Masks, tokens: list[str], *, runtime: Runtime
+) -> Iterator[list[Prediction]]:
     import torch
 
     from pipeline.models.masked_lm import masked_lm
@@ -280,29 +280,31 @@ def _students(
     special = stores.corpus.special
     label_P = masks.label_P.astype(np.int64)
     for name, folder in stores.students.items():
-        found: dict[int, Answer] = {}
+        found: dict[int, Prediction] = {}
         with masked_lm(folder, device=runtime.device, dtype=torch.float32) as lm, torch.inference_mode():
-            for logits_QV, row_Q in answers(lm, sequences, masks, special=special, batch_tokens=runtime.batch_tokens):
+            for logits_QV, row_Q in masked_logits(
+                lm, sequences, masks, special=special, batch_tokens=runtime.batch_tokens
+            ):
                 probability_QV = logits_QV.softmax(dim=1).cpu()
                 top = probability_QV.topk(min(SHOWN, probability_QV.shape[1]), dim=1)
                 for number, row in enumerate(row_Q.tolist()):
                     entries = zip(top.indices[number].tolist(), top.values[number].tolist(), strict=True)
-                    found[row] = Answer(
-                        who=name,
+                    found[row] = Prediction(
+                        name=name,
                         role="student",
                         truth=float(probability_QV[number, label_P[row]]),
-                        top=[(spelled(pieces[piece]), probability) for piece, probability in entries],
+                        top=[(spelled(tokens[token]), probability) for token, probability in entries],
                     )
         yield [found[row] for row in range(len(masks))]
 
 
-def _tops(ids_PK: NDArray[Any], logprob_PK: NDArray[np.float32], pieces: list[str]) -> list[list[tuple[str, float]]]:
+def _tops(ids_PK: NDArray[Any], logprob_PK: NDArray[np.float32], tokens: list[str]) -> list[list[tuple[str, float]]]:
     probability_PK = np.exp(logprob_PK[:, :SHOWN].astype(np.float64))
     known_PK = ~no_id(ids_PK[:, :SHOWN])
     return [
         [
-            (spelled(pieces[piece]), float(probability))
-            for piece, probability, known in zip(ids, probabilities, row_known, strict=True)
+            (spelled(tokens[token]), float(probability))
+            for token, probability, known in zip(ids, probabilities, row_known, strict=True)
             if known
         ]
         for ids, probabilities, row_known in zip(ids_PK[:, :SHOWN], probability_PK, known_PK, strict=True)

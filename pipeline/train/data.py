@@ -32,12 +32,12 @@ WINDOW_PREDICTIONS = 131_072
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What one optimiser step sees."""
+    """The examples of one optimiser step."""
 
     example_B: NDArray[np.int64]
     """Numbers of its examples."""
     window: tuple[int, ...]
-    """The shards of targets that are in memory."""
+    """Shards whose targets are in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

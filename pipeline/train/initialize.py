@@ -1,7 +1,7 @@
 """Where a student comes from: a model folder, some layers of it, or its architecture with fresh weights.
 
-Every student speaks the reference vocabulary. A start with another one keeps the embeddings of the pieces both share,
-row by row; a piece it does not know begins as the mean embedding.
+Every student has the reference vocabulary. A start with another vocabulary keeps the embeddings of the tokens that both
+have; the embedding of any other token starts as the mean of its embeddings.
 """
 
 from __future__ import annotations

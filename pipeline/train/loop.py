@@ -1,4 +1,4 @@
-"""The loop around training steps: continue from the newest checkpoint, step, save by the clock, report progress."""
+"""The loop around training steps: continue from the newest checkpoint, step, save at intervals, report progress."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Trainable(Protocol[Planned_contra]):
 
     steps: int
     state: dict[str, Any]
-    """What training keeps beside weights and moments; a checkpoint's state is put here before the first step."""
+    """State besides weights and optimiser; a checkpoint's state is put here before the first step."""
 
     @property
     def model(self) -> torch.nn.Module:
-        """Whose weights are trained and saved."""
+        """The model that is trained and saved."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Of these weights."""
+        """The optimiser of its weights."""
 
     def begin(self) -> None:
         """Called before step 0, and not when a checkpoint is continued."""
@@ -50,8 +50,8 @@ def run_steps(
 ) -> None:
     """Train to the last step, from the newest checkpoint in the folder `checkpoints` if there is one.
 
-    plan yields what each step sees, from step 0; those of finished steps are skipped, so that a continued run sees what
-    an uninterrupted one would have seen.
+    plan yields the input of each step, from step 0. Inputs of finished steps are skipped, so a continued run takes the
+    same steps as an uninterrupted one.
     """
     done = 0
     if found := files.restore(checkpoints, model=trainer.model, optimizer=trainer.optimizer):

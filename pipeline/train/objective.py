@@ -1,6 +1,6 @@
 """One step of masked-LM training: two losses at the masked positions of some examples, and their gradients.
 
-Distillation does nothing else. Lexical training adds it to its own loss, to keep the student a language model.
+It is all that distillation does. Lexical training adds it to its own loss, to keep the student a language model.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class LanguageTask:
         for batch in micro:
             with self.autocasting():
                 logits = self.lm.logits(*batch.inputs).float()
-            # Sums divided by the masked positions of the whole step, those without a target too: neither cutting a step
-            # otherwise nor what teachers leave unanswered changes the weight of a position.
+            # Sums are divided by all masked positions of the step, with or without a target. So the weight of a
+            # position depends neither on how a step is cut nor on how many positions have a target.
             terms = self._terms(batch, targets_weight=targets_weight / labels, labels_weight=self.loss.labels / labels)
             loss, found = weighted_loss(logits, list(terms.values()))
             (scale * loss).backward()  # type: ignore[no-untyped-call]
@@ -85,7 +85,7 @@ class LanguageTask:
         batches = []
         for batch in token_batches(self.data.view.lengths_G()[step.example_B], self.batch_tokens):
             inputs = model_inputs(self.data.view, step.example_B[batch])
-            # An example at the border of a window is in two: each trains on the positions whose targets it has.
+            # An example at the border of a window is in two windows; each trains on the positions whose targets it has.
             kept = window.contains(inputs.prediction_Q)
             prediction_Q = inputs.prediction_Q[kept]
             label_Q = self.data.masks.label_P[prediction_Q].astype(np.int64)

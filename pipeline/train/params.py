@@ -21,8 +21,7 @@ class LossParams(Section):
     anneal: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps over which the targets' weight falls linearly to 0; 0 keeps it.
 
-    Teacher annealing (Clark et al. 2019, arXiv 1907.04829): the teachers lead at first, the true tokens decide in the
-    end."""
+    Teacher annealing (Clark et al. 2019, arXiv 1907.04829): targets count most at first, true tokens at the end."""
 
     def targets_weight(self, step: int, steps: int) -> float:
         """Weight of the targets at a step, counted from 0."""
@@ -45,15 +44,15 @@ class StudentParams(Section):
     """In place of `training.seed`. Entries that differ in nothing else are one student, trained again: the report
     averages over them and pairs them with those of other students by seed."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """In place of `training.learning_rate`, for a control that is at its best with another one."""
+    """In place of `training.learning_rate`, for a control whose best rate is another one."""
 
     def own_training(self, params: TrainingParams) -> TrainingParams:
-        """The section `training` with what this student has of its own in its place."""
+        """The section `training` with the keys that this student replaces."""
         return params.model_copy(update=self.model_dump(include=OWN_TRAINING, exclude_none=True))
 
 
 OWN_TRAINING = {"seed", "learning_rate"}
-"""Keys of `training` that an entry of `students` may replace. Only the value that holds is part of an identity."""
+"""Keys of `training` that an entry of `students` may replace. Only the value that is used is part of an identity."""
 
 
 class TargetGradientParams(Section):

@@ -2,7 +2,7 @@
 
 Which tensors these are is read off the architecture: they change their shape when the configuration's `vocab_size`
 does. So input embeddings, an output matrix of its own, biases and MobileBERT's transposed half are all found, in any
-family. The model is built anew from the changed configuration, so what is trained is what a reload gives.
+family. The model is built from the changed configuration, so a reloaded model has the same weights.
 """
 
 from __future__ import annotations

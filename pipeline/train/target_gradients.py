@@ -165,11 +165,11 @@ def measure_targets(
     its bias comes out too small. Raises StaleParent when stores do not belong together, DataError for too few
     positions.
     """
-    text, blanks = Store(sequences, Sequences), Store(masks, Masks)
-    blanks.require_parent("sequences", text)
-    rows, everything = text.read("train"), blanks.read("train")
+    text, mask_store = Store(sequences, Sequences), Store(masks, Masks)
+    mask_store.require_parent("sequences", text)
+    rows, everything = text.read("train"), mask_store.read("train")
     document_P = rows.document_N[everything.sequence_P].astype(np.int64)
-    shards, row_P = choose_positions(document_P, blanks.plan("train").shard_rows, positions=params.positions)
+    shards, row_P = choose_positions(document_P, mask_store.plan("train").shard_rows, positions=params.positions)
     sources: dict[str, RestoredTargets] = {}
     for name in teachers:
         sources[f"teachers/{name}"] = _teacher_alone(
@@ -177,7 +177,7 @@ def measure_targets(
         )
     for name in fusions:
         store = Store(targets / name, FusedTargets)
-        store.require_parent("masks", blanks)
+        store.require_parent("masks", mask_store)
         record = _chosen(lambda shard, store=store: store.shard("train", shard.index), shards, row_P)  # type: ignore[misc]
         sources[f"fusions/{name}"] = RestoredTargets.of(store, record, device=torch.device("cpu"))
     place_P = np.flatnonzero(np.logical_and.reduce([found.record.covered_P() for found in sources.values()]))
@@ -238,8 +238,8 @@ def _teacher_alone(
     name: str, *, sequences: Path, masks: Path, logits: Path, shards: Sequence[Shard], row_P: NDArray[np.int64]
 ) -> RestoredTargets:
     """A teacher's rows as a fusion of it alone would have them, in memory."""
-    blanks = Store(masks, Masks)
-    store = open_teacher(logits / name, blanks)
+    mask_store = Store(masks, Masks)
+    store = open_teacher(logits / name, mask_store)
     params = FusionParams(
         teachers=[name],
         weighting="uniform",
@@ -255,7 +255,7 @@ def _teacher_alone(
         sequences=sequences,
         masks=masks,
         logits=logits,
-        identities=(blanks.identity, store.identity),
+        identities=(mask_store.identity, store.identity),
     )
     with job.opened() as mixer:
         record = _chosen(lambda shard: job.make(mixer, shard, advance=lambda _: None)[0], shards, row_P)

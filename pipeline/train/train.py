@@ -75,7 +75,7 @@ def train(
         epochs = params.steps * params.step_tokens / int(data.view.lengths_G().sum())
         if epochs > EPOCHS_SILENT:
             log.warning(
-                "%d steps are %.1f epochs over the masked positions; new ones teach more: raise mask.copies, now %d",
+                "%d steps are %.1f epochs over the masked positions. New ones teach more: raise mask.copies, now %d",
                 params.steps,
                 epochs,
                 int(data.masks.copy_P.max()) + 1,
@@ -113,7 +113,7 @@ def train(
 
 
 def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[FusedTargets] | None:
-    """The fused store at `path`, or None where the loss has no part for it; refuses one of other masks."""
+    """The fused store at `path`, or None where the loss gives targets no weight; refuses one of other masks."""
     if loss.targets == 0:
         return None
     targets = Store(Path(path), FusedTargets)

@@ -1,4 +1,4 @@
-"""The steps of a distillation run: loss, clipping, optimiser, held-out curve; a resumed run gives the same bits."""
+"""The steps of a distillation run: loss, clipping, optimiser, held-out curve. A resumed run gives the same weights."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 
 EPOCHS_SILENT = 1.1
-"""Epochs over the same masked positions up to which nothing is said; with 3.6, labels
-alone lost 0.14 nat (docs/results/students.md)."""
+"""Epochs over the same masked positions above which a warning is logged: at 3.6, labels alone lost 0.14 nat
+(docs/results/students.md)."""
 
 
 class Trainer:

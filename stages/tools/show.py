@@ -1,4 +1,4 @@
-"""Print one document's way through all stores: text, blanks, teachers, fusion, students."""
+"""Print one document as all stores hold it: text, masked positions, predictions of teachers, fusion and students."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from storage.errors import ParamsError
 
 
 @click.command()
-@click.option("--document", help="Id of a document in any split; by default the first held-out one with a blank.")
+@click.option(
+    "--document", help="Id of a document in any split. Default: the first held-out one with a masked position."
+)
 @click.option("--students", help="Names, separated by commas; by default all that are trained.")
-@click.option("--blanks", type=click.IntRange(min=0), default=12, show_default=True, help="Blanks to show; 0 for all.")
+@click.option(
+    "--positions", type=click.IntRange(min=0), default=12, show_default=True, help="Masked positions to show; 0: all."
+)
 @path_option("--data", "Folder of the stores.", required=False, default=Path("data"), show_default=True)
 @path_option("--models", "Folder of the students.", required=False, default=Path("models"), show_default=True)
 @params_option
 @stage
-def main(document: str | None, students: str | None, blanks: int, data: Path, models: Path, params_file: Path) -> None:
+def main(
+    document: str | None, students: str | None, positions: int, data: Path, models: Path, params_file: Path
+) -> None:
     """Show what became of one document."""
     params = section(params_file, "evaluate", EvaluateParams)
     everything = load(params_file)
@@ -39,7 +45,7 @@ def main(document: str | None, students: str | None, blanks: int, data: Path, mo
         targets=Path(params.against),
         students={name: models / name for name in chosen},
     )
-    for line in lines(trace(stores, document, runtime=apply(runtime_params(params_file))), blanks=blanks):
+    for line in lines(trace(stores, document, runtime=apply(runtime_params(params_file))), positions=positions):
         click.echo(line)
 
 

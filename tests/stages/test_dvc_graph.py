@@ -106,7 +106,7 @@ paraphrase:
   test_examples: 0
   bootstrap: 100
 glue: {data: data/glue, tasks: [RTE], seeds: [0], finetune: *finetune, train_examples: 0, dev_examples: 0}
-costs: {sequence_tokens: 16, batches: [1], passes: 20, threads: 1}
+costs: {sequence_tokens: 16, batches: [1], forwards: 20, threads: 1}
 suites:
   wsd:
     lex: {model: models/lex}
@@ -343,7 +343,7 @@ def test_adding_a_student(project: Project) -> None:
     assert project.ran() == {"check", "train@small", "evaluate@small", "report"}
 
 
-def test_removing_a_student_that_a_suite_judged(project: Project) -> None:
+def test_removing_a_student_that_a_suite_evaluated(project: Project) -> None:
     project.params(lambda params: (params["students"].pop("labels"), params["suites"]["costs"].pop("labels")))
     assert project.ran() == {"check", "report"}
 
@@ -366,7 +366,7 @@ def test_a_suite_begins_and_ends(project: Project) -> None:
 
 def test_editing_a_lexical_student_and_the_costs(project: Project) -> None:
     project.params(lambda params: params["lexical"]["lex"]["training"].update(seed=1))
-    project.params(lambda params: params["costs"].update(passes=30))
+    project.params(lambda params: params["costs"].update(forwards=30))
     assert project.ran() == {"check", "lexical@lex", "wsd@lex", "language_model@lex", "costs@labels", "report"}
 
 

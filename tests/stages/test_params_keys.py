@@ -188,7 +188,7 @@ glue.train_examples
 glue.dev_examples
 costs.sequence_tokens
 costs.batches
-costs.passes
+costs.forwards
 costs.threads
 suites.wsd.*.model
 suites.glue.*.model

@@ -41,7 +41,7 @@ def call(command: click.Command, *arguments: str) -> Result:
     return result
 
 
-def test_a_set_is_made_and_a_model_is_judged_on_it(project: Path, tiny_mlm: Path) -> None:
+def test_a_set_is_made_and_a_model_is_evaluated_on_it(project: Path, tiny_mlm: Path) -> None:
     made = call(rewrite.main, "tiny", "--documents", "data/documents", "--out", "data/rewrite/tiny")
     assert made.exit_code == 0
     pairs = project / "pairs.tsv"

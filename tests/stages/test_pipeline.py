@@ -178,7 +178,7 @@ def test_the_summary_sets_the_lexical_student_beside_its_start(project: Path) ->
     assert 0.9 < lexical["language_model"]["nll"]["value"] / summary["students"]["fused"]["nll"] < 1.1
     assert lexical["costs"]["parameters"] == summary["students"]["fused"]["costs"]["parameters"]
     assert "costs" in summary["teachers"]["fox"]
-    assert {row["suite"] for row in summary["lexical"]} == {"language_model", "costs"}, "judged before and after"
+    assert {row["suite"] for row in summary["lexical"]} == {"language_model", "costs"}, "evaluated before and after"
     assert {row["suite"] for row in summary["rankings"]} == {"wsd", "paraphrase", "language_model"}
     text = (project / "reports" / "report.md").read_text(encoding="utf-8")
     assert "## With and without lexical training" in text
@@ -264,7 +264,7 @@ def test_killed_at_random_moments_it_continues_to_the_same_bytes(project: Path, 
     finished = project / ("data" if name == "teach" else "") / made
     shutil.rmtree(project / ".work", ignore_errors=True)
     out = project / "again" / finished.name
-    chance = random.Random(name)
+    rng = random.Random(name)
     kills = 0
     for attempt in range(6):
         before = progress(project)
@@ -275,7 +275,7 @@ def test_killed_at_random_moments_it_continues_to_the_same_bytes(project: Path, 
         # Three kills: at once after a new shard or checkpoint, and up to a tenth of a second later.
         while attempt < 3 and process.poll() is None and progress(project) == before:
             wait(process, 0.005)
-        wait(process, chance.uniform(0, 0.1) if attempt < 3 else 200)
+        wait(process, rng.uniform(0, 0.1) if attempt < 3 else 200)
         if process.poll() is not None:
             break
         os.killpg(process.pid, signal.SIGKILL)

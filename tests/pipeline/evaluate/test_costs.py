@@ -35,7 +35,7 @@ from tests.helpers.stores import cpu_runtime
 from tests.pipeline.core.test_energy import Clock
 
 CPU = torch.device("cpu")
-PARAMS = CostParams(sequence_tokens=16, batches=[1, 4], passes=20, threads=1)
+PARAMS = CostParams(sequence_tokens=16, batches=[1, 4], forwards=20, threads=1)
 SMALL = {"vocab_size": 301, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 MINILM = {"vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 12}
 MPNET = {"vocab_size": 30527, "hidden_size": 768, "num_hidden_layers": 1, "num_attention_heads": 12}
@@ -158,7 +158,7 @@ def test_energy_of_a_pass_is_what_it_drew_beyond_idle() -> None:
 
 
 def test_sequences_that_a_model_does_not_take_are_refused(tiny_mlm: Path, tmp_path: Path) -> None:
-    long = CostParams(sequence_tokens=65, batches=[1], passes=20, threads=1)
+    long = CostParams(sequence_tokens=65, batches=[1], forwards=20, threads=1)
     with pytest.raises(ParamsError, match=r"costs\.sequence_tokens: .* takes at most 64 tokens, got 65"):
         measure_costs(long, tiny_mlm, runtime=cpu_runtime())
     with pytest.raises(SourceError, match=r"expected config\.json and \*\.safetensors"):
@@ -168,7 +168,7 @@ def test_sequences_that_a_model_does_not_take_are_refused(tiny_mlm: Path, tmp_pa
 @pytest.mark.parametrize(("change", "message"), [
     ({"batches": [32]}, r"costs\.batches: expected rising numbers that begin with 1, got \[32\]"),
     ({"batches": [1, 8, 8]}, r"costs\.batches: expected rising numbers"),
-    ({"passes": 19}, r"costs\.passes: .*greater than or equal to 20, got 19"),
+    ({"forwards": 19}, r"costs\.forwards: .*greater than or equal to 20, got 19"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_measured_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
@@ -177,7 +177,7 @@ def test_settings_that_cannot_be_measured_are_refused(change: dict[str, Any], me
 
 def test_the_command_writes_the_report_and_a_record(workplace: Path, tiny_mlm: Path) -> None:
     Path("params.yaml").write_text(
-        "costs: {sequence_tokens: 8, batches: [1], passes: 20, threads: 1}\n"
+        "costs: {sequence_tokens: 8, batches: [1], forwards: 20, threads: 1}\n"
         "runtime: {device: cpu, dtype: float32, threads: 1, batch_tokens: 512, checkpoint_seconds: 60.0}\n",
         encoding="utf-8",
     )

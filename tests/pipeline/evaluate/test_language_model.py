@@ -1,4 +1,4 @@
-"""Tiny models as language models on the tiny held-out blanks, before and after some training."""
+"""Tiny models as language models at the tiny held-out masked positions, before and after some training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.evaluate.heldout import Heldout, open_heldout
-from pipeline.evaluate.language_model import judge_language_model
+from pipeline.evaluate.language_model import evaluate_language_model
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.predictions import heldout_nll
 from pipeline.models.masked_lm import masked_lm
@@ -36,15 +36,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> P
     return folder
 
 
-def judge(heldout: Heldout, model: Path, before: Path | None = None) -> dict[str, dict[str, float]]:
-    report = judge_language_model(PARAMS, heldout, model=model, before=before, runtime=cpu_runtime(batch_tokens=256))
+def evaluated(heldout: Heldout, model: Path, before: Path | None = None) -> dict[str, dict[str, float]]:
+    report = evaluate_language_model(PARAMS, heldout, model=model, before=before, runtime=cpu_runtime(batch_tokens=256))
     assert report["headline"] == "nll"
     metrics: dict[str, dict[str, float]] = report["metrics"]
     return metrics
 
 
 def test_the_loss_is_that_over_all_blanks(heldout: Heldout, tiny_mlm: Path) -> None:
-    metrics = judge(heldout, tiny_mlm)
+    metrics = evaluated(heldout, tiny_mlm)
     with masked_lm(tiny_mlm, device=CPU, dtype=torch.float32) as lm:
         special = heldout.sequences.facts["special"]
         expected = heldout_nll(lm, heldout.rows, heldout.masked, batch_tokens=4096, special=special)
@@ -56,8 +56,8 @@ def test_the_loss_is_that_over_all_blanks(heldout: Heldout, tiny_mlm: Path) -> N
 
 
 def test_a_change_is_after_minus_before_on_the_same_documents(heldout: Heldout, tiny_mlm: Path, trained: Path) -> None:
-    metrics = judge(heldout, trained, tiny_mlm)
-    alone = judge(heldout, tiny_mlm)
+    metrics = evaluated(heldout, trained, tiny_mlm)
+    alone = evaluated(heldout, tiny_mlm)
     for name in ("nll", "accuracy"):
         assert metrics[f"{name}_before"] == alone[name]
         change = metrics[f"{name}_change"]
@@ -67,27 +67,27 @@ def test_a_change_is_after_minus_before_on_the_same_documents(heldout: Heldout, 
 
 
 def test_nothing_changes_without_training(heldout: Heldout, tiny_mlm: Path) -> None:
-    change = judge(heldout, tiny_mlm, tiny_mlm)["nll_change"]
+    change = evaluated(heldout, tiny_mlm, tiny_mlm)["nll_change"]
     assert (change["value"], change["low"], change["high"]) == (0.0, 0.0, 0.0)
 
 
-def test_another_vocabulary_is_refused_by_size_and_by_pieces(
+def test_another_vocabulary_is_refused_by_size_and_by_tokens(
     heldout: Heldout, tiny_mlm: Path, tiny_bpe_tokenizer: Path, tmp_path: Path
 ) -> None:
     larger = write_tiny_mlm(tmp_path / "larger", tiny_bpe_tokenizer)
     with pytest.raises(VocabularyError, match=r"larger: \d+ ids, but .*sequences has \d+\. Give a student, or"):
-        judge(heldout, larger)
-    pieces = tiny_tokens()
-    pieces[0], pieces[3] = pieces[3], pieces[0]
-    tokenizer = write_tiny_wordpiece_tokenizer(tmp_path / "tokenizer", tokens=pieces)
+        evaluated(heldout, larger)
+    tokens = tiny_tokens()
+    tokens[0], tokens[3] = tokens[3], tokens[0]
+    tokenizer = write_tiny_wordpiece_tokenizer(tmp_path / "tokenizer", tokens=tokens)
     other = write_tiny_mlm(tmp_path / "other", tokenizer)
     with pytest.raises(VocabularyError, match=r"other: its id 5 is '.*', but '.*' in .*sequences"):
-        judge(heldout, tiny_mlm, other)
+        evaluated(heldout, tiny_mlm, other)
 
 
 def test_a_folder_without_a_model_is_refused(heldout: Heldout, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"expected config\.json and \*\.safetensors"):
-        judge(heldout, tmp_path)
+        evaluated(heldout, tmp_path)
 
 
 def test_the_command_writes_the_report(

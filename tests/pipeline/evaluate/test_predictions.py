@@ -1,4 +1,4 @@
-"""ScoredSets against dense distributions: exact ones for the loss, restored ones for what a list implies."""
+"""Predictions against dense distributions: exact ones for the loss, restored ones for what a list implies."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluate import predictions as judging
+from pipeline.evaluate import predictions as module
 from pipeline.evaluate.predictions import (
     UNRANKED,
     Reference,
-    TeacherAnswers,
+    StoredTeacher,
+    fusion_predictions,
     heldout_nll,
-    judge_fusion,
-    judge_student,
-    judge_teacher,
     kl_to_teacher,
     restored_fusion_nll,
     restored_teacher_nll,
+    student_predictions,
+    teacher_predictions,
 )
 from pipeline.models.masked_lm import masked_lm
 from pipeline.sparse.restore import Restored, RestoredTargets
@@ -45,13 +45,13 @@ def teacher_of(
     keep: int = KEEP,
     sketch: int = 0,
     draws: int = 0,
-) -> TeacherAnswers:
+) -> StoredTeacher:
     """A teacher that does not answer every seventh prediction."""
     covered_P = np.arange(len(gold_P)) % 7 != 3
     tail = TailOf.plain(dense_PV, keep=keep, temperatures=TEMPERATURES)
     if sketch:
         tail = TailOf.low_rank(dense_PV, rank=sketch, step=0.25, temperatures=TEMPERATURES)
-    return TeacherAnswers(
+    return StoredTeacher(
         restored=Restored(
             record=sparse_logits(dense_PV, gold_P, keep=keep, tail=tail, covered_P=covered_P, draws=draws),
             temperatures=tuple(TEMPERATURES),
@@ -62,7 +62,7 @@ def teacher_of(
     )
 
 
-def restored_rows(teacher: TeacherAnswers, column: int) -> np.ndarray:
+def restored_rows(teacher: StoredTeacher, column: int) -> np.ndarray:
     restored = teacher.restored
     return restore_teacher(
         teacher.rows,
@@ -80,60 +80,62 @@ def some_beliefs(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("column", [0, 1, 2])
-def test_a_teacher_is_judged_as_its_dense_distributions_would_be(column: int) -> None:
+def test_a_teacher_is_evaluated_as_its_dense_distributions_would_be(column: int) -> None:
     dense_PV, gold_P = some_beliefs()
     teacher = teacher_of(dense_PV, gold_P)
-    judged = judge_teacher(teacher, gold_P, column=column)
+    predictions = teacher_predictions(teacher, gold_P, column=column)
     at_PV = cooled(dense_PV, TEMPERATURES[column])
     covered_P = np.arange(ROWS) % 7 != 3
-    assert np.array_equal(judged.covered_P, covered_P)
+    assert np.array_equal(predictions.covered_P, covered_P)
     for row in np.flatnonzero(covered_P):
         p_V = at_PV[row]
-        assert judged.nll_P[row] == pytest.approx(-np.log(p_V[gold_P[row]]), abs=1e-5)
-        assert judged.confidence_P[row] == pytest.approx(p_V.max(), rel=1e-5)
-        assert judged.top_P[row] == p_V.argmax()
+        assert predictions.nll_P[row] == pytest.approx(-np.log(p_V[gold_P[row]]), abs=1e-5)
+        assert predictions.confidence_P[row] == pytest.approx(p_V.max(), rel=1e-5)
+        assert predictions.top_P[row] == p_V.argmax()
         rank = int((p_V > p_V[gold_P[row]]).sum())
-        assert judged.rank_P[row] == rank if rank < KEEP else judged.rank_P[row] >= KEEP
-    assert 0 < (judged.rank_P[covered_P] == 0).sum() < covered_P.sum()
+        assert predictions.rank_P[row] == rank if rank < KEEP else predictions.rank_P[row] >= KEEP
+    assert 0 < (predictions.rank_P[covered_P] == 0).sum() < covered_P.sum()
 
 
 def test_what_a_teacher_does_not_answer_is_marked_so() -> None:
     dense_PV, gold_P = some_beliefs()
-    judged = judge_teacher(teacher_of(dense_PV, gold_P), gold_P)
-    assert np.isnan(judged.nll_P[3])
-    assert np.isnan(judged.confidence_P[3])
-    assert judged.top_P[3] == -1
-    assert judged.rank_P[3] == UNRANKED
-    assert np.isnan(judged.kl_P).all()
+    predictions = teacher_predictions(teacher_of(dense_PV, gold_P), gold_P)
+    assert np.isnan(predictions.nll_P[3])
+    assert np.isnan(predictions.confidence_P[3])
+    assert predictions.top_P[3] == -1
+    assert predictions.rank_P[3] == UNRANKED
+    assert np.isnan(predictions.kl_P).all()
 
 
-def test_a_teacher_is_judged_in_the_students_vocabulary() -> None:
+def test_a_teacher_is_evaluated_in_the_students_vocabulary() -> None:
     """Ids 0 and 1 of the teacher are the student's 7 ("Dog" and "dog"); id 2 has no counterpart."""
     to_student_V = np.array([7, 7, -1, 5])
     dense_PV = np.array([[0.6, 0.3, 0.06, 0.04], [0.1, 0.2, 0.4, 0.3], [0.1, 0.2, 0.65, 0.05]])
     gold_P = np.array([1, 3, 0])
-    judged = judge_teacher(teacher_of(dense_PV, gold_P, to_student_V=to_student_V, keep=3), to_student_V[gold_P])
-    assert judged.top_P.tolist() == [7, -1, -1]
-    assert judged.rank_P.tolist() == [0, 1, 1]
-    assert judged.nll_P == pytest.approx(-np.log([0.3, 0.3, 0.1]), abs=1e-6)
+    predictions = teacher_predictions(
+        teacher_of(dense_PV, gold_P, to_student_V=to_student_V, keep=3), to_student_V[gold_P]
+    )
+    assert predictions.top_P.tolist() == [7, -1, -1]
+    assert predictions.rank_P.tolist() == [0, 1, 1]
+    assert predictions.nll_P == pytest.approx(-np.log([0.3, 0.3, 0.1]), abs=1e-6)
 
 
-def test_what_was_drawn_is_judged_beside_what_is_listed() -> None:
+def test_what_was_drawn_is_evaluated_beside_what_is_listed() -> None:
     """Without a list the most drawn id is the answer; with one, an id drawn often may come before a listed one."""
     dense_PV, gold_P = some_beliefs()
     drawn = teacher_of(dense_PV, gold_P, keep=0, draws=400)
-    judged = judge_teacher(drawn, gold_P, column=1)
+    predictions = teacher_predictions(drawn, gold_P, column=1)
     at_PV = cooled(dense_PV, TEMPERATURES[1])
-    covered_P = judged.covered_P
-    assert np.array_equal(judged.top_P[covered_P], drawn.rows.drawn_ids_PS[covered_P, 0])
-    assert judged.confidence_P[covered_P] == pytest.approx(at_PV.max(axis=1)[covered_P], abs=0.1)
+    covered_P = predictions.covered_P
+    assert np.array_equal(predictions.top_P[covered_P], drawn.rows.drawn_ids_PS[covered_P, 0])
+    assert predictions.confidence_P[covered_P] == pytest.approx(at_PV.max(axis=1)[covered_P], abs=0.1)
     for row in np.flatnonzero(covered_P):
         drawn_ids = drawn.rows.drawn_ids_PS[row].tolist()
         found = gold_P[row] in drawn_ids
-        assert judged.rank_P[row] == (drawn_ids.index(gold_P[row]) if found else 400)
-    assert 0 < (judged.rank_P[covered_P] == 400).sum() < covered_P.sum()
+        assert predictions.rank_P[row] == (drawn_ids.index(gold_P[row]) if found else 400)
+    assert 0 < (predictions.rank_P[covered_P] == 400).sum() < covered_P.sum()
 
-    mixed = judge_teacher(teacher_of(dense_PV, gold_P, keep=1, draws=1), gold_P, column=1)
+    mixed = teacher_predictions(teacher_of(dense_PV, gold_P, keep=1, draws=1), gold_P, column=1)
     for row in np.flatnonzero(covered_P):
         p_V = at_PV[row]
         most = max(p_V.max(), 1 - p_V.max())  # one draw stands for all that is not listed
@@ -141,23 +143,25 @@ def test_what_was_drawn_is_judged_beside_what_is_listed() -> None:
         assert (mixed.top_P[row] == p_V.argmax()) == (p_V.max() > 0.5)
 
 
-def test_a_fusion_is_judged_as_its_dense_mixture_would_be() -> None:
+def test_a_fusion_is_evaluated_as_its_dense_mixture_would_be() -> None:
     rng = np.random.default_rng(1)
     label_P = rng.integers(0, VOCABULARY, ROWS)
     dense_TPV = np.stack([believe(rng, label_P, VOCABULARY), believe(rng, label_P, VOCABULARY)])
     weight_PT = rng.dirichlet([1, 1], ROWS)
     covered_P = np.arange(ROWS) != 4
-    judged = judge_fusion(fused_targets(dense_TPV, weight_PT, label_P, keep=KEEP, covered_P=covered_P), label_P)
+    predictions = fusion_predictions(
+        fused_targets(dense_TPV, weight_PT, label_P, keep=KEEP, covered_P=covered_P), label_P
+    )
     mixture_PV = np.einsum("pt,tpv->pv", weight_PT, dense_TPV)
     for row in np.flatnonzero(covered_P):
         p_V = mixture_PV[row]
         rank = int((p_V > p_V[label_P[row]]).sum())
-        assert judged.nll_P[row] == pytest.approx(-np.log(p_V[label_P[row]]), abs=1e-5)
-        assert judged.confidence_P[row] == pytest.approx(p_V.max(), rel=1e-5)
-        assert judged.top_P[row] == p_V.argmax()
-        assert judged.rank_P[row] == rank if rank < KEEP else judged.rank_P[row] >= KEEP
-    assert (judged.covered_P == covered_P).all()
-    assert judged.rank_P[4] == UNRANKED
+        assert predictions.nll_P[row] == pytest.approx(-np.log(p_V[label_P[row]]), abs=1e-5)
+        assert predictions.confidence_P[row] == pytest.approx(p_V.max(), rel=1e-5)
+        assert predictions.top_P[row] == p_V.argmax()
+        assert predictions.rank_P[row] == rank if rank < KEEP else predictions.rank_P[row] >= KEEP
+    assert (predictions.covered_P == covered_P).all()
+    assert predictions.rank_P[4] == UNRANKED
 
 
 @pytest.mark.parametrize(("column", "sketch"), [(0, 0), (1, 5)])
@@ -169,7 +173,7 @@ def test_a_teachers_restored_loss_is_that_of_its_restored_rows_with_the_spelling
     to_student_V = np.concatenate([rng.permutation(VOCABULARY), rng.integers(0, VOCABULARY, 5), [-1, -1]])
     gold_P = np.array([int(np.flatnonzero(to_student_V == label)[0]) for label in label_P])
     teacher = teacher_of(believe(rng, gold_P, len(to_student_V)), gold_P, to_student_V=to_student_V, sketch=sketch)
-    monkeypatch.setattr(judging, "CHUNK_ELEMENTS", 7 * len(to_student_V))
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 7 * len(to_student_V))
 
     found_P = restored_teacher_nll(teacher, label_P, column=column)
 
@@ -178,7 +182,7 @@ def test_a_teachers_restored_loss_is_that_of_its_restored_rows_with_the_spelling
     assert found_P is not None
     assert found_P[teacher.rows.covered_P()] == pytest.approx(expected_P[teacher.rows.covered_P()], abs=1e-5)
     assert np.isnan(found_P[~teacher.rows.covered_P()]).all()
-    assert np.nanmax(np.abs(found_P - judge_teacher(teacher, label_P, column=column).nll_P)) > 0.1
+    assert np.nanmax(np.abs(found_P - teacher_predictions(teacher, label_P, column=column).nll_P)) > 0.1
 
 
 def test_draws_have_no_restored_loss() -> None:
@@ -195,7 +199,7 @@ def merged(p_V: np.ndarray, ids_M: np.ndarray) -> np.ndarray:
 def test_divergence_to_a_teacher_equals_that_of_the_restored_distributions(
     column: int, sketch: int, draws: int
 ) -> None:
-    """The teacher's vocabulary is the student's shuffled, with two spellings of some pieces and three unknown ones."""
+    """The teacher's vocabulary is the student's shuffled, with two spellings of some tokens and three unknown ones."""
     rng = np.random.default_rng(2)
     label_P = rng.integers(0, VOCABULARY, ROWS)
     to_student_V = np.concatenate([rng.permutation(VOCABULARY), rng.integers(0, VOCABULARY, 5), [-1, -1, -1]])
@@ -229,7 +233,7 @@ def test_divergence_does_not_depend_on_how_much_is_compared_at_once(monkeypatch:
     teacher = teacher_of(some_beliefs(7)[0], label_P)
     fused = fused_targets(dense_PV[None], np.ones((ROWS, 1)), label_P, keep=KEEP, covered_P=np.ones(ROWS, bool))
     whole_P = kl_to_teacher(fused, teacher, column=0)
-    monkeypatch.setattr(judging, "CHUNK_ELEMENTS", 5 * VOCABULARY)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 5 * VOCABULARY)
     assert kl_to_teacher(fused, teacher, column=0) == pytest.approx(whole_P, rel=1e-5, abs=1e-7, nan_ok=True)
 
 
@@ -318,31 +322,31 @@ def full_logits(model_folder: Path, heldout: tuple[Sequences, Masks, dict[str, i
     return logits_PV
 
 
-def judge(lm: Any, heldout: tuple[Sequences, Masks, dict[str, int], int], **options: Any) -> judging.Judged:
+def evaluated(lm: Any, heldout: tuple[Sequences, Masks, dict[str, int], int], **options: Any) -> module.Predictions:
     sequences, masks, special, _ = heldout
-    return judge_student(lm, sequences, masks, special=special, **options)
+    return student_predictions(lm, sequences, masks, special=special, **options)
 
 
-def test_a_student_is_judged_as_its_plain_model_would_be(
+def test_a_student_is_evaluated_as_its_plain_model_would_be(
     tiny_mlm: Path,
     heldout: tuple[Sequences, Masks, dict[str, int], int],
     reference: Reference,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sequences, masks, special, vocabulary = heldout
-    monkeypatch.setattr(judging, "CHUNK_ELEMENTS", 3 * vocabulary)  # several chunks a batch
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * vocabulary)  # several chunks a batch
     with masked_lm(tiny_mlm, device=torch.device("cpu"), dtype=torch.float32) as lm:
-        judged = judge(lm, heldout, batch_tokens=100, reference=reference)
+        predictions = evaluated(lm, heldout, batch_tokens=100, reference=reference)
         nll_P = heldout_nll(lm, sequences, masks, batch_tokens=128, special=special)
     logits_PV = full_logits(tiny_mlm, heldout)
     logprob_PV = logits_PV - np.log(np.exp(logits_PV).sum(axis=1, keepdims=True))
     gold_P = logprob_PV[np.arange(len(masks)), masks.label_P.astype(int)]
-    assert judged.nll_P == pytest.approx(-gold_P, abs=1e-4)
+    assert predictions.nll_P == pytest.approx(-gold_P, abs=1e-4)
     assert nll_P == pytest.approx(-gold_P, abs=1e-4)
-    assert judged.confidence_P == pytest.approx(np.exp(logprob_PV).max(axis=1), abs=1e-5)
-    assert np.array_equal(judged.top_P, logprob_PV.argmax(axis=1))
-    assert np.array_equal(judged.rank_P, (logprob_PV > gold_P[:, None]).sum(axis=1))
-    assert judged.covered_P.all()
+    assert predictions.confidence_P == pytest.approx(np.exp(logprob_PV).max(axis=1), abs=1e-5)
+    assert np.array_equal(predictions.top_P, logprob_PV.argmax(axis=1))
+    assert np.array_equal(predictions.rank_P, (logprob_PV > gold_P[:, None]).sum(axis=1))
+    assert predictions.covered_P.all()
 
     sketched = bool(reference.rows.sketch_PTD.shape[2])
     p_PV = restore_fused(
@@ -353,15 +357,15 @@ def test_a_student_is_judged_as_its_plain_model_would_be(
     p_PV /= p_PV.sum(axis=1, keepdims=True)
     cooled_PV = logits_PV / 2 - np.log(np.exp(logits_PV / 2).sum(axis=1, keepdims=True))
     expected_P = (p_PV * (np.log(p_PV) - cooled_PV)).sum(axis=1)
-    assert judged.kl_P == pytest.approx(expected_P, abs=1e-4, nan_ok=True)
-    assert np.flatnonzero(np.isnan(judged.kl_P)).tolist() == [2]
+    assert predictions.kl_P == pytest.approx(expected_P, abs=1e-4, nan_ok=True)
+    assert np.flatnonzero(np.isnan(predictions.kl_P)).tolist() == [2]
 
 
 def test_batches_and_the_reference_do_not_change_a_students_answers(
     tiny_mlm: Path, heldout: tuple[Sequences, Masks, dict[str, int], int]
 ) -> None:
     with masked_lm(tiny_mlm, device=torch.device("cpu"), dtype=torch.float32) as lm:
-        small, large = judge(lm, heldout, batch_tokens=1), judge(lm, heldout, batch_tokens=10_000)
+        small, large = evaluated(lm, heldout, batch_tokens=1), evaluated(lm, heldout, batch_tokens=10_000)
     assert small.nll_P == pytest.approx(large.nll_P, abs=1e-5)
     assert np.array_equal(small.rank_P, large.rank_P)
     assert np.isnan(small.kl_P).all()
@@ -382,5 +386,5 @@ def test_a_perfect_student_has_no_divergence(
     store = write_targets(tmp_path / "targets" / "own", {"heldout": rows}, bias_TV=np.zeros((1, vocabulary)))
     own = Reference(rows=rows, store=store, temperature=1.0)
     with masked_lm(tiny_mlm, device=torch.device("cpu"), dtype=torch.float32) as lm:
-        judged = judge(lm, heldout, batch_tokens=1000, reference=own)
-    assert np.abs(judged.kl_P).max() < 1e-5
+        predictions = evaluated(lm, heldout, batch_tokens=1000, reference=own)
+    assert np.abs(predictions.kl_P).max() < 1e-5

@@ -95,5 +95,5 @@ def test_a_file_that_holds_no_sums_is_refused(tmp_path: Path) -> None:
 def test_evaluations_of_other_blanks_are_not_compared(other: DocumentSums) -> None:
     paths = Path("a.arrow"), Path("b.arrow")
     require_same_masks(sums_of(), sums_of(), paths=paths, remedy="")
-    with pytest.raises(StaleParent, match=r"b\.arrow: judged on masks \w{12}, but a\.arrow on a{12}\. Run: dvc repro"):
+    with pytest.raises(StaleParent, match=r"b\.arrow: evaluated on masks \w{12}, but a\.arrow on a{12}\. Run: dvc"):
         require_same_masks(sums_of(), other, paths=paths, remedy="dvc repro")

@@ -68,7 +68,7 @@ def test_a_document_of_any_split_is_found_with_its_masked_positions(world: World
     assert (found.doc_id, found.split, found.text) == (wanted["doc_id"], split, wanted["text"])
     words = blank_words(world, split, row)
     assert [truth.removeprefix("##") for truth in found.truth_P] == [word.lower() for word in words]
-    assert len(found.answers_P) == len(words) > 0
+    assert len(found.predictions_P) == len(words) > 0
 
 
 def filled(text: str, words: list[str]) -> str:
@@ -94,42 +94,42 @@ def test_examples_are_the_text_with_numbered_masked_positions(world: World) -> N
         assert all(text in wanted["text"] for text in windows)
 
 
-def test_teachers_answer_with_weight_and_pieces_of_their_own(world: World) -> None:
+def test_teachers_answer_with_weight_and_tokens_of_their_own(world: World) -> None:
     found = follow(world, None)
     assert found.split == "heldout"
-    pieces = spelled_pieces(world)
+    tokens = spelled_tokens(world)
     stored = {name: read_logits(world, name) for name in ("alpha", "beta")}
     fused_rows = Store(world.data / "targets" / "confident", FusedTargets).read("heldout")
-    for number, answers in enumerate(found.answers_P):
-        alpha, beta, fused = answers
-        assert (alpha.who, beta.who, fused.who, fused.role) == ("alpha", "beta", "confident", "fused")
+    for number, predictions in enumerate(found.predictions_P):
+        alpha, beta, fused = predictions
+        assert (alpha.name, beta.name, fused.name, fused.role) == ("alpha", "beta", "confident", "fused")
         top = stored["alpha"].ids_PK[number, :5]
-        assert [piece for piece, _ in alpha.top] == [pieces[piece] for piece in top]
+        assert [token for token, _ in alpha.top] == [tokens[token] for token in top]
         assert np.sqrt([p for _, p in alpha.top]) == pytest.approx(
             np.sqrt(world.dense["alpha"][number][top]), abs=1 / LEVELS
         )
         assert alpha.truth == pytest.approx(world.dense["alpha"][number][world.label_P[number]], rel=1 / LOGPROB_STEPS)
         if number % 5:
             assert (alpha.role, beta.role) == ("teacher, weight 0.75", "teacher, weight 0.25")
-            top = stored["beta"].ids_PK[number, :5].astype(int)  # its ids run the other way, its pieces do not
-            assert [piece for piece, _ in beta.top] == [pieces[len(pieces) - 1 - piece] for piece in top]
+            top = stored["beta"].ids_PK[number, :5].astype(int)  # its ids run the other way, its tokens do not
+            assert [token for token, _ in beta.top] == [tokens[len(tokens) - 1 - token] for token in top]
         else:
             assert (alpha.role, beta.role) == ("teacher, weight 1.00", "teacher, weight 0.00")
             assert beta.top == []
-        assert fused.top[0][0] == pieces[int(fused_rows.ids_PM[number, 0])]
-    assert len(found.answers_P) >= 2
+        assert fused.top[0][0] == tokens[int(fused_rows.ids_PM[number, 0])]
+    assert len(found.predictions_P) >= 2
 
 
 def test_a_teacher_without_lists_is_shown_by_its_draws(world: World, tmp_path: Path) -> None:
-    """What was drawn most stands first; nobody reads "no answer" where there is one."""
+    """What was drawn most stands first; nobody reads "no prediction" where there is one."""
     other = make_world(world.stores, tmp_path / "data", keep=0, draws=30, fusions=())
     stores = Stores.open(
         other.data, teachers=["alpha", "beta"], targets=world.data / "targets" / "confident", students={}
     )
     found = trace(stores, None, runtime=cpu_runtime(batch_tokens=256))
-    pieces, rows = spelled_pieces(world), read_logits(other, "alpha")
-    for number, (alpha, beta, _) in enumerate(found.answers_P):
-        assert alpha.top[0] == (pieces[rows.drawn_ids_PS[number, 0]], pytest.approx(rows.drawn_share_PS[number, 0]))
+    tokens, rows = spelled_tokens(world), read_logits(other, "alpha")
+    for number, (alpha, beta, _) in enumerate(found.predictions_P):
+        assert alpha.top[0] == (tokens[rows.drawn_ids_PS[number, 0]], pytest.approx(rows.drawn_share_PS[number, 0]))
         shares = [share for _, share in alpha.top]
         assert shares == sorted(shares, reverse=True) and all(share > 0 for share in shares)
         assert (beta.top == []) == (number % 5 == 0)
@@ -139,10 +139,10 @@ def read_logits(world: World, name: str) -> SparseLogits:
     return Store(world.data / "logits" / name, SparseLogits).read("heldout")
 
 
-def spelled_pieces(world: World) -> list[str]:
+def spelled_tokens(world: World) -> list[str]:
     from pipeline.text.vocabulary import decode_tokens
 
-    return [spelled(piece) for piece in decode_tokens(Store(world.stores.sequences, Sequences).constant("pieces_utf8"))]
+    return [spelled(token) for token in decode_tokens(Store(world.stores.sequences, Sequences).constant("pieces_utf8"))]
 
 
 def test_students_answer_one_after_the_other_as_fill_mask_does(world: World, tiny_mlm: Path, tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_students_answer_one_after_the_other_as_fill_mask_does(world: World, tin
 
     folders = {name: write_student(tmp_path / name, tiny_mlm, world.stores) for name in ("one", "two")}
     found = follow(world, None, folders)
-    assert [answer.who for answer in found.answers_P[0]] == ["alpha", "beta", "confident", "one", "two"]
-    assert found.answers_P[0][3].top == found.answers_P[0][4].top
+    assert [prediction.name for prediction in found.predictions_P[0]] == ["alpha", "beta", "confident", "one", "two"]
+    assert found.predictions_P[0][3].top == found.predictions_P[0][4].top
     fill = pipeline("fill-mask", model=str(tiny_mlm), device="cpu")
     words = blank_words(world, "heldout", 0)
     text = found.examples[0]
@@ -160,24 +160,24 @@ def test_students_answer_one_after_the_other_as_fill_mask_does(world: World, tin
     assert "____" not in text, "the first held-out document has masked words of one token only"
     expected = fill(text)
     for number, guesses in enumerate(expected if isinstance(expected[0], list) else [expected]):
-        ours = found.answers_P[number][3].top
+        ours = found.predictions_P[number][3].top
         assert [p for _, p in ours] == pytest.approx([guess["score"] for guess in guesses], abs=1e-4)
         assert ours[0][0] == guesses[0]["token_str"]
 
 
 def test_the_printed_trace_names_everything_and_says_what_it_leaves_out(world: World) -> None:
     found = follow(world, None)
-    text = list(lines(found, blanks=1))
+    text = list(lines(found, positions=1))
     assert text[0] == f"document {found.doc_id} (heldout, source {found.source})"
     assert text[1].strip() == found.text
     assert f"position 1: {found.truth_P[0]}" in text
     alpha = next(line for line in text if "alpha" in line)
     assert "teacher, weight 1.00" in alpha
-    assert f"{found.answers_P[0][0].top[0][0]} {found.answers_P[0][0].top[0][1]:.3f}" in alpha
+    assert f"{found.predictions_P[0][0].top[0][0]} {found.predictions_P[0][0].top[0][1]:.3f}" in alpha
     beta = next(line for line in text if "beta" in line)
-    assert "no answer: the word is cut differently in its vocabulary" in beta
-    assert text[-1] == f"{len(found.truth_P) - 1} more masked positions (--blanks 0 shows all)"
-    assert sum(line.startswith("position ") for line in lines(found, blanks=0)) == len(found.truth_P)
+    assert "no prediction: the word is cut differently in its vocabulary" in beta
+    assert text[-1] == f"{len(found.truth_P) - 1} more masked positions (--positions 0 shows all)"
+    assert sum(line.startswith("position ") for line in lines(found, positions=0)) == len(found.truth_P)
 
 
 def test_an_unknown_document_is_refused_with_the_nearest_id(world: World) -> None:
@@ -203,8 +203,8 @@ def test_a_teacher_that_has_not_answered_yet_is_named(world: World) -> None:
         Stores.open(world.data, teachers=["gamma"], targets=world.data / "targets" / "confident", students={})
 
 
-@pytest.mark.parametrize(("piece", "expected"), [
+@pytest.mark.parametrize(("token", "expected"), [
     ("▁dog", "dog"), ("s", "##s"), ("[UNK]", "[UNK]"), ("▁", "▁"), ("[hole 7]", "[hole 7]"),
 ])  # fmt: skip
-def test_pieces_are_spelled_for_people(piece: str, expected: str) -> None:
-    assert spelled(piece) == expected
+def test_tokens_are_spelled_for_people(token: str, expected: str) -> None:
+    assert spelled(token) == expected

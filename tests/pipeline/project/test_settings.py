@@ -104,6 +104,7 @@ def test_the_defaults_are_accepted() -> None:
             "suites: unknown key 'language_models' (did you mean 'language_model'?)"),
         (lambda p: p["suites"].pop("glue"), "suites.glue: missing"),
         (lambda p: p.update(judged=p.pop("suites")), "unknown section 'judged': it is now 'suites'"),
+        (lambda p: p["costs"].update(passes=20), "costs: unknown key 'passes': it is now 'forwards'"),
         (lambda p: p.update(believers={}), "unknown section 'believers': it is now 'soft_labels'"),
         (lambda p: p["teachers"]["mpnet-sci"].update(tail={"sketch": 16, "step": 0.4}),
             "teachers.mpnet-sci.tail: unknown key 'sketch': it is now 'rank'"),

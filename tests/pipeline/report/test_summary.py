@@ -393,5 +393,5 @@ def test_an_evaluation_that_is_not_there_is_named(reports: Path) -> None:
 
 def test_evaluations_of_different_masks_are_refused(reports: Path) -> None:
     write_sums_of(reports / "students" / "fused.arrow", 3.7, masks="n" * 64)
-    with pytest.raises(StaleParent, match=r"fused\.arrow: judged on masks n{12}, but .*labels-only\.arrow on m{12}"):
+    with pytest.raises(StaleParent, match=r"fused\.arrow: evaluated on masks n{12}, but .*labels-only\.arrow on m{12}"):
         summarise(PARAMS, NAMES, reports=reports)

@@ -62,7 +62,7 @@ def test_an_unknown_setting_of_a_fresh_start_is_refused(tiny_mlm: Path, tiny_tok
         start_student(tiny_mlm, tokenizer=load_tokenizer(tiny_tokenizer), layers=None, config={"num_layerz": 3}, seed=0)
 
 
-def test_another_vocabulary_keeps_what_shared_pieces_know(tiny_teacher: Path, tiny_tokenizer: Path) -> None:
+def test_another_vocabulary_keeps_the_rows_of_shared_tokens(tiny_teacher: Path, tiny_tokenizer: Path) -> None:
     reference = load_tokenizer(tiny_tokenizer)
     own = load_tokenizer(tiny_teacher)
     model = start_student(tiny_teacher, tokenizer=reference, layers=None, config=None, seed=0)
@@ -72,8 +72,8 @@ def test_another_vocabulary_keeps_what_shared_pieces_know(tiny_teacher: Path, ti
     shared = sorted(set(own.tokens) & set(reference.tokens))
     assert "▁dog" in shared
     assert "[MASK]" in shared
-    for piece in shared:
-        theirs, ours = own.tokens.index(piece), reference.tokens.index(piece)
+    for token in shared:
+        theirs, ours = own.tokens.index(token), reference.tokens.index(token)
         assert torch.equal(new[ours], old[theirs])
         assert new_bias[ours] == old_bias[theirs]
     (stranger,) = sorted(set(reference.tokens) - set(own.tokens))[:1]
@@ -144,9 +144,9 @@ def test_a_start_with_another_vocabulary_is_the_same_model_on_tokens_that_both_k
     """At every position and for every such token, in memory and after a reload: positions, matrices, biases."""
     folder = published(tmp_path / "start", name, **changes)
     own, reference = load_tokenizer(folder), load_tokenizer(tiny_tokenizer)
-    shared = [piece for piece in reference.tokens if piece in own.tokens]
-    theirs, ours = ([side.tokens.index(piece) for piece in shared] for side in (own, reference))
-    ordinary = [i for i, piece in enumerate(shared) if not piece.startswith("[")][:20]
+    shared = [token for token in reference.tokens if token in own.tokens]
+    theirs, ours = ([side.tokens.index(token) for token in shared] for side in (own, reference))
+    ordinary = [i for i, token in enumerate(shared) if not token.startswith("[")][:20]
     assert len(ordinary) > 10
     before = logits_of(load_checked(folder), [theirs[i] for i in ordinary])
     student = start_student(folder, tokenizer=reference, layers=None, config=None, seed=0)
@@ -159,7 +159,7 @@ def test_a_start_with_another_vocabulary_is_the_same_model_on_tokens_that_both_k
 
 @pytest.mark.parametrize("rows", [-3, 6])
 def test_a_matrix_that_is_not_as_long_as_its_tokenizer_is_brought_to_it(tmp_path: Path, rows: int) -> None:
-    """With the tokenizer it was published with, too: pieces agree, and only the number of rows differs."""
+    """With the tokenizer it was published with, too: tokens agree, and only the number of rows differs."""
     folder = published(tmp_path / "start", "bert", extra=rows)
     own = load_tokenizer(folder)
     student = start_student(folder, tokenizer=own, layers=None, config=None, seed=0)

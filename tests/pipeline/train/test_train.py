@@ -51,12 +51,12 @@ def targets_of(
     stores: TinyStores, out: Path, *, sketch: int, masks: str | None = None, vocabulary: int | None = None
 ) -> Store[FusedTargets]:
     """Fused targets of two made-up teachers over the masks, every fifth row without one."""
-    blanks = Store(stores.masks, Masks)
-    size, rng = int(blanks.facts["vocabulary"]), np.random.default_rng(1)
+    mask_store = Store(stores.masks, Masks)
+    size, rng = int(mask_store.facts["vocabulary"]), np.random.default_rng(1)
     dense, rows = {}, {}
-    codes = {split: rng.integers(-15, 16, (blanks.plan(split).rows, 2, sketch)).astype(np.int8) for split in SPLITS}
+    codes = {split: rng.integers(-15, 16, (mask_store.plan(split).rows, 2, sketch)).astype(np.int8) for split in SPLITS}
     for split in SPLITS:
-        label_P = blanks.read(split).label_P.astype(np.int64)
+        label_P = mask_store.read(split).label_P.astype(np.int64)
         dense[split] = np.stack([believe(rng, label_P, size) for _ in range(2)])
         rows[split] = fused_targets(
             dense[split],
@@ -71,8 +71,8 @@ def targets_of(
         rows,
         bias_TV=np.log([tail_prior(teacher, keep=6) for teacher in dense["train"]]),
         basis_TDV=rng.normal(0, 0.1, (2, sketch, size)) if sketch else None,
-        splits=blanks.manifest.splits,
-        parents={"masks": masks or blanks.identity},
+        splits=mask_store.manifest.splits,
+        parents={"masks": masks or mask_store.identity},
         facts={"temperature": TEMPERATURE, "vocabulary": vocabulary or size},
     )
 
@@ -119,7 +119,7 @@ def test_more_than_one_epoch_is_warned_of(
             assert record["passes"] == pytest.approx(1, abs=0.1)
         else:
             (said_once,) = said
-            assert said_once.startswith("30 steps are 3.0 epochs over the masked positions; new ones teach more: ")
+            assert said_once.startswith("30 steps are 3.0 epochs over the masked positions. New ones teach more: ")
             assert said_once.endswith(f"raise mask.copies, now {copies}")
             assert record["passes"] == pytest.approx(3, abs=0.3)
         assert f"{record['passes']} epochs over the masked positions" in (workplace / name / "README.md").read_text(

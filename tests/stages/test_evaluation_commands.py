@@ -1,4 +1,4 @@
-"""The judging commands from end to end on hand-made stores; refusals are one line and exit code 2."""
+"""The evaluation commands from end to end on hand-made stores; refusals are one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STORES = ["--documents", "data/documents", "--sequences", "data/sequences", "--m
 
 @pytest.fixture(scope="module")
 def workshop(tiny_stores: TinyStores, tiny_mlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where everything is made and nothing is judged yet."""
+    """A folder where everything is made and nothing is evaluated yet."""
     folder = tmp_path_factory.mktemp("workshop")
     make_world(tiny_stores, folder / "data")
     write_student(folder / "models" / "fused", tiny_mlm, tiny_stores)
@@ -59,7 +59,7 @@ def call(command: click.Command, *arguments: str) -> Result:
     return CliRunner().invoke(command, list(arguments), catch_exceptions=False)
 
 
-def judge_everything() -> None:
+def evaluate_everything() -> None:
     for name in ("alpha", "beta"):
         out = f"reports/teachers/{name}.json"
         assert (
@@ -73,8 +73,8 @@ def judge_everything() -> None:
         assert call(evaluate.main, name, *STORES, "--model", f"models/{name}", "--out", out).exit_code == 0
 
 
-def test_judging_and_reporting_leave_everything_that_is_promised(project: Path) -> None:
-    judge_everything()
+def test_evaluating_and_reporting_leave_everything_that_is_promised(project: Path) -> None:
+    evaluate_everything()
     assert call(report.main, "--reports", "reports", "--out", "reports").exit_code == 0
     summary = json.loads((project / "reports" / "summary.json").read_text(encoding="utf-8"))
     for name in ("alpha", "beta"):
@@ -103,7 +103,7 @@ def test_show_prints_the_words_and_the_answers(project: Path) -> None:
     for name in ("alpha", "beta", "confident", "fused"):
         assert name in result.stdout
     assert "labels-only" not in result.stdout
-    again = call(show.main, "--document", first.split()[1], "--blanks", "0")
+    again = call(show.main, "--document", first.split()[1], "--positions", "0")
     assert again.exit_code == 0
     assert "labels-only" in again.stdout
 
