@@ -18,7 +18,7 @@ from stages.command import Run, corpus_options, params_option, path_option, runt
 @click.argument("name")
 @corpus_options
 @path_option("--model", "The student's folder.")
-@path_option("--out", "Report to write, .json; sums by document beside it, .arrow.")
+@path_option("--out", "Report to write, .json; sums by document and top tokens beside it, .arrow.")
 @params_option
 @stage
 def main(name: str, documents: Path, sequences: Path, masks: Path, model: Path, out: Path, params_file: Path) -> None:

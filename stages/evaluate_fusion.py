@@ -19,7 +19,7 @@ from stages.command import Run, corpus_options, params_option, path_option, stag
 @corpus_options
 @path_option("--logits", "Folder of the teachers' stores.")
 @path_option("--targets", "The fusion's store.")
-@path_option("--out", "Report to write, .json; sums by document beside it, .arrow.")
+@path_option("--out", "Report to write, .json; sums by document and top tokens beside it, .arrow.")
 @params_option
 @stage
 def main(

@@ -31,6 +31,14 @@ from pipeline.evaluate.predictions import (
     teacher_predictions,
 )
 from pipeline.evaluate.results import FROM_LABELS, DocumentSums, training_record, write_json, write_sums
+from pipeline.evaluate.top_tokens import (
+    SUFFIX,
+    StudentTops,
+    TopTokens,
+    fusion_tops,
+    teacher_tops,
+    write_top_tokens,
+)
 from pipeline.sparse.restore import Restored, RestoredTargets
 from pipeline.text.vocabulary import bridge, decode_tokens
 from storage.errors import VocabularyError
@@ -52,11 +60,13 @@ class Evaluation:
 
     report: dict[str, Any]
     sums: DocumentSums
+    top: TopTokens
 
     def write(self, out: Path) -> None:
-        """Write the report to `out` (.json) and the documents' sums beside it (.arrow)."""
+        """Write the report to `out` (.json); beside it the documents' sums (.arrow) and top tokens (.top.arrow)."""
         write_json(out, self.report)
         write_sums(out.with_suffix(".arrow"), self.sums)
+        write_top_tokens(out.with_suffix(SUFFIX), self.top)
 
 
 def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) -> Evaluation:
@@ -80,7 +90,8 @@ def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) 
         "parameters": store.facts["parameters"],
         **_store_size(store),
     }
-    return Evaluation(report=report, sums=sums)
+    tokens = decode_tokens(store.constant("pieces_utf8"))
+    return Evaluation(report=report, sums=sums, top=teacher_tops(heldout, teacher, tokens, column=1))
 
 
 def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, logits: Path) -> Evaluation:
@@ -127,7 +138,8 @@ def evaluate_fusion(params: EvaluateParams, heldout: Heldout, *, targets: Path, 
         "weights_by_source": _weights_by_source(store, rows, heldout),
         **_store_size(store),
     }
-    return Evaluation(report=report, sums=sums)
+    top = fusion_tops(heldout, rows, teachers=store.facts["teachers"])
+    return Evaluation(report=report, sums=sums, top=top)
 
 
 def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, runtime: Runtime) -> Evaluation:
@@ -139,6 +151,7 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
     training = training_record(model, sequences=heldout.sequences, masks=heldout.masks)
     store, rows = _open_fusion(Path(params.against), heldout)
     reference = Reference(rows=rows, store=store, temperature=float(store.facts["temperature"]))
+    shown = StudentTops(heldout)
     with masked_lm(model, device=runtime.device, dtype=torch.float32) as lm:
         if lm.vocabulary != heldout.masks.facts["vocabulary"]:
             raise VocabularyError(
@@ -152,6 +165,7 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
             special=heldout.sequences.facts["special"],
             batch_tokens=runtime.batch_tokens,
             reference=reference,
+            see=shown.add,
         )
         parameters = lm.parameters
     fused = fusion_predictions(rows, heldout.masked.label_P)
@@ -166,7 +180,7 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
         "learns_from": Path(training["targets"]).name if "targets" in training["parents"] else FROM_LABELS,
         **{name: training[name] for name in ("curve", "steps", "tokens", "predictions")},
     }
-    return Evaluation(report=report, sums=sums)
+    return Evaluation(report=report, sums=sums, top=shown.found())
 
 
 def curve_area(step_M: NDArray[Any], nll_MD: NDArray[Any]) -> NDArray[np.float64]:

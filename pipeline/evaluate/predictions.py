@@ -83,17 +83,10 @@ def teacher_predictions(teacher: StoredTeacher, label_P: NDArray[Any], *, column
     Tokens that map to the same student's token count as that token; the probability of the true token is that of the
     spelling in the text.
     """
-    rows, to_student_V, temperature = teacher.rows, teacher.to_student_V, teacher.restored.temperatures[column]
+    rows = teacher.rows
     covered_P = rows.covered_P()
-    student_PK = np.where(no_id(rows.ids_PK), -1, to_student_V[_index(rows.ids_PK)])
-    p_PK = listed_probability(rows, column=column, temperature=temperature).astype(np.float64)
-    if rows.drawn_ids_PS.shape[1]:
-        drawn_PS = np.where(no_id(rows.drawn_ids_PS), -1, to_student_V[_index(rows.drawn_ids_PS)])
-        student_PK = np.concatenate([student_PK, drawn_PS], axis=1)
-        p_PK = np.concatenate([p_PK, rows.drawn_share_PS * rows.tail_PJ[:, column, None]], axis=1)
-        order_PK = np.argsort(-p_PK, axis=1, kind="stable")
-        student_PK = np.take_along_axis(student_PK, order_PK, axis=1)
-        p_PK = np.take_along_axis(p_PK, order_PK, axis=1)
+    ids_PK, p_PK = ranked_entries(teacher, column=column)
+    student_PK = np.where(ids_PK < 0, -1, teacher.to_student_V[ids_PK])
     return Predictions(
         nll_P=-rows.gold_logprob_PJ[:, column].astype(np.float64),
         rank_P=_rank(student_PK, label_P.astype(np.int64), covered_P),
@@ -102,6 +95,24 @@ def teacher_predictions(teacher: StoredTeacher, label_P: NDArray[Any], *, column
         covered_P=covered_P,
         kl_P=np.full(len(rows), np.nan),
     )
+
+
+def ranked_entries(teacher: StoredTeacher, *, column: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """A teacher's ids [P, K] and their probabilities at one of its temperatures, listed and drawn, most likely first.
+
+    -1 and NaN, last, where a row has fewer entries.
+    """
+    rows, temperature = teacher.rows, teacher.restored.temperatures[column]
+    ids_PK = np.where(no_id(rows.ids_PK), -1, rows.ids_PK.astype(np.int64))
+    p_PK = listed_probability(rows, column=column, temperature=temperature).astype(np.float64)
+    if rows.drawn_ids_PS.shape[1]:
+        drawn_PS = np.where(no_id(rows.drawn_ids_PS), -1, rows.drawn_ids_PS.astype(np.int64))
+        ids_PK = np.concatenate([ids_PK, drawn_PS], axis=1)
+        p_PK = np.concatenate([p_PK, rows.drawn_share_PS * rows.tail_PJ[:, column, None]], axis=1)
+        order_PK = np.argsort(-p_PK, axis=1, kind="stable")
+        ids_PK = np.take_along_axis(ids_PK, order_PK, axis=1)
+        p_PK = np.take_along_axis(p_PK, order_PK, axis=1)
+    return ids_PK, p_PK
 
 
 def fusion_predictions(rows: FusedTargets, label_P: NDArray[Any]) -> Predictions:
@@ -126,8 +137,12 @@ def student_predictions(
     special: dict[str, int],
     batch_tokens: int,
     reference: Reference | None = None,
+    see: Callable[[Tensor, NDArray[np.int64]], None] = lambda logits_QV, row_Q: None,
 ) -> Predictions:
-    """Run a student at all masked positions of a split; with a reference, also KL(reference || student) at each."""
+    """Run a student at all masked positions of a split; with a reference, also KL(reference || student) at each.
+
+    `see` is shown the logits [Q, V] of some positions at a time, with their rows [Q] of the mask store.
+    """
     import torch
 
     from pipeline.core.progress import Progress
@@ -146,6 +161,7 @@ def student_predictions(
         if reference is not None:
             restored = RestoredTargets.of(reference.store, reference.rows, device=lm.device)
         for logits_QV, row_Q in masked_logits(lm, sequences, masks, special=special, batch_tokens=batch_tokens):
+            see(logits_QV, row_Q)
             (label_Q,) = lm.tensors(masks.label_P[row_Q].astype(np.int64))
             gold_Q1 = logits_QV.gather(1, label_Q[:, None])
             lse_Q = logits_QV.logsumexp(dim=1)

@@ -19,9 +19,9 @@ from pipeline.core.config import nearest
 from pipeline.core.runtime import Runtime
 from pipeline.evaluate.predictions import masked_logits
 from pipeline.evaluate.results import training_record
+from pipeline.evaluate.top_tokens import SHOWN_TOKENS, spelled, tops_of
 from pipeline.text.corpus_view import MaskedCorpus
-from pipeline.text.inputs import no_id
-from pipeline.text.vocabulary import BRACKETED, START, decode_tokens
+from pipeline.text.vocabulary import decode_tokens
 from storage.errors import DataError
 from storage.reader import Store
 from storage.records.base import SPLITS, Record
@@ -29,9 +29,6 @@ from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.tables import DocumentStore
-
-SHOWN = 5
-"""Tokens shown of each prediction."""
 
 R = TypeVar("R", bound=Record)
 
@@ -146,13 +143,6 @@ def lines(trace: Trace, *, positions: int) -> Iterator[str]:
         yield f"{len(trace.truth_P) - shown} more masked positions (--positions 0 shows all)"
 
 
-def spelled(token: str) -> str:
-    """A token as the trace prints it: "dog" begins a word, "##s" continues one."""
-    if token.startswith(START):
-        return token.removeprefix(START) or START
-    return token if BRACKETED.fullmatch(token) else f"##{token}"
-
-
 def _find(documents: DocumentStore, doc_id: str) -> tuple[str, int]:
     import pyarrow.compute as pc
 
@@ -241,7 +231,8 @@ def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> It
         rows = _rows(store, split, prediction_P)
         tokens = decode_tokens(store.constant("pieces_utf8"))
         weights = weight_PT[:, fused.index(name)] if name in fused else [None] * len(rows)
-        tops = _tops(*_most_likely(rows), tokens)
+        ids_PK, p_PK = _most_likely(rows)
+        tops = tops_of(ids_PK, p_PK, list(map(spelled, tokens)))
         yield [
             Prediction(
                 name=name,
@@ -253,17 +244,16 @@ def _teachers(stores: Stores, split: str, prediction_P: NDArray[np.int64]) -> It
         ]
 
 
-def _most_likely(rows: SparseLogits) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Ids, most likely first, and their log-probabilities: what is listed, or the draws of a teacher without lists."""
+def _most_likely(rows: SparseLogits) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Ids, most likely first, and their probabilities: what is listed, or the draws of a teacher without lists."""
     if rows.ids_PK.shape[1]:
-        return rows.ids_PK, rows.logprob_PK
-    none = np.full_like(rows.drawn_share_PS, np.nan)
-    return rows.drawn_ids_PS, np.log(rows.drawn_share_PS, out=none, where=rows.drawn_share_PS > 0)
+        return rows.ids_PK, np.exp(rows.logprob_PK.astype(np.float64))
+    return rows.drawn_ids_PS, rows.drawn_share_PS
 
 
 def _fusion(store: Store[FusedTargets], rows: FusedTargets, masks: Masks, tokens: list[str]) -> list[Prediction]:
     assert len(rows) == len(masks)
-    tops = _tops(rows.ids_PM, rows.logprob_PM, tokens)
+    tops = tops_of(rows.ids_PM, np.exp(rows.logprob_PM.astype(np.float64)), list(map(spelled, tokens)))
     return [
         Prediction(name=store.path.name, role="fused", truth=float(np.exp(truth)), top=top)
         for truth, top in zip(rows.gold_logprob_P, tops, strict=True)
@@ -279,6 +269,7 @@ def _students(
 
     special = stores.corpus.special
     label_P = masks.label_P.astype(np.int64)
+    names = list(map(spelled, tokens))
     for name, folder in stores.students.items():
         found: dict[int, Prediction] = {}
         with masked_lm(folder, device=runtime.device, dtype=torch.float32) as lm, torch.inference_mode():
@@ -286,26 +277,9 @@ def _students(
                 lm, sequences, masks, special=special, batch_tokens=runtime.batch_tokens
             ):
                 probability_QV = logits_QV.softmax(dim=1).cpu()
-                top = probability_QV.topk(min(SHOWN, probability_QV.shape[1]), dim=1)
+                top = probability_QV.topk(min(SHOWN_TOKENS, probability_QV.shape[1]), dim=1)
+                tops = tops_of(top.indices.numpy(), top.values.numpy(), names)
                 for number, row in enumerate(row_Q.tolist()):
-                    entries = zip(top.indices[number].tolist(), top.values[number].tolist(), strict=True)
-                    found[row] = Prediction(
-                        name=name,
-                        role="student",
-                        truth=float(probability_QV[number, label_P[row]]),
-                        top=[(spelled(tokens[token]), probability) for token, probability in entries],
-                    )
+                    truth = float(probability_QV[number, label_P[row]])
+                    found[row] = Prediction(name=name, role="student", truth=truth, top=tops[number])
         yield [found[row] for row in range(len(masks))]
-
-
-def _tops(ids_PK: NDArray[Any], logprob_PK: NDArray[np.float32], tokens: list[str]) -> list[list[tuple[str, float]]]:
-    probability_PK = np.exp(logprob_PK[:, :SHOWN].astype(np.float64))
-    known_PK = ~no_id(ids_PK[:, :SHOWN])
-    return [
-        [
-            (spelled(tokens[token]), float(probability))
-            for token, probability, known in zip(ids, probabilities, row_known, strict=True)
-            if known
-        ]
-        for ids, probabilities, row_known in zip(ids_PK[:, :SHOWN], probability_PK, known_PK, strict=True)
-    ]

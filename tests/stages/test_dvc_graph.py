@@ -299,6 +299,7 @@ def test_removing_a_teacher(project: Project) -> None:
         "reports/fidelity/bob.json",
         "reports/teachers/bob.arrow",
         "reports/teachers/bob.json",
+        "reports/teachers/bob.top.arrow",
         "reports/runs/evaluate_teacher-bob.json",
         "reports/runs/exact-bob.json",
         "reports/runs/fidelity-bob.json",

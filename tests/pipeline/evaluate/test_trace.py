@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluate.trace import (
-    Stores,
-    Trace,
-    lines,
-    spelled,
-    trace,
-)
+from pipeline.evaluate.top_tokens import spelled
+from pipeline.evaluate.trace import Stores, Trace, lines, trace
 from storage.errors import DataError, StaleParent, StoreMissing
 from storage.format.codec import LEVELS, LOGPROB_STEPS
 from storage.reader import Store
