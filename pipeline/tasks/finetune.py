@@ -52,6 +52,8 @@ def epoch_batches(length_N: NDArray[np.int64], batch: int, *, rng: np.random.Gen
 DROPOUT = 0.1
 """Share of the pooled features that is dropped in training, as in BERT's own fine-tuning."""
 GRADIENT_CLIP = 1.0
+NORM_EPS = 1e-12
+"""Added to the mean square of the pooled features, which may be far below 1."""
 HEAD_SD = 0.02
 """Standard deviation of the head's first weights: BERT's initializer_range."""
 
@@ -81,6 +83,18 @@ class Examples:
             second=None if self.second is None else [self.second[row] for row in rows],
             label_N=self.label_N[rows],
         )
+
+
+def normalised(pooled_BH: Tensor) -> Tensor:
+    """Each row x [H] scaled to a root mean square of 1: x sqrt(H) / |x| (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+    AdamW moves a weight by the learning rate at most, whatever the gradient. A head on small features can then say
+    little, and on large ones much: encoders were compared at different rates. Those of 22 M parameters here have norms
+    of 0.9 to 2.5, BERT's pooled output about sqrt(H).
+    """
+    import torch
+
+    return torch.nn.functional.rms_norm(pooled_BH, pooled_BH.shape[1:], eps=NORM_EPS)
 
 
 class Classifier:
@@ -138,10 +152,11 @@ class Classifier:
         length_N = encoded.length_N
         label_N = self._targets(train.label_N)
         optimizer = self._optimizer()
-        steps = params.epochs * -(-len(train) // params.batch)
+        epochs = params.epochs_of(len(train))
+        steps = epochs * params.epoch_steps(len(train))
         step = 0
         with Progress(steps, unit="steps", label="fine-tune") as progress:
-            for epoch in range(params.epochs):
+            for epoch in range(epochs):
                 total = torch.zeros((), device=self.device)
                 rng = generator(self.seed, "finetune", "epoch", epoch)
                 for rows in epoch_batches(length_N, params.batch, rng=rng):
@@ -154,7 +169,7 @@ class Classifier:
                 if not np.isfinite(self.losses[-1]):
                     raise ParamsError(
                         f"finetune.learning_rate: the loss is {self.losses[-1]} after epoch {epoch + 1} of "
-                        f"{params.epochs} with {params.learning_rate}. Lower it"
+                        f"{epochs} with {params.learning_rate}. Lower it"
                     )
 
     def release(self) -> None:
@@ -199,6 +214,7 @@ class Classifier:
         if self.params.pooling == "mean":
             used_BL1 = attention_BL[:, :, None].float()
             pooled_BH = (hidden_BLH.float() * used_BL1).sum(dim=1) / used_BL1.sum(dim=1)
+        pooled_BH = normalised(pooled_BH)
         if rng is not None:
             kept_BH = rng.random(tuple(pooled_BH.shape), dtype=np.float32) >= DROPOUT
             pooled_BH = pooled_BH * self._tensor(kept_BH) / (1 - DROPOUT)

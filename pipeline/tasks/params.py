@@ -13,6 +13,9 @@ class FinetuneParams(Section):
     """How a model is fine-tuned, the same for every model that is compared."""
 
     epochs: int = Field(ge=1)
+    least_steps: int = Field(default=0, ge=0)
+    """A set too small for as many steps in `epochs` is trained for more epochs: on small sets few steps leave seeds
+    apart, and some at a constant answer (Mosbach et al. 2021, arXiv 2006.04884)."""
     learning_rate: float = Field(gt=0)
     batch: int = Field(ge=1)
     """Examples a step."""
@@ -23,6 +26,14 @@ class FinetuneParams(Section):
     max_tokens: int = Field(ge=8)
     """Longest input in tokens; of a pair, the longer text loses tokens first."""
     pooling: Literal["cls", "mean"]
+
+    def epoch_steps(self, examples: int) -> int:
+        """Steps of an epoch over that many examples."""
+        return -(-examples // self.batch)
+
+    def epochs_of(self, examples: int) -> int:
+        """Epochs over that many examples."""
+        return max(self.epochs, -(-self.least_steps // self.epoch_steps(examples)))
 
 
 LEFT_OUT = "WNLI"

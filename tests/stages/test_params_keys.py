@@ -164,6 +164,7 @@ wsd.bootstrap
 wsd.seed
 paraphrase.seeds
 paraphrase.finetune.epochs
+paraphrase.finetune.least_steps
 paraphrase.finetune.learning_rate
 paraphrase.finetune.batch
 paraphrase.finetune.warmup
@@ -178,6 +179,7 @@ glue.revision
 glue.tasks
 glue.seeds
 glue.finetune.epochs
+glue.finetune.least_steps
 glue.finetune.learning_rate
 glue.finetune.batch
 glue.finetune.warmup

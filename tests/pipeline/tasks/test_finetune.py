@@ -5,6 +5,7 @@ That real tasks are learnt is not shown here: it takes minutes.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.tasks.finetune import (
     Classifier,
     Examples,
     finetuned,
+    normalised,
 )
 from pipeline.tasks.params import FinetuneParams
 from pipeline.text.tokenizer import load_tokenizer
@@ -178,6 +180,46 @@ def test_a_model_without_types_is_not_given_any(tiny_tokenizer: Path, tmp_path: 
     DistilBertForMaskedLM(config).save_pretrained(tmp_path / "model")
     with fit(tmp_path / "model", pairs(), classes=1, epochs=1) as classifier:
         assert np.isfinite(classifier.scores(pairs())).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("scale", [0.0625, 64.0])
+def test_the_scale_of_an_encoders_output_changes_nothing(
+    tiny_mlm: Path, monkeypatch: pytest.MonkeyPatch, pooling: str, scale: float
+) -> None:
+    """Two encoders that differ by a factor of all they put out are fine-tuned to the same answers."""
+    from transformers import BertModel
+
+    forward = BertModel.forward
+    found = []
+    for factor in (1.0, scale):
+
+        def scaled(self: BertModel, *inputs: Any, factor: float = factor, **named: Any) -> Any:
+            output = forward(self, *inputs, **named)
+            output.last_hidden_state = output.last_hidden_state * factor
+            return output
+
+        scaled.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+        monkeypatch.setattr(BertModel, "forward", scaled)
+        with fit(tiny_mlm, sentences(), pooling=pooling) as classifier:
+            found.append(classifier.scores(sentences()))
+    assert np.abs(found[0]).max() > 1
+    assert found[1] == pytest.approx(found[0], abs=1e-3)
+
+
+def test_features_have_a_mean_square_of_one() -> None:
+    pooled_BH = torch.tensor([[3.0, 4.0], [0.0, -1e-3], [0.0, 0.0]])
+    root = 2**0.5
+    expected = [[0.6 * root, 0.8 * root], [0.0, -root], [0.0, 0.0]]
+    assert normalised(pooled_BH).numpy() == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_a_small_set_is_trained_for_more_epochs(tiny_mlm: Path) -> None:
+    """60 texts in batches of 8 are 8 steps an epoch."""
+    assert len(sentences()) == 60
+    for least, epochs in ((0, 2), (16, 2), (17, 3), (40, 5)):
+        with fit(tiny_mlm, sentences(), epochs=2, least_steps=least) as classifier:
+            assert len(classifier.losses) == epochs
 
 
 def test_the_encoders_own_dropout_stays_off(tiny_tokenizer: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a lexical student answers, how its answers are judged, and which students are refused.
+"""What a lexical student answers, how its answers are scored, and which students are refused.
 
 The scorer has tests of its own; here its numbers are computed anew from the sets as written and the answers as given.
 """
@@ -159,7 +159,7 @@ def test_gold_is_not_shown_to_the_reader(reader: SenseReader, tmp_path: Path) ->
     assert other.answers == right.answers == fewer.answers
     assert other.scores.groups["all"].f1.value == pytest.approx(4 / 7)
     assert (other.scores.groups["all"].unreachable, other.counts["unknown_keys"]) == (2, 1)
-    assert fewer.scores.ignored == 3, "the official scorer passes over answers without gold"
+    assert fewer.scores.ignored == 3, "the official scorer ignores answers without gold"
 
 
 def test_scores_by_hand(reader: SenseReader, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_answers_file_is_a_key_file(reader: SenseReader, tmp_path: Path) -> 
 
 
 def test_held_out_words_are_those_of_the_files(work: Workplace, reader: SenseReader, tmp_path: Path) -> None:
-    """A store of which all is held out is judged as the set that it was made from, but for words without gold."""
+    """A store of which all is held out is scored as the set that it was made from, but for words without gold."""
     files = scored(reader, tmp_path)
     found = score_heldout(reader, PARAMS, work.open("held"))
     assert found.answers == {f"held/{name}": files.answers[name] for name in GOLD}
@@ -241,7 +241,7 @@ def test_held_out_words_are_those_of_the_files(work: Workplace, reader: SenseRea
 
 
 def test_each_store_is_a_set_of_what_it_holds_out(work: Workplace, reader: SenseReader) -> None:
-    """Of "part" one document is held out, of "story" nothing: words of a store that all learn from are not judged."""
+    """Of "part" one document is held out, of "story" nothing: words of a store that all learn from are not scored."""
     opened = work.open("part", "story", "held")
     lines = opened["part"].sentences.to_pylist()
     held = [line["document_id"] == "part/made.d001" for line in lines]
