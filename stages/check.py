@@ -18,7 +18,7 @@ def main(params_file: Path, out: Path | None) -> None:
     """Refuse settings that are unknown, impossible or contradict each other, with exit code 2."""
     read_consistent(params_file)
     if out is not None:
-        # Always the same text: what depends on it waits for the check and does not run again because of it.
+        # Always the same text, so that stages that depend on it wait for the check but do not run again after it.
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("ok\n", encoding="utf-8")
 

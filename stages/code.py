@@ -1,4 +1,4 @@
-"""Write down which modules each command needs, so that an edit runs what imports the edited one and nothing else."""
+"""List the modules that each command imports, so that an edit runs the stages that import it and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a gloss classifier on a student: it learns which sense a word has, and stays a masked language model."""
+"""Train a gloss classifier on a student's encoder and keep the student a masked language model."""
 
 from __future__ import annotations
 

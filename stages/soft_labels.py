@@ -1,4 +1,4 @@
-"""Ask a lexical teacher, once, for its distribution over senses of every word in context."""
+"""Compute a lexical teacher's soft labels: its distribution over senses of every word in context."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stages.command import Run, params_option, path_option, runtime_params, stag
 @params_option
 @stage
 def main(name: str, lexicon: Path, senses: Path, out: Path, params_file: Path) -> None:
-    """Ask teacher NAME under `soft_labels` of params.yaml."""
+    """Run teacher NAME under `soft_labels` of params.yaml."""
     params = section(params_file, f"soft_labels.{name}", SoftLabelsParams)
     with Run(f"soft_labels-{name}", __file__) as run:
         runtime = run.apply(runtime_params(params_file))

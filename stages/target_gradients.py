@@ -1,4 +1,4 @@
-"""Measure what every teacher and fusion would teach a student, before any training, and print the table."""
+"""Measure the gradient that each teacher and fusion would give a student, before training, and print a table."""
 
 from __future__ import annotations
 

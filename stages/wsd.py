@@ -1,4 +1,4 @@
-"""Judge a lexical student at word sense disambiguation: on any set in the Raganato layout, or on held-out words."""
+"""Score a lexical student at word sense disambiguation: on any set in the Raganato layout, or on held-out words."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def main(
         runtime = run.apply(runtime_params(params_file), float32=True)
         with sense_reader(student, runtime) as reader:
             if data is not None and gold is not None:
-                judged = score_files(reader, params, data=data, gold=gold)
+                scored = score_files(reader, params, data=data, gold=gold)
             else:
                 stores = [store for folder in senses for store in stores_in(folder)]
                 opened = {store.name: Instances.open(store, lexicon=reader.lexicon) for store in stores}
-                judged = score_heldout(reader, params, opened)
-        click.echo(table(judged))
+                scored = score_heldout(reader, params, opened)
+        click.echo(table(scored))
         if answers is not None:
-            write_answers(answers, judged.answers)
-        run.add(words=len(judged.answers))
+            write_answers(answers, scored.answers)
+        run.add(words=len(scored.answers))
         if out is not None:
-            write_json(out, wsd_report(student, judged))
+            write_json(out, wsd_report(student, scored))
             run.add(report=file_sha256(out))
 
 
@@ -70,14 +70,14 @@ def stores_in(folder: Path) -> list[Path]:
     return [found for found in sorted(folder.glob("*/")) if not found.name.startswith(".")] or [folder]
 
 
-def table(judged: ScoredSet) -> str:
+def table(scored: ScoredSet) -> str:
     """F1 of each group with its interval, beside the first sense, for a person to read."""
     lines = [f"{'':24} {'F1':>6} {'95 %':>14} {'first sense':>12} {'words':>7}"]
-    for name, group in judged.scores.groups.items():
+    for name, group in scored.scores.groups.items():
         f1 = group.f1
         span = "" if f1.low is None or f1.high is None else f"{100 * f1.low:.1f} to {100 * f1.high:.1f}"
         lines.append(f"{name:24} {100 * f1.value:6.2f} {span:>14} {100 * group.first_sense.value:12.2f} {f1.n:7}")
-    odd = ", ".join(f"{name} {count}" for name, count in judged.counts.items())
+    odd = ", ".join(f"{name} {count}" for name, count in scored.counts.items())
     return "\n".join([*lines, odd])
 
 

@@ -38,7 +38,7 @@ STAGES = (
     "senses",
     "lexical",
 )
-"""Those that make students; what judges them reads no other settings than the default's."""
+"""Those that make students; what evaluates them reads no other settings than the default's."""
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

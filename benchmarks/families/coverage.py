@@ -3,7 +3,7 @@
     python -m benchmarks.families.coverage --student data/sources/minilm-l6-mlm --glosses data/text/wordnet \
         --texts texts/mixed.jsonl.zst --out reports/families.json
 
-Teachers' vocabularies are trained here on the glosses, 30,000 pieces each, so nothing is fetched; a folder with another
+Teachers' vocabularies are trained here on the glosses, 30,000 tokens each, so nothing is fetched; a folder with another
 tokenizer joins by --teacher NAME=FOLDER. `answered_before` takes a space mark for a part of the word: no word after a
 bracket, no punctuation after a space, no first word of a window is answered. Alignment needs no model, so
 `nll_same_blanks` is null: these vocabularies have no trained teacher.
@@ -34,7 +34,7 @@ from storage.records.sequences import Masks, Sequences
 from storage.tables import DocumentStore
 
 NAMES = {"pad": "<pad>", "mask": "<mask>", "cls": "<s>", "sep": "</s>", "unk": "<unk>"}
-PIECES = 30_000
+TOKENS = 30_000
 KINDS = ("wordpiece-uncased", "wordpiece-cased", "byte-bpe", "unigram")
 SEQUENCE_TOKENS, RATE = 128, 0.15
 POSITIONS = 100_000
@@ -44,7 +44,7 @@ PLACES = ("first word", "punctuation", "capital", "several tokens", "single toke
 """Kinds of positions; the first that fits counts."""
 
 
-def train_teacher(kind: str, texts: Sequence[str], folder: Path, *, pieces: int = PIECES) -> FastTokenizer:
+def train_teacher(kind: str, texts: Sequence[str], folder: Path, *, tokens: int = TOKENS) -> FastTokenizer:
     """A tokenizer of one kind over `texts`, as model folders have it."""
     special = list(NAMES.values())
     backend: Tokenizer
@@ -53,14 +53,14 @@ def train_teacher(kind: str, texts: Sequence[str], folder: Path, *, pieces: int 
         backend = Tokenizer(models.WordPiece(unk_token=NAMES["unk"]))  # type: ignore[call-arg]
         backend.normalizer = normalizers.BertNormalizer(lowercase=kind.endswith("uncased"))
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=pieces, special_tokens=special, show_progress=False)
+        trainer = trainers.WordPieceTrainer(vocab_size=tokens, special_tokens=special, show_progress=False)
     elif kind == "byte-bpe":
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(
-            vocab_size=pieces, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+            vocab_size=tokens, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
     else:
         backend = Tokenizer(models.Unigram())
@@ -68,7 +68,7 @@ def train_teacher(kind: str, texts: Sequence[str], folder: Path, *, pieces: int 
         backend.pre_tokenizer = pre_tokenizers.Metaspace()
         backend.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(
-            vocab_size=pieces, special_tokens=special, unk_token=NAMES["unk"], show_progress=False
+            vocab_size=tokens, special_tokens=special, unk_token=NAMES["unk"], show_progress=False
         )
     backend.train_from_iterator(texts, trainer)
     ends = [(NAMES[role], backend.token_to_id(NAMES[role])) for role in ("cls", "sep")]
@@ -116,7 +116,7 @@ def answered(
     variant_V = space_variants(teacher.tokens, student.tokens)
     if not bridged and variant_V is not None:
         variant_V = None
-        to_student_V = np.where([piece.startswith(2 * START) for piece in teacher.tokens], -1, to_student_V)
+        to_student_V = np.where([token.startswith(2 * START) for token in teacher.tokens], -1, to_student_V)
     _, gold_P = teacher_view(
         *text, tokenizer=teacher.backend, to_student_V=to_student_V, special=teacher.special, positions=POSITIONS,
         variant_V=variant_V,
@@ -175,15 +175,15 @@ def main(student: Path, glosses: Path, texts: Path, documents: int, teacher: tup
     found = list(read_json_lines(texts, Fields(text="text", name=None), lambda _: None))
     mixed = [item.text for item in found if isinstance(item, Found)]
     step = max(1, len(pages) // documents)
-    judged = {"wordnet": masked(pages[::step], reference), "mixed": masked(mixed[:documents], reference)}
+    texts_by_name = {"wordnet": masked(pages[::step], reference), "mixed": masked(mixed[:documents], reference)}
     made: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         lines = [line for page in pages for line in page.split("\n")]
         for kind in KINDS:
-            made += rows(kind, train_teacher(kind, lines, Path(folder) / kind), reference, judged)
+            made += rows(kind, train_teacher(kind, lines, Path(folder) / kind), reference, texts_by_name)
             click.echo(json.dumps(made[-2:]))
     for name, _, path in (entry.partition("=") for entry in teacher):
-        made += rows(name, load_tokenizer(Path(path)), reference, judged)
+        made += rows(name, load_tokenizer(Path(path)), reference, texts_by_name)
     write(out, made)
 
 

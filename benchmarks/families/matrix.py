@@ -67,8 +67,8 @@ class World:
             assemble(Path("data/text"), {"animals": text}, split, Path("data/documents"))
             documents, sequences = Path("data/documents"), Path("data/sequences")
             tokenize(TokenizeParams(tokenizer="reference", sequence_tokens=32), documents, out=sequences)
-            blanks = MaskParams(rate=0.3, copies=2, seed=0, shard_rows=512)
-            mask(blanks, documents, sequences=sequences, out=Path("data/masks"))
+            params = MaskParams(rate=0.3, copies=2, seed=0, shard_rows=512)
+            mask(params, documents, sequences=sequences, out=Path("data/masks"))
             inventory = LexiconParams(kind="jsonl", path=str(write_senses(Path("senses.jsonl"))))
             build_lexicon(inventory, out=Path("data/lexicon"))
             examples = SensesParams(kind="examples", path="data/lexicon", heldout=0.0)
@@ -105,13 +105,13 @@ def _learn(model: Any, backend: Any, special: dict[str, int], steps: int) -> Non
     ids = torch.tensor([row + [special["pad"]] * (width - len(row)) for row in rows])
     inside = torch.tensor([[0 < i < len(row) - 1 for i in range(width)] for row in rows])
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    model.eval()  # gradients flow; dropout would only slow a model that is to know a text by heart
+    model.eval()  # gradients flow; dropout would only slow a model that is to memorise a text
     for step in range(steps):
         batch = slice(step % 4, None, 4)
-        blank = inside[batch] & (torch.rand(inside[batch].shape) < 0.25)
-        shown = ids[batch].masked_fill(blank, special["mask"])
+        hidden = inside[batch] & (torch.rand(inside[batch].shape) < 0.25)
+        shown = ids[batch].masked_fill(hidden, special["mask"])
         logits = model(input_ids=shown, attention_mask=(ids[batch] != special["pad"]).long()).logits
-        loss = torch.nn.functional.cross_entropy(logits[blank], ids[batch][blank])
+        loss = torch.nn.functional.cross_entropy(logits[hidden], ids[batch][hidden])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

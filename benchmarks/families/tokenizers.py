@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from benchmarks.families.configs import Family
 
 VOCABULARY = 400
-"""Pieces at most, special tokens included."""
+"""Tokens at most, special tokens included."""
 
 
 def write_tokenizer(

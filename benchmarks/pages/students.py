@@ -252,7 +252,7 @@ def _compared(
 
 
 def _distilled(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Students that were judged by their held-out NLL: all but the lexical ones."""
+    """Students that are compared by their held-out NLL: all but the lexical ones."""
     return {name: entry for name, entry in summary["students"].items() if "nll" in entry}
 
 

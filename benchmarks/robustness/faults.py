@@ -40,8 +40,8 @@ def damaged(galleries: Mapping[str, Gallery], folder: Path, *, cases: int, seed:
     for name, verdicts in found.items():
         for number in range(cases):
             gallery = galleries[damage.KINDS[number % len(damage.KINDS)]]
-            chance = random.Random(f"{seed}-{name}-{number}")
-            verdicts.append(damage.inflict(name, gallery, folder, chance, thorough=True))
+            rng = random.Random(f"{seed}-{name}-{number}")
+            verdicts.append(damage.inflict(name, gallery, folder, rng, thorough=True))
     return found
 
 

@@ -72,16 +72,16 @@ def fuzz_manifests(bases: list[bytes], *, cases: int, seed: int) -> Found:
     found = Found()
     for number in range(cases):
         case = f"manifest {seed}-{number}"
-        chance = random.Random(case)
-        data = chance.choice(bases)
-        if chance.random() < 0.85:
+        rng = random.Random(case)
+        data = rng.choice(bases)
+        if rng.random() < 0.85:
             body = json.loads(data)
-            for _ in range(chance.choice([1, 1, 1, 2, 3])):
-                mutate(body, chance)
-            data = sealed(body) if chance.random() < 0.95 else json.dumps(body).encode()
-            data = scramble(data, chance) if chance.random() < 0.05 else data
+            for _ in range(rng.choice([1, 1, 1, 2, 3])):
+                mutate(body, rng)
+            data = sealed(body) if rng.random() < 0.95 else json.dumps(body).encode()
+            data = scramble(data, rng) if rng.random() < 0.05 else data
         else:
-            data = scramble(data, chance)
+            data = scramble(data, rng)
         found.cases += 1
         try:
             manifest = parse_manifest(data)
@@ -135,12 +135,12 @@ def fuzz_stores(
     galleries = {kind: damage.Gallery.make(kind, folder / kind) for kind in kinds}
     for number in range(cases):
         case = f"store {seed}-{number}"
-        chance = random.Random(case)
-        gallery = galleries[chance.choice(kinds)]
+        rng = random.Random(case)
+        gallery = galleries[rng.choice(kinds)]
         store = folder / "case" / gallery.kind
         if not store.exists():
             shutil.copytree(gallery.store, store)
-        name = change_file(store, chance)
+        name = change_file(store, rng)
         found.cases += 1
         with watch.over(store) if watch else _nothing() as seen:
             for what, read in (
@@ -186,11 +186,11 @@ def fuzz_archives(folder: Path, *, cases: int, seed: int, watch: Watch | None = 
         bases.append((folder / f"{kind}.tar").read_bytes())
     for number in range(cases):
         case = f"archive {seed}-{number}"
-        chance = random.Random(case)
+        rng = random.Random(case)
         place = folder / "case"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        (place / "a.tar").write_bytes(change_archive(chance.choice(bases), chance))
+        (place / "a.tar").write_bytes(change_archive(rng.choice(bases), rng))
         found.cases += 1
         with watch.over(place, may_write=True) if watch else _nothing() as seen:
             try:

@@ -143,7 +143,7 @@ def fuse(folder: str, teachers: list[str], k: int) -> dict[str, float]:
 
 
 def train(folder: str, targets: str, steps: int) -> dict[str, float]:
-    """Stage `train`, one pass over the corpus."""
+    """Stage `train`, one epoch over the corpus."""
     from pipeline.train.params import LossParams, StudentParams, TrainingParams
     from pipeline.train.train import train as stage
 

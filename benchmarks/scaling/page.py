@@ -113,9 +113,9 @@ def constants(
     return found
 
 
-def store_bytes(judged: Mapping[str, Any]) -> float:
+def store_bytes(evaluation: Mapping[str, Any]) -> float:
     """Bytes a prediction in the report of a teacher or a fusion."""
-    value = judged["bytes_per_position"]
+    value = evaluation["bytes_per_position"]
     return float(value["value"] if isinstance(value, Mapping) else value)
 
 

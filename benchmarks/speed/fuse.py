@@ -39,8 +39,8 @@ TEMPERATURE = 1.1
 
 def _bias(seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Log of a tail prior."""
-    chance = np.random.default_rng(seed)
-    return np.log(chance.dirichlet(np.full(VOCABULARY, 0.5)) + 1e-12)
+    rng = np.random.default_rng(seed)
+    return np.log(rng.dirichlet(np.full(VOCABULARY, 0.5)) + 1e-12)
 
 
 def measure_kernel(_machine: Machine, _folder: Path) -> Measured:
@@ -94,7 +94,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
     from storage.writer import StoreWriter
 
     folder.mkdir(parents=True)
-    work, pieces = folder / ".work", [f"piece{number}" for number in range(VOCABULARY)]
+    work, tokens = folder / ".work", [f"token{number}" for number in range(VOCABULARY)]
     none = {split: SplitPlan(rows=0, shard_rows=SHARD_ROWS) for split in SPLITS}
     plan = none | {"train": SplitPlan(rows=shards * SHARD_ROWS, shard_rows=SHARD_ROWS)}
     text = StoreWriter(
@@ -107,8 +107,8 @@ def write_stores(folder: Path, *, shards: int) -> None:
         workspace=Workspace(work),
     )
     with text:
-        sequences = text.seal(facts={"vocabulary": VOCABULARY}, constants={"pieces_utf8": encode_tokens(pieces)})
-    blanks = StoreWriter(
+        sequences = text.seal(facts={"vocabulary": VOCABULARY}, constants={"pieces_utf8": encode_tokens(tokens)})
+    mask_writer = StoreWriter(
         folder / "masks",
         Masks,
         specs=Masks.specs(vocabulary=VOCABULARY),
@@ -117,10 +117,10 @@ def write_stores(folder: Path, *, shards: int) -> None:
         parents={"sequences": sequences.identity},
         workspace=Workspace(work),
     )
-    with blanks:
-        for shard in blanks.missing():
+    with mask_writer:
+        for shard in mask_writer.missing():
             row = np.arange(shard.start, shard.stop)
-            blanks.write(
+            mask_writer.write(
                 shard,
                 Masks(
                     copy_P=np.zeros(len(row), np.uint16),
@@ -129,7 +129,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
                     label_P=np.zeros(len(row), np.uint16),
                 ),
             )
-        masks = blanks.seal(facts={"vocabulary": VOCABULARY})
+        masks = mask_writer.seal(facts={"vocabulary": VOCABULARY})
     for seed, name in enumerate(TEACHERS):
         record, order_V = simulate(PLAIN, rows=SHARD_ROWS, seed=seed)
         logits = StoreWriter(
@@ -154,7 +154,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
                     "calibration": {"temperature": TEMPERATURE, "nll": 3.0, "nll_raw": 3.1},
                 },
                 constants={
-                    "pieces_utf8": encode_tokens(pieces),
+                    "pieces_utf8": encode_tokens(tokens),
                     "tail_bias_JV": np.tile(_bias(seed).astype(np.float32), (2, 1)),
                 },
             )

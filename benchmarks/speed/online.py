@@ -1,7 +1,7 @@
 """Distilling T teachers into S students: online, with every teacher in every step, against once through a store.
 
-Online costs S times (T teacher passes + a step). The store costs T teacher passes, their sparse summaries, the writing
-and one fusion, then S plain steps. In the measured cells both loops run on the same sequences; what is too
+Online costs S times (T teacher forwards + a step). The store costs T teacher forwards, their sparse summaries, the
+writing and one fusion, then S plain steps. In the measured cells both loops run on the same sequences; what is too
 small to time for one step, writing and fusing, comes from whole stores in seconds a row. The other cells follow from
 the parts, which the details give. One epoch: a second one runs all teachers online again, and none from the store.
 Calibration and the start of processes are in neither. The third teacher is the second under another name.
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cast:
-    """Everybody in memory."""
+    """The teachers and students of a cell, in memory."""
 
     teachers: list[Teacher]
     keep: Keep
@@ -56,10 +56,10 @@ class Cast:
     """Seconds to fuse a row of so many teachers, measured: read, mixed and written."""
 
     def rows(self, number: int) -> int:
-        """Blanks of a step."""
+        """Masked positions of a step."""
         start_G1 = self.online.trainer.data.view.start_G1
-        passes = self.online.passes[number]
-        return int((start_G1[passes + 1] - start_G1[passes]).sum())
+        examples = self.online.examples[number]
+        return int((start_G1[examples + 1] - start_G1[examples]).sum())
 
 
 def models() -> dict[str, Path]:
@@ -151,7 +151,7 @@ def seconds_to_fuse(folder: Path, teachers: int) -> float:
 def measure(machine: Machine, folder: Path, *, teachers: int, students: int) -> Measured:
     """Wall-clock through the store over wall-clock online; with the table where the cell is `TABLE`."""
     people = cast(machine, folder, teachers=teachers)
-    count = len(people.online.passes)
+    count = len(people.online.examples)
     pairs = []
     for run in range(-1, RUNS):  # the first is a warm-up
         number = run % count
@@ -160,11 +160,11 @@ def measure(machine: Machine, folder: Path, *, teachers: int, students: int) -> 
             from benchmarks.speed.online_distillation import online_step
 
             for _ in range(students):
-                online_step(people.online, people.teachers, people.online.passes[number])
+                online_step(people.online, people.teachers, people.online.examples[number])
 
         def stored(number: int = number) -> None:
             for teacher, shape in zip(people.teachers, people.shapes, strict=True):
-                teacher.teach(people.online.passes[number], keep=people.keep, shape=shape)
+                teacher.teach(people.online.examples[number], keep=people.keep, shape=shape)
             people.stored.steps(students)
 
         took = timed_pair(stored, online, machine=machine, swap=run % 2 == 0)
@@ -197,17 +197,17 @@ def parts(people: Cast, machine: Machine) -> dict[str, Any]:
     """
     from benchmarks.speed.online_distillation import online_step
 
-    passes, rows = people.online.passes[0], people.rows(0)
+    examples, rows = people.online.examples[0], people.rows(0)
 
     def median(work: Callable[[], object]) -> float:
         return statistics.median(seconds(work, machine=machine) for _ in range(PART_RUNS))
 
     online = {
-        count: median(functools.partial(online_step, people.online, people.teachers[:count], passes))
+        count: median(functools.partial(online_step, people.online, people.teachers[:count], examples))
         for count in range(1, MOST_TEACHERS + 1)
     }
-    forward = median(lambda: people.teachers[0].ask(passes))
-    teach = median(lambda: people.teachers[0].teach(passes, keep=people.keep, shape=people.shapes[0]))
+    forward = median(lambda: people.teachers[0].ask(examples))
+    teach = median(lambda: people.teachers[0].teach(examples, keep=people.keep, shape=people.shapes[0]))
     step = median(lambda: people.stored.steps(1))
     once = {count: count * (teach + rows * people.write_row) + rows * people.fuse_row[count] for count in online}
     table = [
@@ -224,7 +224,7 @@ def parts(people: Cast, machine: Machine) -> dict[str, Any]:
         "seconds": {"teacher_forward": forward, "teach": teach, "student_step": step, "online_step": online},
         "sequences": SEQUENCES[machine.kind],
         "rows": rows,
-        "tokens": int(people.online.trainer.data.view.lengths_G()[passes].sum()),
+        "tokens": int(people.online.trainer.data.view.lengths_G()[examples].sum()),
         "table": table,
         "break_even_students": {count: round(once[count] / (online[count] - step), 3) for count in online},
     }
@@ -256,7 +256,7 @@ def online_process(kind: Literal["cpu", "cuda"], model: str, data: str, teachers
     student = learner(kind, targets=None, model=Path(model), data=Path(data))
     people = [load(kind, Path(teacher), Path(data)) for teacher in teachers]
     for number in range(2):
-        online_step(student, people, student.passes[number])
+        online_step(student, people, student.examples[number])
     return _accelerator_peak(kind)
 
 

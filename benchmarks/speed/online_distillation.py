@@ -38,28 +38,28 @@ class Teacher:
     """Its ids that the student has too, and the student's ids of these."""
     student_W: Tensor
 
-    def ask(self, passes: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
-        """Logits [Q, Vt] at the blanks of some passes and their numbers; runs without gradients."""
+    def ask(self, examples: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
+        """Logits [Q, Vt] at the masked positions of some examples and their numbers; runs without gradients."""
         import torch
 
         from pipeline.text.inputs import model_inputs
 
-        inputs = model_inputs(self.view, passes)
+        inputs = model_inputs(self.view, examples)
         with torch.inference_mode():
             logits_QV = self.lm.logits(
                 *self.lm.tensors(inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q, inputs.column_Q)
             )
         return logits_QV, inputs.prediction_Q
 
-    def teach(self, passes: NDArray[np.int64], *, keep: Keep, shape: TailShape) -> None:
-        """What `teach` does with some passes, up to writing."""
+    def teach(self, examples: NDArray[np.int64], *, keep: Keep, shape: TailShape) -> None:
+        """What `teach` does with some examples, up to writing."""
         import torch
 
         from pipeline.sparse.summary import summarise
         from pipeline.text.inputs import token_batches
 
-        for batch in token_batches(self.view.lengths_G()[passes], BATCH_TOKENS[self._kind]):
-            logits_QV, prediction_Q = self.ask(passes[batch])
+        for batch in token_batches(self.view.lengths_G()[examples], BATCH_TOKENS[self._kind]):
+            logits_QV, prediction_Q = self.ask(examples[batch])
             (gold_Q,) = self.lm.tensors(self.gold_P[prediction_Q])
             with torch.inference_mode():
                 summary = summarise(
@@ -105,7 +105,7 @@ def load(kind: Literal["cpu", "cuda"], folder: Path, data: Path) -> Teacher:
     return Teacher(lm=lm, view=view, gold_P=gold_P.astype(np.int64), own_W=next(tensors), student_W=next(tensors))
 
 
-def online_step(student: Learner, teachers: Sequence[Teacher], passes: NDArray[np.int64]) -> None:
+def online_step(student: Learner, teachers: Sequence[Teacher], examples: NDArray[np.int64]) -> None:
     """One optimiser step from all teachers; `student` was made for labels only."""
     import torch
 
@@ -113,29 +113,29 @@ def online_step(student: Learner, teachers: Sequence[Teacher], passes: NDArray[n
 
     trainer = student.trainer
     lm, view = trainer.lm, trainer.data.view
-    blanks = int((view.start_G1[passes + 1] - view.start_G1[passes]).sum())
-    for batch in token_batches(view.lengths_G()[passes], trainer.batch_tokens):
-        inputs = model_inputs(view, passes[batch])
+    positions = int((view.start_G1[examples + 1] - view.start_G1[examples]).sum())
+    for batch in token_batches(view.lengths_G()[examples], trainer.batch_tokens):
+        inputs = model_inputs(view, examples[batch])
         (label_Q,) = lm.tensors(trainer.data.masks.label_P[inputs.prediction_Q].astype(np.int64))
-        mixed_QV = mixture(teachers, passes[batch], inputs.prediction_Q, vocabulary=lm.vocabulary)
+        mixed_QV = mixture(teachers, examples[batch], inputs.prediction_Q, vocabulary=lm.vocabulary)
         with trainer.task.autocasting():
             logits_QV = lm.logits(
                 *lm.tensors(inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q, inputs.column_Q)
             ).float()
         cross_entropy = torch.nn.functional.cross_entropy
         loss = cross_entropy(logits_QV, mixed_QV, reduction="sum") + cross_entropy(logits_QV, label_Q, reduction="sum")
-        (loss / blanks).backward()  # type: ignore[no-untyped-call]
+        (loss / positions).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(lm.model.parameters(), trainer.params.gradient_clip)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
 
 
 def mixture(
-    teachers: Sequence[Teacher], passes: NDArray[np.int64], prediction_Q: NDArray[np.int64], *, vocabulary: int
+    teachers: Sequence[Teacher], examples: NDArray[np.int64], prediction_Q: NDArray[np.int64], *, vocabulary: int
 ) -> Tensor:
     """The teachers' distributions over the student's vocabulary, float32 [Q, V], weighted by exp(-entropy).
 
-    A teacher that cuts a word differently has no weight there; rows that nobody answers are zeros.
+    A teacher that cuts a word differently has no weight there; rows without any prediction are zeros.
     """
     import torch
 
@@ -144,7 +144,7 @@ def mixture(
     weight_Q1 = torch.zeros((len(prediction_Q), 1), device=device)
     place = {int(prediction): row for row, prediction in enumerate(prediction_Q)}
     for teacher in teachers:
-        logits_AV, answered_A = teacher.ask(passes)
+        logits_AV, answered_A = teacher.ask(examples)
         p_AV = torch.softmax(logits_AV.float(), dim=1)
         weight_A1 = torch.exp(torch.special.entr(p_AV).sum(dim=1, keepdim=True).neg())
         row_A = torch.tensor([place[int(prediction)] for prediction in answered_A], device=device)

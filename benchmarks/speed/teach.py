@@ -2,7 +2,7 @@
 
 The stage runs as it is, on windows of the corpus at hand. Model loading and calibration come once a store, so steady
 state is measured: from the moment the first shard of the train split was written to the moment the last one was, read
-from the modification times of their files. The bare passes are those of the same shards, in the same batches.
+from the modification times of their files. The bare forwards are over the same shards, in the same batches.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 FIXED_TOKENS = 128
 """Width of the fixed windows, that of the default run."""
 
-PASSES = {"cpu": 16, "cuda": 480}
+EXAMPLES = {"cpu": 16, "cuda": 480}
 """Sequences a timing, where float32 is compared: 2,000 tokens are a second or two on two cores."""
 
 
@@ -75,8 +75,8 @@ def small_stores(folder: Path, kind: Literal["cpu", "cuda"]) -> Stores:
         write_documents(stores.documents, tables, inputs=size, facts={}, workspace=Workspace())
         settings = TokenizeParams(tokenizer=str(tokenizer), sequence_tokens=FIXED_TOKENS)
         tokenize(settings, stores.documents, out=stores.sequences)
-        blanks = MaskParams(rate=0.15, copies=1, seed=0, shard_rows=SHARD_ROWS[kind])
-        mask(blanks, stores.documents, sequences=stores.sequences, out=stores.masks)
+        params = MaskParams(rate=0.15, copies=1, seed=0, shard_rows=SHARD_ROWS[kind])
+        mask(params, stores.documents, sequences=stores.sequences, out=stores.masks)
     return stores
 
 
@@ -186,7 +186,7 @@ def stage(model: Path, stores: Stores, machine: Machine, dtype: torch.dtype) -> 
 
 
 def measure_stage(machine: Machine, folder: Path) -> Measured:
-    """Steady state of the stage over the encoder alone, and over the encoder and the head at the blanks."""
+    """Steady state of the stage over the encoder alone, and over the encoder and the head at the masked positions."""
     model, stores = require(MODEL, run="make repro"), small_stores(folder, machine.kind)
     dtype = fast_type(machine)
     teach_into = stage(model, stores, machine, dtype)
@@ -208,7 +208,7 @@ def measure_stage(machine: Machine, folder: Path) -> Measured:
     name = f"teach-{machine.kind}-and-head"
     return Measured(
         over_encoder,
-        note=f"{MODEL}, {str(dtype).removeprefix('torch.')}; the head's product at the blanks is in the difference",
+        note=f"{MODEL}, {str(dtype).removeprefix('torch.')}; the head is in the difference",
         also={name: over_both},
         units={name: "stage / encoder and head"},
         details={"predictions": int(sum(len(one.row_Q) for shard in shards[1:] for one in shard))},
@@ -222,7 +222,7 @@ def measure_batching(machine: Machine, folder: Path) -> Measured:
     model, stores = require(MODEL, run="make repro"), small_stores(folder, machine.kind)
     dtype = fast_type(machine)
     fast, plain = load_bare(model, machine, dtype), load_bare(model, machine, torch.float32)
-    sorted_inputs = _first_passes(shard_inputs(model, fast, stores, machine)[0], PASSES[machine.kind])
+    sorted_inputs = _first_examples(shard_inputs(model, fast, stores, machine)[0], EXAMPLES[machine.kind])
     fixed = [_widened(one) for one in sorted_inputs]
     fast_batches, plain_batches = tensors(fast, sorted_inputs), tensors(plain, fixed)
     values = alternate(
@@ -247,16 +247,16 @@ def _units_note(machine: Machine) -> str:
     return "float32 on both sides: no bfloat16 in hardware"
 
 
-def _first_passes(inputs: Sequence[Inputs], passes: int) -> list[Inputs]:
-    """Batches until they hold `passes` passes."""
+def _first_examples(inputs: Sequence[Inputs], examples: int) -> list[Inputs]:
+    """Batches until they hold `examples` examples."""
     found: list[Inputs] = []
-    while sum(len(one.input_ids_BL) for one in found) < passes and len(found) < len(inputs):
+    while sum(len(one.input_ids_BL) for one in found) < examples and len(found) < len(inputs):
         found.append(inputs[len(found)])
     return found
 
 
 def _widened(inputs: Inputs) -> Inputs:
-    """The same passes, padded to FIXED_TOKENS."""
+    """The same examples, padded to FIXED_TOKENS."""
     from pipeline.text.inputs import Inputs
 
     missing = ((0, 0), (0, max(0, FIXED_TOKENS - inputs.input_ids_BL.shape[1])))

@@ -66,7 +66,7 @@ def measure_summary(machine: Machine, _: Path) -> Measured:
                 own.append(mine / other - 1)
     note = (
         f"form {params.keep.form}, {params.tail_rank} sketch numbers, {len(shape.temperatures)} temperatures, "
-        f"{str(dtype).removeprefix('torch.')}; a statistic needs float32 exponentials of all ids, a dozen passes over "
+        f"{str(dtype).removeprefix('torch.')}; a statistic needs float32 exponentials of all ids, a dozen sweeps over "
         "a row, and the 768-wide product is as cheap as these"
     )
     name = f"topk-{machine.kind}-own"

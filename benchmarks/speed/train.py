@@ -26,7 +26,7 @@ MODEL = "data/sources/minilm-l6-mlm"
 """The student of the default run, 22.7 million parameters."""
 
 TARGETS = "data/targets/confident"
-"""Fused from two teachers with sketches of 16 numbers: the form that costs a step most."""
+"""Fused from two teachers with tails of rank 16 numbers: the form that costs a step most."""
 
 SEQUENCES = {"cpu": 12, "cuda": 256}
 """Sequences a step; twelve are about the 1,024 tokens of the default run."""
@@ -39,16 +39,16 @@ TRAINER_BLOCK = {"cpu": 2, "cuda": 16}
 """Steps of the Trainer a timing: it prepares something at every start."""
 
 STEPS = 1000
-"""Of the schedule; nobody runs them all."""
+"""Steps of the schedule; fewer are run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learner:
-    """A student of the default run, and what it is about to see."""
+    """A student of the default run, and the examples of its steps."""
 
     trainer: Trainer
     window: ShardWindow
-    passes: list[NDArray[np.int64]]
+    examples: list[NDArray[np.int64]]
     """Of each step, by turns."""
 
     def steps(self, count: int) -> None:
@@ -60,7 +60,7 @@ class Learner:
     def _step(self, number: int) -> Step:
         from pipeline.train.data import Step
 
-        return Step(example_B=self.passes[number % len(self.passes)], window=(0,))
+        return Step(example_B=self.examples[number % len(self.examples)], window=(0,))
 
 
 def learner(
@@ -104,7 +104,7 @@ def learner(
     inside = np.flatnonzero(data.view.start_G1[1:] <= data.plan.bounds(shards - 1)[1])
     count = len(inside) // SEQUENCES[kind]
     order = np.random.default_rng(0).permutation(inside)[: count * SEQUENCES[kind]]
-    return Learner(trainer=trainer, window=ShardWindow(data, tuple(range(shards))), passes=np.split(order, count))
+    return Learner(trainer=trainer, window=ShardWindow(data, tuple(range(shards))), examples=np.split(order, count))
 
 
 def runtime(kind: Literal["cpu", "cuda"], dtype: str) -> Runtime:
@@ -134,7 +134,7 @@ def measure_targets(machine: Machine, folder: Path) -> Measured:
     block = BLOCK[machine.kind]
     ratios = alternate(lambda: ours.steps(block), lambda: labels.steps(block), runs=15, warmup=2, machine=machine)
     rows = ours.trainer.state["predictions"] / len(ours.trainer.state["losses"])
-    note = f"two teachers, sketches of 16; {rows:.0f} blanks a step of {SEQUENCES[machine.kind]} sequences"
+    note = f"two teachers, tails of rank 16; {rows:.0f} masked positions a step of {SEQUENCES[machine.kind]} sequences"
     return Measured(ratios, note)
 
 
@@ -152,7 +152,7 @@ def measure_trainer(machine: Machine, folder: Path, *, bfloat16: bool) -> Measur
     usual = usual_trainer(ours, model, folder, steps=block, bfloat16=bfloat16)
     ratios = alternate(usual, lambda: ours.steps(block), machine=machine)
     formats = str(ours.trainer.task.autocast).removeprefix("torch."), "bfloat16" if bfloat16 else "float32"
-    note = f"{formats[0]} and blanks only here, {formats[1]} and full logits there; fused targets here, labels there"
+    note = f"{formats[0]}, masked positions and targets here, {formats[1]}, full logits and labels there"
     return Measured(ratios, note)
 
 
@@ -163,12 +163,12 @@ def usual_trainer(ours: Learner, model: Path, folder: Path, *, steps: int, bfloa
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     view = ours.trainer.data.view
-    sequences = view.sequence_G[np.concatenate(ours.passes[:steps])]
+    sequences = view.sequence_G[np.concatenate(ours.examples[:steps])]
     rows = [{"input_ids": view.ids_NL[row, : view.length_N[row]].astype(np.int64)} for row in sequences]
     device = ours.trainer.lm.device.type
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=len(ours.passes[0]),
+        per_device_train_batch_size=len(ours.examples[0]),
         max_steps=steps,
         learning_rate=2e-4,
         weight_decay=0.01,

@@ -84,7 +84,7 @@ QUOTED = [
 
 
 def split_rows(full: Full) -> tuple[Full, Full]:
-    """Predictions to fit on and to judge on, both in random order."""
+    """Predictions to fit on and to measure on, both in random order."""
     order = generator(0, "fidelity").permutation(len(full))
     return full.take(order[:FIT]), full.take(order[FIT:])
 
@@ -270,7 +270,7 @@ def main(exact: Path, student: Path | None, forms: str, out: Path) -> None:
     temperatures = [1.0, calibrated(fit)]
     rows: list[dict[str, Any]] = []
 
-    def judge(form: str, keep: Keep, sketch: int, *, plain: bool = False) -> None:
+    def measure(form: str, keep: Keep, sketch: int, *, plain: bool = False) -> None:
         tail = TailParams(rank=sketch, step=0.4)
         shape = fit_tail(
             [fit.logits(start, stop) for start, stop in fit.chunks(range(len(fit)))],
@@ -309,10 +309,10 @@ def main(exact: Path, student: Path | None, forms: str, out: Path) -> None:
     adapter: TypeAdapter[Keep] = TypeAdapter(Keep)
     if not forms:
         for k in PLAIN:
-            judge(f"plain top-{k}, one prior", adapter.validate_python({"form": "topk", "k": k}), 0, plain=True)
+            measure(f"plain top-{k}, one prior", adapter.validate_python({"form": "topk", "k": k}), 0, plain=True)
     chosen = [int(number) for number in forms.split(",")] if forms else range(len(FORMS))
     for form, keep, sketch in (FORMS[number] for number in chosen):
-        judge(form, adapter.validate_python(keep), sketch)
+        measure(form, adapter.validate_python(keep), sketch)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     quoted = [{"form": form, "bytes_per_position": size, "kl": kl, "unbiased": False} for form, size, kl in QUOTED]

@@ -1,8 +1,8 @@
-"""Train every student with several seeds on the stores at hand, and say what is signal and what is chance.
+"""Train every student with several seeds on the stores at hand, with standard deviations over seeds.
 
     python -m benchmarks.students.compare --seeds 0,1,2 --out reports/long/wordnet.json
 
-Students are trained and judged by the functions the stages call, one after the other, with `training.seed` replaced;
+Students are trained and evaluated by the functions the stages call, one after the other, with `training.seed` replaced;
 finished pairs are kept under `.work/compare`, so an interrupted comparison continues. Prints and writes, for each
 student: held-out NLL by seed, mean and standard deviation, the difference to the control at equal seed, and the step at
 which the mean curve reaches the control's final loss.
@@ -35,7 +35,7 @@ Curve = list[tuple[int, float]]
 
 
 def run_pair(params: Path, student: str, seed: int, work: Path) -> dict[str, Any]:
-    """Train and judge one student with one seed; returns its report with its curve."""
+    """Train and evaluate one student with one seed; returns its report with its curve."""
     folder = work / f"{student}-seed{seed}"
     result = folder / "result.json"
     if not result.exists():
@@ -52,8 +52,8 @@ def run_pair(params: Path, student: str, seed: int, work: Path) -> dict[str, Any
             out=model,
             runtime=runtime,
         )
-        judged = evaluate_student(evaluate, open_heldout(corpus), model=model, runtime=runtime)
-        judged.write(folder / "report.json")
+        evaluation = evaluate_student(evaluate, open_heldout(corpus), model=model, runtime=runtime)
+        evaluation.write(folder / "report.json")
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         wanted = {"curve": record["curve"], "tokens": record["tokens"], **report}
         result.write_text(json.dumps(wanted), encoding="utf-8")

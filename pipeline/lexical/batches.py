@@ -1,4 +1,4 @@
-"""Batches of words in context with the glosses of their candidate senses, as the two objectives read them."""
+"""Batches of words in context with the glosses of their candidate senses, as the two objectives encode them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CrossBatch:
     start_I1: Int
     """Candidates of instance i are start[i] to start[i + 1]."""
     candidate_C: Int
-    """Each candidate's place in the view's."""
+    """Number of each candidate among all of the view."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class BiBatch:
     start_I1: Int
     """Candidates of instance i are start[i] to start[i + 1]."""
     candidate_C: Int
-    """Each candidate's place in the view's."""
+    """Number of each candidate among all of the view."""
 
 
 LexicalBatch = CrossBatch | BiBatch

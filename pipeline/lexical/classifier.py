@@ -1,10 +1,9 @@
-"""Gloss classification: which of a word's candidate senses its context shows.
+"""Gloss classification: which of a word's candidate senses is meant in its context.
 
-Two ways to read. `cross` (LMGC, Wahle et al. 2021, arXiv 2106.07967) encodes a sequence for every candidate: context,
-with the word between quotation marks, and one gloss. `bi` encodes contexts and glosses apart and compares their
-vectors: a window is encoded once for all its words, a gloss once for all words that may have that sense. In both, one
-softmax goes over the scores of a word's candidates. The weights beside the encoder are a head that no published
-language model has.
+There are two readings. `cross` (LMGC, Wahle et al. 2021, arXiv 2106.07967) encodes a sequence for every candidate:
+context, with the word between quotation marks, and one gloss. `bi` encodes contexts and glosses apart and compares
+their vectors: a window is encoded once for all its words, a gloss once for all words that may have that sense. In both,
+one softmax goes over the scores of a word's candidates. The sense head is new; no published language model has one.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from pipeline.lexical.params import Reading
 from pipeline.text.ragged import Int, Ragged
 
 GROUPS = 4
-"""Groups of similar length that the glosses of a batch are encoded in; each is padded to its own longest."""
+"""The glosses of a batch are encoded in this number of groups of similar length, each padded to its longest."""
 
 
 class SenseHead(nn.Module):
-    """What scores senses on top of an encoder of width H: one matrix (bi) or one vector (cross)."""
+    """The layer that scores senses from states of an encoder of width H: one matrix (bi) or one vector (cross)."""
 
     def __init__(self, width: int, reading: Reading) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class SenseHead(nn.Module):
 
 
 class SenseModel(nn.Module):
-    """An encoder with its masked-LM head, and the sense head beside it: one module for one optimiser."""
+    """An encoder with its masked-LM head and a sense head, as one module for one optimiser."""
 
     def __init__(self, lm: Any, head: SenseHead) -> None:
         super().__init__()

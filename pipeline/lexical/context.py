@@ -1,7 +1,8 @@
 """Lexical instances as a model reads them: windows of context around each sentence, and the texts of meanings.
 
-A window holds one sentence (or a part of a long one) with as much of its neighbours in the same document as fits, on
-both sides alike. All words of a sentence that have senses share its window, so a bi-encoder reads it once.
+A window holds one sentence (or a part of a long one) with as many tokens of its neighbours in the same document as fit,
+equally many on both sides where there is text. All words of a sentence that have senses share its window, so a
+bi-encoder reads it once.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class LexicalView:
     candidates: Ragged
     """Meanings of each instance's candidates [I rows]."""
     gold: NDArray[np.bool_]
-    """Which candidates are right, along `candidates.flat`; none where nobody annotated the word."""
+    """Which candidates are right, along `candidates.flat`; none where the word is not annotated."""
     row_I: Int
     """Row of the instance in its store."""
     bare_I: NDArray[np.bool_]
@@ -121,7 +122,7 @@ def _document_bounds(sentences: pa.Table, tokens: Ragged) -> tuple[Int, Int]:
 
 
 def _columns(offsets: Int, start: int, end: int) -> tuple[int, int]:
-    """Tokens that overlap the characters [start, end); at least one, which a tokenizer may have made of nothing."""
+    """Tokens that overlap the characters [start, end); at least one, also where the tokenizer dropped them."""
     first = int(np.searchsorted(offsets[:, 1], start, side="right"))
     last = int(np.searchsorted(offsets[:, 0], end, side="left"))
     first = min(first, max(0, len(offsets) - 1))
@@ -129,7 +130,7 @@ def _columns(offsets: Int, start: int, end: int) -> tuple[int, int]:
 
 
 def _widen(start: int, stop: int, room: int, low: int, high: int) -> tuple[int, int]:
-    """Grow [start, stop) to `room` tokens within [low, high), on both sides alike where there is text."""
+    """Grow [start, stop) to `room` tokens within [low, high), equally on both sides where there is text."""
     spare = max(0, room - (stop - start))
     left = min(spare // 2, start - low)
     right = min(spare - left, high - stop)

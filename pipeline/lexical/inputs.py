@@ -1,4 +1,4 @@
-"""What a lexical student learns from: its stores, opened once, their identity, and the words that are learned."""
+"""Inputs of lexical training: its stores, opened once, their identity, and the words to learn from."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ class RehearsalInputs:
 
     @property
     def identity(self) -> str:
-        """What stands for these inputs in the student's identity."""
+        """The identity of these inputs, a part of the student's."""
         if self.own_targets:
+            # Words of the first version, which identities hash.
             return f"own answers to {self.corpus.masks.identity}"
         return self.corpus.masks.identity if self.targets is None else self.targets.identity
 
@@ -81,7 +82,7 @@ class LexicalInputs:
     senses: dict[str, Instances]
     """Stores of words in context, by name."""
     documents: DocumentStore
-    """Its held-out split is not shown."""
+    """Texts of its held-out split are kept from the student."""
     soft_labels: TableStore | None
     rehearsal: RehearsalInputs | None
 
@@ -115,7 +116,7 @@ class LexicalInputs:
         }
 
     def identity(self, params: LexicalParams) -> str:
-        """The student's identity: its settings and all it is made from, but no path."""
+        """The student's identity: of its settings and inputs, without paths."""
         settings = params.model_dump(by_alias=True, exclude={"start", "soft_labels_from", "targets"})
         return digest(
             {
@@ -128,20 +129,20 @@ class LexicalInputs:
         )
 
     def heldout_texts(self) -> list[str]:
-        """The documents that must not be shown."""
+        """The documents whose text is kept from the student."""
         texts: list[str] = self.documents.read("heldout").column("text").to_pylist()
         return texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class LexicalData:
-    """What is learned: a view, which of its instances, and a teacher's soft labels of them."""
+    """A view, the instances of it that are learned from, and a teacher's soft labels of them."""
 
     batch_builder: BatchBuilder
     instance_I: Int
     """Instances to learn from: more than one candidate, and gold or soft labels."""
     soft_label_C: NDArray[np.float32] | None
-    """Along the view's candidates; NaN where no teacher was asked."""
+    """One for each candidate of the view; NaN without a teacher's soft label."""
     gold_weight: float
     soft_label_weight: float
     left_out: int

@@ -1,4 +1,4 @@
-"""Sections of lexical distillation: students that learn senses, teachers of senses, students published as changes."""
+"""Sections of lexical distillation: students that learn senses, their teachers, students published as weight deltas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.core.config import Section
 from pipeline.train.params import LossParams
 
 NO_SOFT_LABELS = "data/senses"
-"""`soft_labels_from` of a student without a lexical teacher; DVC needs a path, and this one is a dependency anyway."""
+"""`soft_labels_from` of a student without a lexical teacher. DVC needs a path; this one is a dependency in any case."""
 
 
 class SoftLabelsParams(Section):
@@ -20,14 +20,14 @@ class SoftLabelsParams(Section):
     model: str
     """Folder of a lexical student, of any size and vocabulary."""
     senses: list[str]
-    """Names under `senses` that it is asked about."""
+    """Names under `senses` whose words it labels."""
 
 
 class PublishedParams(Section):
     """One entry of `published`: a student that was trained elsewhere."""
 
     start: str
-    """Folder of the model it began as."""
+    """Folder of the model that it started from."""
     changes: str
     """Folder that `pack` wrote."""
 
@@ -39,26 +39,26 @@ class RehearsalParams(Section):
     """The language model's part in lexical training (the M of LMGC-M, Wahle et al. 2021, arXiv 2106.07967)."""
 
     weight: float = Field(gt=0)
-    """Of the language model's loss, beside 1 for the senses."""
+    """Weight of the language model's loss; the loss of the senses has weight 1."""
     step_tokens: int = Field(ge=1)
     """Tokens of masked sequences a step."""
     loss: LossParams
-    """Weights of targets and true tokens, as of a student; the start's own answers are targets with tail: bucket."""
+    """Weights of targets and true tokens, as of a student; the start's own predictions need tail: bucket."""
 
 
 Objective = Literal["lmgc", "lmgc_m", "bi_encoder", "bi_encoder_m"]
-"""LMGC reads context and gloss together (Wahle et al. 2021), a bi-encoder each once; _m keeps the language model."""
+"""LMGC encodes context and gloss in one sequence (Wahle et al. 2021), a bi-encoder each alone; _m adds rehearsal."""
 
 
 SENSES_FOLDER = "senses"
-"""Beside a student's weights: what scoring senses needs."""
+"""Subfolder of a student with what scoring senses needs: head, reading, inventory."""
 HEAD_FILE = "head.safetensors"
 READING_FILE = "reading.json"
 LEXICON_FOLDER = "lexicon"
 
 
 class ReadingParams(Section):
-    """What a model sees of a word's context and of a sense."""
+    """How much of a word's context and of a sense is encoded."""
 
     context_tokens: int = Field(ge=8)
     """Longest window around a sentence, special tokens included."""
@@ -102,8 +102,8 @@ class LexicalParams(Section):
     soft_labels_from: str
     """Store of soft labels (data/soft_labels/NAME); NO_SOFT_LABELS where there is none."""
     targets: str
-    """What keeps the student a language model: a fused store; the start again, for what it answered before it learned
-    senses; LABELS_ONLY for true tokens alone, or where there is no language_model."""
+    """Targets of the rehearsal: a fused store; the start's folder again, for its own predictions before training;
+    LABELS_ONLY for true tokens alone, or without language_model."""
     language_model: RehearsalParams | None = None
     """For objectives that end in _m."""
     training: LexicalTrainingParams
@@ -121,7 +121,7 @@ class LexicalParams(Section):
         if self.objective.endswith("_m") != (self.language_model is not None):
             raise ValueError("language_model belongs to objectives that end in _m, and only to these")
         if self.own_targets and self.language_model is not None and self.language_model.loss.tail == "prior":
-            raise ValueError("targets are the start's own answers, which have no prior: set tail to bucket")
+            raise ValueError("targets are the start's own predictions, which have no prior: set tail to bucket")
         if not self.senses or self.gold + self.soft_labels == 0:
             raise ValueError("something to learn from: at least one name under senses, and a weight above 0")
         return self

@@ -37,7 +37,7 @@ def score_all(
 ) -> NDArray[np.float32]:
     """Log-probabilities of every candidate of the view, along its candidates.
 
-    A bi-encoder encodes each gloss of the view once, however many words may have that sense.
+    A bi-encoder encodes each gloss of the view once for all words that may have that sense.
     """
     view = batch_builder.view
     found = np.zeros(len(view.candidates.flat), np.float32)
@@ -45,8 +45,8 @@ def score_all(
     model.eval()
     with torch.inference_mode(), autocast(device, dtype):
         glosses = known_glosses(model, batch_builder, pad=pad, batch_tokens=batch_tokens)
-        for piece in micro_batches(batch_builder, order, batch_tokens=batch_tokens):
-            batch = batch_builder.batch(piece)
+        for rows in micro_batches(batch_builder, order, batch_tokens=batch_tokens):
+            batch = batch_builder.batch(rows)
             score_C = candidate_scores(model, batch, pad=pad, device=device, glosses=glosses)
             logp_IK, exists_IK = log_softmax_ragged(score_C, batch.start_I1)
             found[batch.candidate_C] = logp_IK[exists_IK].cpu().numpy()

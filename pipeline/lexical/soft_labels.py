@@ -1,8 +1,8 @@
 """A lexical teacher's soft labels: for every word in context a distribution over its candidate senses, computed once.
 
 A table for each store of instances, in the order of its rows, sealed like every store. Many students learn from it
-without the teacher in memory. Words without an annotation have soft labels too, so students also learn from text that
-nobody annotated.
+without the teacher in memory. Words without an annotation have soft labels too, so students also learn from text
+without annotation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from storage.errors import StaleParent, StoreMissing
 from storage.tables import TableStore, write_tables
 
 KIND = "beliefs"
-"""Of the store; identities hash this old name."""
+"""Kind of the store; identities hash this old name."""
 REVISION = 1
 SCHEMA = pa.schema([("instance_id", pa.string()), ("probability", pa.list_(pa.float16()))])
 
@@ -39,7 +39,7 @@ def write_soft_labels(
     out: Path,
     runtime: Runtime,
 ) -> dict[str, int]:
-    """Ask one lexical teacher about all words of some stores; returns how many words each has."""
+    """Run one lexical teacher over all words of some stores; returns the number of words of each."""
     inventory = Lexicon.open(lexicon)
     opened = {name: Instances.open(senses / name, lexicon=inventory) for name in params.senses}
     tables = {}
@@ -74,14 +74,14 @@ def write_soft_labels(
 
 
 def open_soft_labels(folder: Path, names: list[str]) -> TableStore:
-    """The store at `folder`; raises StoreMissing unless its teacher was asked about all of `names`."""
+    """The store at `folder`; raises StoreMissing unless it has soft labels of all of `names`."""
     store = TableStore(
         folder, kind=KIND, revision=REVISION, schemas=dict.fromkeys(names, SCHEMA), made_by=f"soft_labels@{folder.name}"
     )
     for name in names:
         if name not in store.manifest.splits:
             raise StoreMissing(
-                f"{folder}: its teacher was not asked about senses '{name}'. Add it to soft_labels.{folder.name}.senses"
+                f"{folder}: has no soft labels of senses '{name}'. Add it to soft_labels.{folder.name}.senses"
             )
     return store
 
@@ -91,7 +91,7 @@ def read_soft_labels(
 ) -> NDArray[np.float32]:
     """Probabilities along the candidates of a view over `opened`, joined in their order.
 
-    Raises StaleParent when the teacher was asked about other instances than these.
+    Raises StaleParent when it has soft labels of other instances than these.
     """
     flat: list[NDArray[Any]] = []
     lengths: list[NDArray[np.int64]] = []

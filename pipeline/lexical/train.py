@@ -39,7 +39,7 @@ def train_lexical(
 ) -> dict[str, Any]:
     """Train one lexical student and publish it at `out`; returns its training record.
 
-    Words that would show it the held-out split of the documents are left out. Raises what `LexicalInputs.open` raises,
+    Words whose text is in the held-out split of the documents are left out. Raises what `LexicalInputs.open` raises,
     DataError when there is nothing to learn, WorkBusy when another process trains the same student.
     """
     inputs = LexicalInputs.open(params, corpus, lexicon=lexicon, senses=senses, name=out.name)
@@ -133,7 +133,7 @@ def require_room(reading: ReadingParams, way: Reading, *, positions: int, start:
 
 
 def save_senses(head: SenseHead, reading: ReadingParams, objective: str, lexicon: Path, folder: Path) -> None:
-    """Write what scoring senses needs beside the model: head, way of reading, inventory."""
+    """Write what scoring senses needs besides the model: head, reading, inventory."""
     folder.mkdir(parents=True)
     save_file({name: value.contiguous().cpu() for name, value in head.state_dict().items()}, folder / HEAD_FILE)
     (folder / READING_FILE).write_text(

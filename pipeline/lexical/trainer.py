@@ -36,8 +36,8 @@ def plan_steps(view: LexicalView, instance_I: Int, *, step_words: int, seed: int
     while True:
         order = generator(seed, "senses", epoch).permutation(len(groups))
         ends = (np.cumsum(size[order]) - 1) // step_words
-        for piece in np.split(order, np.flatnonzero(np.diff(ends)) + 1):
-            yield epoch, np.concatenate([groups[number] for number in piece])
+        for numbers in np.split(order, np.flatnonzero(np.diff(ends)) + 1):
+            yield epoch, np.concatenate([groups[number] for number in numbers])
         epoch += 1
 
 
@@ -47,7 +47,7 @@ def steps_of(data: LexicalData, params: LexicalTrainingParams) -> int:
 
 
 def kept_candidates(view: LexicalView, *, most: int, seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Which candidates take part in an epoch: all right ones, and others at random up to `most` a word."""
+    """Bool for each candidate of the view: an epoch keeps all right ones, and random others up to `most` a word."""
     length_I = view.candidates.lengths()
     owner_C = np.repeat(np.arange(len(length_I)), length_I)
     draw_C = generator(seed, "candidates", epoch).random(len(owner_C))
@@ -103,8 +103,8 @@ class LexicalTrainer:
         """One optimiser step with the candidates that `kept` allows, and an entry of its losses in the state."""
         data, view = self.data, self.data.batch_builder.view
         total = torch.zeros(2, device=self.device)
-        for piece in micro_batches(data.batch_builder, instance_I, batch_tokens=self.batch_tokens):
-            batch = data.batch_builder.batch(piece, kept=kept)
+        for rows in micro_batches(data.batch_builder, instance_I, batch_tokens=self.batch_tokens):
+            batch = data.batch_builder.batch(rows, kept=kept)
             with autocast(self.device, self.autocast):
                 score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device)
             soft_label_C = (

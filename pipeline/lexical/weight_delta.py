@@ -1,11 +1,10 @@
-"""A student as what training changed in its start: an eighth of the weights' size, small enough for a repository.
+"""A student as the quantised difference of its weights from its start's: an eighth of their size.
 
-Of every weight the difference to the start's is kept. Matrices are cut into groups of 64 numbers with one step length
-(float16) and a whole number of steps between -7 and 7 each (4 bits); the step is the one of a few lengths that leaves
-the smallest squared error. Vectors are kept in float16. Beside them lies what scores senses, but for the inventory,
-which `lexicon` makes; of it the sense keys' digest is kept.
+Matrices are cut into groups of 64 numbers. A group has one step length (float16), and each number is a whole number of
+steps between -7 and 7 (4 bits). The step is the one of five lengths with the smallest squared error. Vectors are kept
+in float16. The sense head is kept too; of the inventory, which `lexicon` makes, only a digest of the sense keys is.
 
-`pack` writes such a folder, `unpack` makes the student of it again.
+`pack` writes such a folder, `unpack` makes the student from it.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ MOST = 7
 SHORTER = (1.0, 0.9, 0.8, 0.7, 0.6)
 """Step lengths that are tried, as shares of the one that reaches the group's largest number."""
 TOLERANCE = 1e-3
-"""Relative difference of a weight's norm up to which a start counts as the one that was changed: adding an adapter to
-an encoder rounds differently on different processors."""
+"""Largest relative difference of a weight's norm from the packed start's: adding an adapter to an encoder rounds
+differently on different processors."""
 
 
 def quantised(change: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +58,7 @@ def quantised(change: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def restored(steps: Tensor, scale_G: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The numbers that `quantised` made steps of, in float32."""
+    """The numbers that `quantised` encoded, in float32."""
     import torch
 
     both = torch.stack([steps & 15, steps >> 4], dim=1).flatten().float() - 8
@@ -79,7 +78,7 @@ def _steps(groups_GK: Tensor, scale_G: Tensor) -> Tensor:
 
 
 def pack(student: Path, *, start: Path, out: Path) -> dict[str, Any]:
-    """Write what training changed between the models in `start` and `student` to the new folder `out`; returns facts.
+    """Write the weight differences of the models in `start` and `student` to the new folder `out`; returns facts.
 
     Raises SourceError when `out` is there, or when the two are no models of the same weights.
     """
@@ -111,7 +110,7 @@ def pack(student: Path, *, start: Path, out: Path) -> dict[str, Any]:
 
 
 def unpack(params: PublishedParams, *, lexicon: Path, out: Path, workspace: Workspace = Workspace()) -> None:
-    """Make the student of its start and its changes, at `out`; lexicon is the inventory that its senses are of.
+    """Add the changes to the start and write the student to `out`; lexicon is the inventory of its senses.
 
     Raises SourceError when files are missing, when the start is not the one that was changed, or when the inventory has
     other senses; WorkBusy when another process writes `out`.

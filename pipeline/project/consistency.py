@@ -1,8 +1,9 @@
-"""What the sections of params.yaml say about each other that cannot be: unknown names, folders that nobody makes.
+"""Contradictions between sections of params.yaml: unknown names, folders that no stage makes.
 
-One rule is about honesty: a rewriter of paragraphs must be no model that a judged detector learned from or started
-from, teachers of its fused targets and lexical teachers included, through all students in between (`ancestors`). It
-goes by folder: two adapters of one encoder, such as minilm-l6-mlm and minilm-prose, count as two models.
+One rule keeps a test set independent: a rewriter of paragraphs must not be a model that an evaluated detector learned
+from or started from, directly or through other models (`ancestors`). Teachers of fused targets and lexical teachers
+count. Models are compared by folder: two adapters of one encoder, such as minilm-l6-mlm and minilm-prose, are two
+models.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _senses(settings: Settings) -> Complaints:
 
 
 def ancestors(model: str, settings: Settings) -> set[str]:
-    """Folders of all models that the one at `model` learned from or started from, and that these did, and so on."""
+    """Folders of all models that the one at `model` learned from or started from, directly or through others."""
     found: set[str] = set()
     waiting = [model]
     while waiting:
@@ -178,16 +179,16 @@ def _adapter(name: str, adapter: AdapterParams, settings: Settings) -> Complaint
 
 
 def _student(where: str, student: StudentParams, settings: Settings) -> Complaints:
-    yield from _lesson(where, student.targets, student.loss, settings)
+    yield from _objective(where, student.targets, student.loss, settings)
     yield from _path(f"{where}.start", student.start, settings)
     if student.start == f"models/{where.removeprefix('students.')}":
         yield f"{where}.start: a student cannot start from itself"
 
 
-def _lesson(
+def _objective(
     where: str, targets: str, loss: LossParams, settings: Settings, *, inside: str = "loss", start: str | None = None
 ) -> Complaints:
-    """What a language model learns from, and the weights of it under `inside`; `start` where that may teach itself."""
+    """Targets of a language model and their weights, under `inside`; its `start` where that may be the target."""
     own = start is not None and _plain(targets) == _plain(start)
     if targets != LABELS_ONLY and not own:
         instead = (
@@ -218,7 +219,7 @@ def _lexical(name: str, lexical: LexicalParams, settings: Settings) -> Complaint
     yield from _listed(f"{where}.senses", lexical.senses, "senses", settings.senses)
     if lexical.language_model is not None:
         inside, loss = "language_model.loss", lexical.language_model.loss
-        yield from _lesson(where, lexical.targets, loss, settings, inside=inside, start=lexical.start)
+        yield from _objective(where, lexical.targets, loss, settings, inside=inside, start=lexical.start)
     elif lexical.targets != LABELS_ONLY:
         yield f"{where}.targets: without language_model nothing is learned from them. Set targets to {LABELS_ONLY}"
     folder, _, teacher = lexical.soft_labels_from.rpartition("/")
@@ -243,7 +244,7 @@ def _published(name: str, published: PublishedParams, settings: Settings) -> Com
             yield f"{where}: {section} has this name too, and both would make models/{name}"
     yield from _path(f"{where}.start", published.start, settings)
     if published.start.startswith("models/"):
-        yield f"{where}.start: expected what anybody can fetch, data/sources/<an entry>, got '{published.start}'"
+        yield f"{where}.start: expected data/sources/<an entry>, which can be fetched, got '{published.start}'"
     if not Path(published.changes).is_dir():
         yield f"{where}.changes: no folder '{published.changes}', as `cohesive pack` writes"
 
@@ -256,7 +257,7 @@ def _scores_senses(where: str, model: str, settings: Settings) -> Complaints:
 
 
 def _independent(where: str, model: str, settings: Settings) -> Complaints:
-    """A rewriter is no judged detector and no ancestor of one: such detectors would know its hand."""
+    """A rewriter is no evaluated detector and no ancestor of one: its training data would leak into the test set."""
     for name, entry in settings.suites.paraphrase.items():
         same = _plain(model) == _plain(entry.model)
         if same or _plain(model) in ancestors(entry.model, settings):
@@ -273,14 +274,14 @@ def _suites(settings: Settings) -> Complaints:
             yield f"{where}.model: a name is one model in all suites; {first} has '{folder}', got '{entry.model}'"
         check = _scores_senses if suite == "wsd" else _path
         yield from check(f"{where}.model", entry.model, settings)
-    for name, judged in settings.suites.language_model.items():
+    for name, entry in settings.suites.language_model.items():
         where = f"suites.language_model.{name}.before"
-        yield from _path(where, judged.before, settings)
-        lexical = settings.lexical.get(judged.model.removeprefix("models/"))
-        if lexical is not None and judged.before != lexical.start:
-            yield f"{where}: expected '{lexical.start}', from which '{judged.model}' started, got '{judged.before}'"
+        yield from _path(where, entry.before, settings)
+        lexical = settings.lexical.get(entry.model.removeprefix("models/"))
+        if lexical is not None and entry.before != lexical.start:
+            yield f"{where}: expected '{lexical.start}', from which '{entry.model}' started, got '{entry.before}'"
     if settings.suites.wsd and not any(senses.heldout for senses in settings.senses.values()):
-        yield "suites.wsd: no entry of senses holds words out to judge by. Raise senses.<name>.heldout"
+        yield "suites.wsd: no entry of senses holds words out for evaluation. Raise senses.<name>.heldout"
     if settings.suites.paraphrase and not settings.rewrite:
         yield "suites.paraphrase: needs an entry in rewrite, which makes the sets"
     if settings.suites.glue and settings.glue.data != "hub" and not Path(settings.glue.data).is_dir():

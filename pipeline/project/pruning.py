@@ -1,7 +1,7 @@
-"""What earlier settings made and the present ones no longer name.
+"""Outputs of entries that params.yaml no longer has.
 
-DVC leaves the output of a removed entry where it is. `fuse` refuses folders of teachers that are not named,
-`paraphrase` and `wsd` would judge by sets that are not, and reports must not show them.
+DVC leaves the output of a removed entry where it is. `fuse` refuses folders of teachers that are not named, and
+`paraphrase` and `wsd` would evaluate on sets that are not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """All of params.yaml at once: every section with its owner's class.
 
-Run before any work (`stages.check`), so that a mistyped value costs a second and not the hour until its stage. Each
-stage decodes its own sections again; nothing else imports this module, or every setting would sit in every stage's
-dependencies.
+Run before any work (`stages.check`), so that a mistyped value is found at once and not when its stage starts. Each
+stage decodes its own sections again. Nothing else imports this module: its imports would be dependencies of every
+stage.
 """
 
 from __future__ import annotations

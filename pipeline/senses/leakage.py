@@ -1,7 +1,7 @@
-"""Instances that would show a lexical student held-out text: its evaluation as a language model would be leaked.
+"""Find instances whose training text is in a held-out document: they would leak the language model's test set.
 
-Documents may be made of the sense inventory itself and then hold its glosses and examples. A lexical student reads the
-glosses and examples of candidate senses. What stands word for word in a held-out document is kept from students.
+Documents may be made from the sense inventory and then hold its glosses and examples. A lexical student is trained on
+the glosses and examples of candidate senses. Those that stand word for word in a held-out document are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
 
 LEAST_WORDS = 6
-"""Shorter texts ("a kind of tree") stand in many documents by chance."""
+"""Shorter texts ("a kind of tree") stand in many documents by coincidence."""
 
 WORD = re.compile(r"\w+")
 
@@ -42,7 +42,7 @@ def standing_in(texts: Sequence[str], documents: Iterable[str]) -> NDArray[np.bo
 
 
 def shows_heldout(instances: Instances, lexicon: Lexicon, documents: Sequence[str]) -> NDArray[np.bool_]:
-    """Bool [R]: instances of whose text a sentence, or of whose candidates a gloss or an example, stands in a document.
+    """Bool [R]: instances with a sentence of their text, or a gloss or example of a candidate, in a document.
 
     Any sentence of the instance's text counts, because the context of a word goes beyond its own sentence.
     """

@@ -1,13 +1,13 @@
 """Read sense-annotated text in the layout of Raganato et al. 2017 (https://aclanthology.org/E17-1010).
 
 `X.data.xml` holds corpus > text > sentence > wf and instance; `X.gold.key.txt` one line an instance: its id, then its
-sense keys. Either may be compressed (.gz, .zst). Sentences are streamed: memory is one file chunk and the ids met so
-far, which duplicates are found by.
+sense keys. Either may be compressed (.gz, .zst). Sentences are streamed: memory is one file chunk and the ids so far,
+by which duplicates are found.
 
-Rules for what is wrong. Refused, with file and line: files that are no XML, no UTF-8 or cut short, elements or text
+Errors. Refused, with file and line: files that are no XML, no UTF-8 or cut short, elements or text
 where the layout has none, entity declarations, missing ids, an instance without lemma, part of speech or text,
 duplicate ids, a gold line without a key. Kept, and counted by `check`: sentences and words without text, instances of
-a part of speech that is not WordNet's (nothing can be answered there), instances without gold, gold without instance,
+a part of speech that is not WordNet's (they have no candidates), instances without gold, gold without instance,
 keys that the inventory lacks. Refused when these are too many to be slips: no instance with a part of speech of
 WordNet's, less than `IN_COMMON` of the ids in both files, more than `UNKNOWN_SHARE` of the words without a key of the
 inventory (ids of BabelNet, keys of another WordNet), which could never be answered rightly.
@@ -83,7 +83,7 @@ class Counts:
     unknown_pos: int
     """Instances whose part of speech is none of `PARTS`."""
     without_gold: int
-    """Instances that the gold does not know: not judged, not learned."""
+    """Instances without gold: neither scored nor learned from."""
     without_instance: int
     """Gold that has no instance in the data: never answered, so it lowers recall, as in the official scorer."""
     several_keys: int

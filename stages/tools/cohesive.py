@@ -11,12 +11,12 @@ import click
 
 COMMANDS = {
     "check": ("stages.check", "Check all of params.yaml before any work."),
-    "show": ("stages.tools.show", "Print one document's way through all stores."),
+    "show": ("stages.tools.show", "Print one document as all stores hold it."),
     "store": ("stages.tools.store", "Look at stores, check them, and hand them on: info, verify, export and more."),
     "wsd": ("stages.wsd", "Score a model at word sense disambiguation."),
     "report": ("stages.report", "Put all evaluations into one summary, a page and plots."),
     "prune": ("stages.tools.prune", "Remove what params.yaml no longer names."),
-    "pack": ("stages.tools.pack", "Write a student as what training changed in its start."),
+    "pack": ("stages.tools.pack", "Write a student as the difference of its weights from its start's."),
 }
 """Module and first line of help by name, in the order of use."""
 

@@ -1,4 +1,4 @@
-"""Write a student as what training changed in its start, to keep or to give away; an entry of `published` undoes it."""
+"""Write a student as the difference of its weights from its start's; an entry of `published` makes it again."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ TEXTS = [f'{text} "Well," said a (small) Dog.\n{text}' for text in TINY_TEXT]
 def test_a_row_of_every_kind(kind: str, tiny_tokenizer: Path, tmp_path: Path) -> None:
     student = load_tokenizer(tiny_tokenizer)
     text = masked(TEXTS, student)
-    teacher = train_teacher(kind, TEXTS, tmp_path / kind, pieces=600)
+    teacher = train_teacher(kind, TEXTS, tmp_path / kind, tokens=600)
     (row,) = rows(kind, teacher, student, {"tiny": text})
     places = row["by_place"].values()
     assert sum(place["share"] for place in places) == pytest.approx(1, abs=1e-3)

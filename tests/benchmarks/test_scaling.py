@@ -91,7 +91,7 @@ def test_a_hundred_times_the_text_costs_a_hundred_times_as_much(known: dict[str,
 
 
 def test_a_teacher_counts_about_two_operations_a_parameter() -> None:
-    """85 million outside the embeddings; attention and the head at blanks add 13 %."""
+    """85 million outside the embeddings; attention and the head at masked positions add 13 %."""
     assert 1.0 < TEACHER_FLOPS / (2 * 85.6e6) < 1.2
 
 

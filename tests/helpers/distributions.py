@@ -19,7 +19,7 @@ from storage.records.targets import FusedTargets
 Dense = NDArray[np.float64]
 
 
-def believe(rng: np.random.Generator, gold_P: NDArray[Any], vocabulary: int, *, knows: float = 3.0) -> Dense:
+def softmaxes(rng: np.random.Generator, gold_P: NDArray[Any], vocabulary: int, *, knows: float = 3.0) -> Dense:
     """Random distributions [P, V] that lean towards the true token."""
     logits_PV = rng.normal(size=(len(gold_P), vocabulary)) * 2
     logits_PV[np.arange(len(gold_P)), gold_P] += knows

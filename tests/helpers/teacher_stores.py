@@ -24,7 +24,7 @@ from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.work import Workspace
 from storage.writer import StoreWriter
-from tests.helpers.distributions import Dense, TailOf, believe, fused_targets, sparse_logits, tail_prior
+from tests.helpers.distributions import Dense, TailOf, fused_targets, softmaxes, sparse_logits, tail_prior
 from tests.helpers.stores import TinyStores
 
 
@@ -114,7 +114,9 @@ def make_world(
         label_P = masks.read(split).label_P.astype(np.int64)
         covered_P = np.arange(len(label_P)) % 5 != 0
         dense = {
-            name: believe(np.random.default_rng([seed, number, len(label_P)]), label_P, vocabulary, knows=4.0 + number)
+            name: softmaxes(
+                np.random.default_rng([seed, number, len(label_P)]), label_P, vocabulary, knows=4.0 + number
+            )
             for number, name in enumerate(("alpha", "beta"))
         }
         weight_PT = np.where(covered_P[:, None], [0.75, 0.25], [1.0, 0.0])

@@ -128,12 +128,12 @@ STUDENTS = {"train@fused", "train@labels"}
 OF_TEACHERS = {"evaluate_teacher@ann", "evaluate_teacher@bob"}
 OF_FUSIONS = {"evaluate_fusion@both", "evaluate_fusion@alone"}
 OF_STUDENTS = {"evaluate@fused", "evaluate@labels"}
-JUDGED = OF_TEACHERS | OF_FUSIONS | OF_STUDENTS
+EVALUATED = OF_TEACHERS | OF_FUSIONS | OF_STUDENTS
 SENSES = {"lexicon", "senses@examples", "rewrite@hand"}
 OF_FUSED = {"evaluate@fused", "paraphrase@fused", "lexical@lex", "wsd@lex", "language_model@lex"}
 """What follows when the student that the lexical one starts from is another."""
 SUITES = {"wsd@lex", "language_model@lex", "paraphrase@fused", "costs@labels"}
-EVERYTHING = {"check", "sources@mini", "report", "lexical@lex"} | TEXT | TEACHERS | FUSIONS | STUDENTS | JUDGED
+EVERYTHING = {"check", "sources@mini", "report", "lexical@lex"} | TEXT | TEACHERS | FUSIONS | STUDENTS | EVALUATED
 EVERYTHING |= SENSES | SUITES
 
 
@@ -272,7 +272,7 @@ def test_editing_a_fusion_and_changing_it_back(project: Project) -> None:
 
 def test_editing_the_fusion_that_agreement_is_measured_with(project: Project) -> None:
     project.params(lambda params: params["fusions"]["alone"].update(tau=2.0))
-    assert project.ran() == {"check", "fuse@alone", "target_gradients", "report"} | JUDGED
+    assert project.ran() == {"check", "fuse@alone", "target_gradients", "report"} | EVALUATED
 
 
 def test_adding_a_teacher_that_no_fusion_uses(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""Every knob is paid for: the settings there are, who owns each, and which stages notice a change of it."""
+"""All settings: the module that owns each, and which stages notice a change of it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> 
 
 
 def read_with_blanks(data: Path, doc_id: str, copy: int) -> list[str]:
-    """Each window of a document as its text with underlines for the blanks of one copy."""
+    """Each window of a document as its text with underlines for the masked positions of one copy."""
     table = DocumentStore(data / "documents").read("train")
     document = table.column("doc_id").to_pylist().index(doc_id)
     text = table.column("text")[document].as_py()
@@ -73,7 +73,7 @@ def read_with_blanks(data: Path, doc_id: str, copy: int) -> list[str]:
 
 
 def test_a_sentence_can_be_followed_through_all_stores(finished: Path) -> None:
-    """Words, not ids: "slowly" is two pieces and blank as a whole, "A" is no piece of its own case."""
+    """Words, not ids: "slowly" is two tokens and masked as a whole, "A" is no token of its own case."""
     data = finished / "data"
     assert read_with_blanks(data, "animals:t017", 0) == [
         "A sheep __ __ animal; it likes young grass and walks ______ on the green hill_"

@@ -28,7 +28,7 @@ from pipeline.sparse.restore import Restored, RestoredTargets
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
-from tests.helpers.distributions import TailOf, believe, cooled, fused_targets, sparse_logits, tail_prior
+from tests.helpers.distributions import TailOf, cooled, fused_targets, softmaxes, sparse_logits, tail_prior
 from tests.helpers.reference import restore_fused, restore_teacher
 from tests.helpers.stores import TinyStores
 from tests.helpers.teacher_stores import write_targets
@@ -76,7 +76,7 @@ def restored_rows(teacher: StoredTeacher, column: int) -> np.ndarray:
 def some_beliefs(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     gold_P = rng.integers(0, VOCABULARY, ROWS)
-    return believe(rng, gold_P, VOCABULARY), gold_P
+    return softmaxes(rng, gold_P, VOCABULARY), gold_P
 
 
 @pytest.mark.parametrize("column", [0, 1, 2])
@@ -146,7 +146,7 @@ def test_what_was_drawn_is_evaluated_beside_what_is_listed() -> None:
 def test_a_fusion_is_evaluated_as_its_dense_mixture_would_be() -> None:
     rng = np.random.default_rng(1)
     label_P = rng.integers(0, VOCABULARY, ROWS)
-    dense_TPV = np.stack([believe(rng, label_P, VOCABULARY), believe(rng, label_P, VOCABULARY)])
+    dense_TPV = np.stack([softmaxes(rng, label_P, VOCABULARY), softmaxes(rng, label_P, VOCABULARY)])
     weight_PT = rng.dirichlet([1, 1], ROWS)
     covered_P = np.arange(ROWS) != 4
     predictions = fusion_predictions(
@@ -172,7 +172,7 @@ def test_a_teachers_restored_loss_is_that_of_its_restored_rows_with_the_spelling
     label_P = rng.integers(0, VOCABULARY, ROWS)
     to_student_V = np.concatenate([rng.permutation(VOCABULARY), rng.integers(0, VOCABULARY, 5), [-1, -1]])
     gold_P = np.array([int(np.flatnonzero(to_student_V == label)[0]) for label in label_P])
-    teacher = teacher_of(believe(rng, gold_P, len(to_student_V)), gold_P, to_student_V=to_student_V, sketch=sketch)
+    teacher = teacher_of(softmaxes(rng, gold_P, len(to_student_V)), gold_P, to_student_V=to_student_V, sketch=sketch)
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", 7 * len(to_student_V))
 
     found_P = restored_teacher_nll(teacher, label_P, column=column)
@@ -204,9 +204,9 @@ def test_divergence_to_a_teacher_equals_that_of_the_restored_distributions(
     label_P = rng.integers(0, VOCABULARY, ROWS)
     to_student_V = np.concatenate([rng.permutation(VOCABULARY), rng.integers(0, VOCABULARY, 5), [-1, -1, -1]])
     gold_P = np.array([int(np.flatnonzero(to_student_V == label)[0]) for label in label_P])
-    own_PV = believe(rng, gold_P, len(to_student_V))
+    own_PV = softmaxes(rng, gold_P, len(to_student_V))
     teacher = teacher_of(own_PV, gold_P, to_student_V=to_student_V, sketch=sketch, draws=draws)
-    other_PV = believe(rng, label_P, VOCABULARY)
+    other_PV = softmaxes(rng, label_P, VOCABULARY)
     fused = fused_targets(other_PV[None], np.ones((ROWS, 1)), label_P, keep=KEEP, covered_P=np.arange(ROWS) != 5)
 
     found_P = kl_to_teacher(fused, teacher, column=column)
@@ -260,7 +260,7 @@ def reference(
     _, masks, _, vocabulary = heldout
     rng = np.random.default_rng(4)
     label_P = masks.label_P.astype(np.int64)
-    dense_TPV = np.stack([believe(rng, label_P, vocabulary), believe(rng, label_P, vocabulary, knows=1.0)])
+    dense_TPV = np.stack([softmaxes(rng, label_P, vocabulary), softmaxes(rng, label_P, vocabulary, knows=1.0)])
     size = request.param
     rows = fused_targets(
         dense_TPV,

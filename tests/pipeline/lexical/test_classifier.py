@@ -248,7 +248,7 @@ words = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(words)
 def test_losses_are_those_of_a_loop(cases: list[Any]) -> None:
-    """Several right senses, none, beliefs and none (NaN), each word within its own candidates."""
+    """Several right senses, none, soft labels and none (NaN), each word within its own candidates."""
     start = np.cumsum([0, *(len(score) for score, _, _ in cases)])
     score_C = torch.tensor([value for score, _, _ in cases for value in score], requires_grad=True)
     gold_C = np.array([told for _, right, _ in cases for told in right])
@@ -257,14 +257,14 @@ def test_losses_are_those_of_a_loop(cases: list[Any]) -> None:
     ).astype(np.float32)
     logp_IK, exists_IK = log_softmax_ragged(score_C, start)
     expected_gold, expected_taught = 0.0, 0.0
-    for i, (score, right, belief) in enumerate(cases):
+    for i, (score, right, soft_label) in enumerate(cases):
         logp = log_softmax(np.array(score, np.float64))
         assert exists_IK[i].tolist() == [place < len(score) for place in range(exists_IK.shape[1])]
         np.testing.assert_allclose(logp_IK[i, : len(score)].detach().numpy(), logp, atol=1e-4)
         if any(right):
             expected_gold -= np.log(np.exp(logp[right]).sum())
-        if belief is not None:
-            expected_taught -= float((np.array(belief) / sum(belief)) @ logp)
+        if soft_label is not None:
+            expected_taught -= float((np.array(soft_label) / sum(soft_label)) @ logp)
     gold, taught = sense_loss(score_C, start, gold_C, soft_label_C)
     assert gold.item() == pytest.approx(expected_gold, abs=1e-3, rel=1e-4)
     assert taught.item() == pytest.approx(expected_taught, abs=1e-3, rel=1e-4)

@@ -67,18 +67,18 @@ def make_builder(lexicon: Lexicon, tokenizer: FastTokenizer, reading: Reading) -
     return BatchBuilder(view, reading=reading, full=full, bare=bare, tokenizer=tokenizer)
 
 
-def data_of(batch_builder: BatchBuilder, *, believed: bool = False) -> LexicalData:
+def data_of(batch_builder: BatchBuilder, *, labelled: bool = False) -> LexicalData:
     """Words with several candidates and a right one, or those that a teacher was asked about: all but the first."""
     view = batch_builder.view
-    known = [bool(view.gold[a:b].any()) or believed for a, b in itertools.pairwise(view.candidates.start_R1.tolist())]
+    known = [bool(view.gold[a:b].any()) or labelled for a, b in itertools.pairwise(view.candidates.start_R1.tolist())]
     instance_I = np.flatnonzero((view.candidates.lengths() > 1) & np.array(known))
-    belief = None
-    if believed:
-        belief = np.random.default_rng(0).random(len(view.gold)).astype(np.float32)
-        belief[: view.candidates.start_R1[1]] = np.nan
+    soft_label = None
+    if labelled:
+        soft_label = np.random.default_rng(0).random(len(view.gold)).astype(np.float32)
+        soft_label[: view.candidates.start_R1[1]] = np.nan
     return LexicalData(
-        batch_builder=batch_builder, instance_I=instance_I, soft_label_C=belief, gold_weight=1.0, soft_label_weight=0.5,
-        left_out=0,
+        batch_builder=batch_builder, instance_I=instance_I, soft_label_C=soft_label,
+        gold_weight=1.0, soft_label_weight=0.5, left_out=0,
     )  # fmt: skip
 
 
@@ -170,16 +170,14 @@ class Reader:
 @given(view=views(), reading=st.sampled_from(["bi", "cross"]), batch_tokens=st.integers(1, 600))
 def test_micro_batches_cut_a_step_in_order(view: LexicalView, reading: str, batch_tokens: int) -> None:
     builder: Any = Reader(view, reading)
-    pieces = micro_batches(builder, np.arange(len(view)), batch_tokens=batch_tokens)
-    assert np.concatenate(pieces).tolist() == list(range(len(view)))
-    assert all(len(piece) for piece in pieces)
+    parts = micro_batches(builder, np.arange(len(view)), batch_tokens=batch_tokens)
+    assert np.concatenate(parts).tolist() == list(range(len(view)))
+    assert all(len(part) for part in parts)
     length_I, count_I = view.windows.lengths()[view.window_I], view.candidates.lengths()
-    for piece in pieces:
-        read = sum(length_I[i] * count_I[i] for i in piece) if reading == "cross" else 0
-        read += sum(length_I[i] for i in piece if i == 0 or view.window_I[i] != view.window_I[i - 1]) * (
-            reading == "bi"
-        )
-        largest = max(length_I[i] * count_I[i] + 24 * count_I[i] for i in piece)
+    for part in parts:
+        read = sum(length_I[i] * count_I[i] for i in part) if reading == "cross" else 0
+        read += sum(length_I[i] for i in part if i == 0 or view.window_I[i] != view.window_I[i - 1]) * (reading == "bi")
+        largest = max(length_I[i] * count_I[i] + 24 * count_I[i] for i in part)
         assert read <= batch_tokens + largest
 
 
@@ -194,8 +192,8 @@ def test_steps_are_a_matter_of_words(batch_builder: BatchBuilder) -> None:
 @given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 9), min_size=1, max_size=4)), min_size=1, max_size=4))
 def test_beliefs_sum_to_one_again(rows: list[tuple[bool, list[int]]]) -> None:
     start = np.cumsum([0, *(len(row) for _, row in rows)])
-    belief = np.concatenate([np.array(row) / 20 if asked else np.full(len(row), np.nan) for asked, row in rows])
-    found = renormalised(belief.astype(np.float32), start)
+    soft_label = np.concatenate([np.array(row) / 20 if asked else np.full(len(row), np.nan) for asked, row in rows])
+    found = renormalised(soft_label.astype(np.float32), start)
     for (asked, row), a, b in zip(rows, start, start[1:], strict=False):
         if not asked:
             assert np.isnan(found[a:b]).all()
@@ -216,7 +214,7 @@ def trainer_of(student: Path, data: LexicalData, *, batch_tokens: int, params: A
 
 def test_a_step_does_not_depend_on_how_it_is_cut(student: Path, batch_builder: BatchBuilder) -> None:
     """Losses and gradients of micro-batches of one word are those of all words at once."""
-    data = data_of(batch_builder, believed=True)
+    data = data_of(batch_builder, labelled=True)
     kept = kept_candidates(batch_builder.view, most=2, seed=0, epoch=0)
     found = []
     for batch_tokens in (1, 150, 10**6):
@@ -224,8 +222,8 @@ def test_a_step_does_not_depend_on_how_it_is_cut(student: Path, batch_builder: B
         trainer.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
         trainer.learn(0, data.instance_I, kept)
         gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
-        pieces = len(micro_batches(batch_builder, data.instance_I, batch_tokens=batch_tokens))
-        found.append((pieces, trainer.plain()["losses"][0], gradients))
+        parts = len(micro_batches(batch_builder, data.instance_I, batch_tokens=batch_tokens))
+        found.append((parts, trainer.plain()["losses"][0], gradients))
     assert found[0][0] == len(data.instance_I) > found[1][0] > found[2][0] == 1
     for _, losses, gradients in found[:2]:
         assert losses == pytest.approx(found[2][1], abs=2e-5)
@@ -233,7 +231,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(student: Path, batch_builder: B
         largest = max(float(value.abs().max()) for value in gradients.values())
         for name, value in gradients.items():
             torch.testing.assert_close(value, found[2][2][name], atol=1e-4 * largest, rtol=1e-3)
-    assert all(value > 0 for value in found[2][1]), "both gold and beliefs have a part"
+    assert all(value > 0 for value in found[2][1]), "both gold and soft labels have a part"
 
 
 def test_the_loss_of_a_step_is_a_mean_over_its_words(student: Path, batch_builder: BatchBuilder) -> None:
@@ -266,7 +264,7 @@ def test_it_learns_what_the_words_mean(student: Path, batch_builder: BatchBuilde
 def test_a_killed_run_goes_on_with_the_same_bits(
     student: Path, batch_builder: BatchBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = data_of(batch_builder, believed=True)
+    data = data_of(batch_builder, labelled=True)
     whole = trainer_of(student, data, batch_tokens=256)
     whole.run(tmp_path / "whole", checkpoint_seconds=1e9)
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Masked sequences beside lexical steps: what their gradients are, which passes they bring, and when teachers fade."""
+"""Masked sequences in lexical steps: their gradients, the examples they take, and the falling weight of targets."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
 
-def blanks(work: Workplace, model: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits and true tokens at the blanks of the train split, one sequence at a time."""
+def masked_logits(work: Workplace, model: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and true tokens at the masked positions of the train split, one sequence at a time."""
     cut, masks = Store(work.stores.sequences, Sequences), Store(work.stores.masks, Masks).read("train")
     sequences, mask = cut.read("train"), cut.facts["special"]["mask"]
     key = masks.copy_P.astype(int) * 10**6 + masks.sequence_P
@@ -80,13 +80,13 @@ def blanks(work: Workplace, model: Any) -> Iterator[tuple[torch.Tensor, torch.Te
 
 
 def every_blank(work: Workplace, model: Any) -> torch.Tensor:
-    """Mean cross-entropy at all blanks."""
-    parts = [torch.nn.functional.cross_entropy(*found, reduction="none") for found in blanks(work, model)]
+    """Mean cross-entropy at all masked positions."""
+    parts = [torch.nn.functional.cross_entropy(*found, reduction="none") for found in masked_logits(work, model)]
     return torch.cat(parts).mean()
 
 
 def test_a_step_s_gradients_are_those_of_both_losses(work: Workplace) -> None:
-    """Every pass in one step, so that the language model's part can be computed from the plain model."""
+    """Every example in one step, so that the language model's part can be computed from the plain model."""
     entry = work.entry(objective="bi_encoder_m", training={"gradient_clip": 1e9})
     tokenizer = load_tokenizer(work.start)
     data = lexical_data(
@@ -124,7 +124,7 @@ Seen = tuple[list[int], tuple[int, ...], float, float]
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
-    """Passes, windows, weight of the targets, and scale of each step, which then costs nothing; windows of 2 shards."""
+    """Examples, windows, weight of targets and scale of each step, which then costs nothing; windows of 2 shards."""
     found: list[Seen] = []
 
     def record(self: LanguageTask, step: Step, window: ShardWindow, *, targets_weight: float, scale: float) -> StepDone:
@@ -159,7 +159,7 @@ def test_passes_are_those_of_the_plan(work: Workplace, seen: list[Seen]) -> None
     for number in range(9):
         taught.backward(number)
     plan = plan_steps(taught._data, step_tokens=200, seed=3, window_shards=2)
-    assert [(passes, window) for passes, window, _, _ in seen] == [
+    assert [(examples, window) for examples, window, _, _ in seen] == [
         (step.example_B.tolist(), step.window) for step in itertools.islice(plan, 9)
     ]
     first = seen[0]
@@ -201,8 +201,8 @@ def test_a_model_that_has_not_changed_agrees_with_itself(work: Workplace) -> Non
 
 
 @pytest.mark.parametrize("keep", [3, 10**6])
-def test_own_answers_are_those_before_the_change(work: Workplace, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
-    """Every blank in one step: cross-entropy with the most likely ids of then, and of all others together.
+def test_own_predictions_precede_the_change(work: Workplace, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
+    """All positions in one step: cross-entropy with the most likely ids before training, and of all others together.
 
     With as many ids as there are, the others have no part.
     """
@@ -210,15 +210,15 @@ def test_own_answers_are_those_before_the_change(work: Workplace, monkeypatch: p
     model = sense_model(work.start, "bi").lm
     taught = rehearsal_of(work, model, params_of(weight=0.5, **OWN), own=True)
     with torch.no_grad():
-        before = [torch.softmax(logits, dim=1) for logits, _ in blanks(work, model)]
-        chance = torch.Generator().manual_seed(0)
+        before = [torch.softmax(logits, dim=1) for logits, _ in masked_logits(work, model)]
+        rng = torch.Generator().manual_seed(0)
         for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=chance))
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=rng))
     taught.backward(0)
     found = gradients(model)
     model.zero_grad()
     losses = []
-    for p, (logits, _) in zip(before, blanks(work, model), strict=True):
+    for p, (logits, _) in zip(before, masked_logits(work, model), strict=True):
         q, ids = torch.softmax(logits, dim=1), p.sort(dim=1, descending=True).indices[:, :keep]
         p_listed, q_listed = p.gather(1, ids), q.gather(1, ids)
         loss = -(p_listed * q_listed.log()).sum(1)
@@ -234,9 +234,9 @@ def test_own_answers_are_those_before_the_change(work: Workplace, monkeypatch: p
 def test_only_what_will_be_brought_is_asked(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def counted(view: Any, passes: np.ndarray) -> Any:
-        asked.extend(passes.tolist())
-        return model_inputs(view, passes)
+    def counted(view: Any, examples: np.ndarray) -> Any:
+        asked.extend(examples.tolist())
+        return model_inputs(view, examples)
 
     monkeypatch.setattr("pipeline.lexical.rehearsal.model_inputs", counted)
     model = sense_model(work.start, "bi").lm

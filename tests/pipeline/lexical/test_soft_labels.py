@@ -1,4 +1,4 @@
-"""What a lexical teacher believes, stored and read back; and a student that learns from it where nobody annotated."""
+"""A lexical teacher's soft labels, stored and read back; and a student that learns from them without annotation."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def test_rows_stand_in_the_order_of_the_store(work: Workplace, teacher: Path, so
     table = open_soft_labels(soft_labels, ["turned"]).read("turned")
     assert table["instance_id"].to_pylist() == instances.rows["instance_id"].to_pylist()
     with sense_reader(teacher, cpu_runtime(batch_tokens=300)) as reader:
-        for row, believed in enumerate(table["probability"].to_pylist()):
+        for row, labels in enumerate(table["probability"].to_pylist()):
             alone = Instances(sentences=instances.sentences, rows=instances.rows.slice(row, 1), identity="one")
-            assert believed == pytest.approx(np.exp(reader.read(alone)[1]), abs=1e-3)
-            assert sum(believed) == pytest.approx(1, abs=2e-3)
+            assert labels == pytest.approx(np.exp(reader.read(alone)[1]), abs=1e-3)
+            assert sum(labels) == pytest.approx(1, abs=2e-3)
         lengths = list(map(len, table["probability"].to_pylist()))
     assert lengths == [3, 2, 2, 3]
 
@@ -136,9 +136,9 @@ def test_other_candidates_are_refused(work: Workplace, soft_labels: Path) -> Non
         read_soft_labels(open_soft_labels(soft_labels, list(opened)), opened, row_I=row_I, candidates=wrong)
 
 
-def test_a_name_nobody_asked_about_is_refused(work: Workplace, teacher: Path, workplace: Path) -> None:
+def test_a_name_without_soft_labels_is_refused(work: Workplace, teacher: Path, workplace: Path) -> None:
     ask(work, teacher, ["story"])
-    message = r"large: its teacher was not asked about senses 'plain'\. Add it to soft_labels\.large\.senses"
+    message = r"large: has no soft labels of senses 'plain'\. Add it to soft_labels\.large\.senses"
     with pytest.raises(StoreMissing, match=message):
         work.train(
             work.entry(senses=["story", "plain"], soft_labels=1.0, soft_labels_from=str(SOFT_LABELS)),
@@ -148,7 +148,7 @@ def test_a_name_nobody_asked_about_is_refused(work: Workplace, teacher: Path, wo
 
 
 def test_a_teacher_of_another_inventory_is_refused(work: Workplace, teacher: Path, workplace: Path) -> None:
-    lexicon = tiny_lexicon(workplace, ENTRIES[:-1])
+    lexicon = tiny_lexicon(workplace, [*ENTRIES, ENTRIES[-1] | {"key": "pond.other"}])
     with pytest.raises(StaleParent, match=r"large: learned inventory .* but the one at hand is .*lexical@large"):
         with sense_reader(teacher, cpu_runtime(batch_tokens=300)) as reader:
             reader.require_lexicon(lexicon)

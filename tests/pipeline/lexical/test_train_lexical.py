@@ -84,7 +84,7 @@ def test_own_answers_have_no_prior() -> None:
     of_start = {"objective": "lmgc_m", "start": "models/m", "targets": "models/m/"}
     assert LexicalParams.model_validate(entry(**of_start, language_model=OWN)).own_targets
     assert not LexicalParams.model_validate(entry(**of_start | {"targets": "n"}, language_model=REHEARSAL)).own_targets
-    with pytest.raises(ValidationError, match="the start's own answers, which have no prior: set tail to bucket"):
+    with pytest.raises(ValidationError, match="the start's own predictions, which have no prior: set tail to bucket"):
         LexicalParams.model_validate(entry(**of_start, language_model=REHEARSAL))
 
 

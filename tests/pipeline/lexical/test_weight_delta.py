@@ -62,9 +62,9 @@ def student(tiny_mlm: Path, workplace: Path) -> Path:
     """A changed copy of the random model, with senses beside it."""
     folder = workplace / "student"
     shutil.copytree(tiny_mlm, folder)
-    chance = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     weights = {
-        name: value + 0.01 * torch.randn(value.shape, generator=chance)
+        name: value + 0.01 * torch.randn(value.shape, generator=rng)
         for name, value in load_file(tiny_mlm / "model.safetensors").items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -17,11 +17,11 @@ in_project = test_settings.in_project
 
 
 def add_soft_labels(params: dict[str, Any]) -> None:
-    """A second lexical student, `small`, that learns from what `lexical` believes."""
+    """A second lexical student, `small`, that learns from soft labels of `lexical`."""
     params["soft_labels"]["large"] = {"model": "models/lexical", "senses": ["examples"]}
     own = {"start": "models/labels-only", "targets": "models/labels-only"}
-    believes = {"soft_labels": 1.0, "soft_labels_from": "data/soft_labels/large"}
-    params["lexical"]["small"] = params["lexical"]["lexical"] | own | believes
+    from_teacher = {"soft_labels": 1.0, "soft_labels_from": "data/soft_labels/large"}
+    params["lexical"]["small"] = params["lexical"]["lexical"] | own | from_teacher
 
 
 def without_language_model(params: dict[str, Any], targets: str) -> None:
@@ -98,7 +98,7 @@ def small(**more: Any) -> Change:
         (lambda p: p["published"].update(lexical=p["published"]["minilm-l6-wsd"]),
             "published.lexical: lexical has this name too, and both would make models/lexical"),
         (lambda p: p["published"]["minilm-l6-wsd"].update(start="models/fused"),
-            ("published.minilm-l6-wsd.start: expected what anybody can fetch, data/sources/<an entry>, got "
+            ("published.minilm-l6-wsd.start: expected data/sources/<an entry>, which can be fetched, got "
             "'models/fused'")),
         (lambda p: p["published"]["minilm-l6-wsd"].update(changes="assets/none"),
             "published.minilm-l6-wsd.changes: no folder 'assets/none', as `cohesive pack` writes"),
@@ -126,7 +126,7 @@ def test_senses_and_lexical_students(tmp_path: Path, change: Change, message: st
             ("suites.language_model.lexical.before: expected 'models/fused', from which 'models/lexical' started, got "
             "'models/labels-only'")),
         (lambda p: p["senses"]["examples"].update(heldout=0.0),
-            "suites.wsd: no entry of senses holds words out to judge by. Raise senses.<name>.heldout"),
+            "suites.wsd: no entry of senses holds words out for evaluation. Raise senses.<name>.heldout"),
         (lambda p: p.update(rewrite={}), "suites.paraphrase: needs an entry in rewrite, which makes the sets"),
         (lambda p: p["suites"]["glue"].update(fused={"model": "models/fused"}),
             "glue.data: no folder 'no/glue'. Unpack GLUE there, or set data: hub and its revision"),
@@ -235,7 +235,7 @@ def test_a_model_descends_from_its_start_and_its_teachers_through_all_students(t
 
 
 def only(name: str) -> Change:
-    """That model alone is judged as a detector."""
+    """That model alone is evaluated as a detector."""
     return lambda params: params["suites"].update(paraphrase={name: {"model": f"models/{name}"}})
 
 

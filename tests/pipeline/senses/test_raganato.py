@@ -92,7 +92,7 @@ def test_a_file_is_read_word_by_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ending", "compress"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
-def test_compressed_files_and_any_size_of_pieces_read_the_same(
+def test_compressed_files_and_any_size_of_chunks_read_the_same(
     ending: str, compress: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = list(read_sentences(written(tmp_path, CORPUS)))

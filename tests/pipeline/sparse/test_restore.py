@@ -11,7 +11,7 @@ import torch
 from pipeline.sparse.restore import Restored
 from storage.reader import Store
 from storage.records.logits import SparseLogits
-from tests.helpers.distributions import TailOf, believe, sparse_logits
+from tests.helpers.distributions import TailOf, softmaxes, sparse_logits
 from tests.helpers.reference import restore_teacher
 from tests.helpers.stores import TinyStores
 from tests.helpers.teacher_stores import TEMPERATURES, make_world
@@ -25,7 +25,7 @@ def rows_of(*, tail_rank: int = 0, draws: int = 0, keep: int = 7) -> Restored:
     """Rows with lists of 1 to `keep` ids, every sixth without an answer."""
     rng = np.random.default_rng(3)
     gold_P = rng.integers(0, VOCABULARY, ROWS)
-    dense_PV = believe(rng, gold_P, VOCABULARY)
+    dense_PV = softmaxes(rng, gold_P, VOCABULARY)
     tail = TailOf.plain(dense_PV, keep=keep, temperatures=TEMPERATURES)
     if tail_rank:
         tail = TailOf.low_rank(dense_PV, rank=tail_rank, step=0.3, temperatures=TEMPERATURES)
@@ -73,7 +73,7 @@ def test_any_rows_can_be_asked_for_in_any_order(form: dict[str, int]) -> None:
 def test_a_list_of_everything_is_restored_whole(column: int) -> None:
     """Nothing is left to spread a tail over, and id 0 keeps its own probability."""
     rng = np.random.default_rng(0)
-    dense_PV = believe(rng, rng.integers(0, 12, 9), 12)
+    dense_PV = softmaxes(rng, rng.integers(0, 12, 9), 12)
     tail = TailOf.plain(dense_PV, keep=12, temperatures=TEMPERATURES)
     record = sparse_logits(dense_PV, np.zeros(9, int), keep=12, tail=tail, covered_P=np.ones(9, bool))
     restored = Restored(

@@ -67,7 +67,7 @@ def test_the_longer_text_of_a_pair_is_cut_first(pairs_tokenizer: FastTokenizer) 
     assert text == "[CLS] a cat [SEP] the small cat eats fresh [SEP]"
 
 
-def test_single_texts_have_one_type_and_pieces_do_not_depend_on_chunks(
+def test_single_texts_have_one_type_and_tokens_do_not_depend_on_chunks(
     pairs_tokenizer: FastTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = encode(FIRST, None, tokenizer=pairs_tokenizer, max_tokens=60)

@@ -18,7 +18,7 @@ from pipeline.train.data import (
     plan_steps,
 )
 from storage.format.manifest import SplitPlan
-from tests.helpers.distributions import believe, fused_targets
+from tests.helpers.distributions import fused_targets, softmaxes
 from tests.helpers.teacher_stores import write_targets
 from tests.pipeline.text.test_inputs import SPECIAL, world
 
@@ -88,7 +88,7 @@ def test_a_window_gives_the_stored_targets_of_its_predictions(sketch: int, tmp_p
     school = data()
     size, rng = len(school.masks), np.random.default_rng(0)
     label_P = rng.integers(0, 50, size)
-    dense = np.stack([believe(rng, label_P, 50) for _ in range(2)])
+    dense = np.stack([softmaxes(rng, label_P, 50) for _ in range(2)])
     rows = fused_targets(
         dense,
         rng.dirichlet([1, 1], size),

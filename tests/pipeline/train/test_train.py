@@ -17,7 +17,7 @@ from storage.reader import Store
 from storage.records.base import SPLITS
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
-from tests.helpers.distributions import believe, fused_targets, tail_prior
+from tests.helpers.distributions import fused_targets, softmaxes, tail_prior
 from tests.helpers.reference import restore_fused
 from tests.helpers.stores import TinyStores, cpu_runtime
 from tests.helpers.teacher_stores import write_targets
@@ -57,7 +57,7 @@ def targets_of(
     codes = {split: rng.integers(-15, 16, (mask_store.plan(split).rows, 2, sketch)).astype(np.int8) for split in SPLITS}
     for split in SPLITS:
         label_P = mask_store.read(split).label_P.astype(np.int64)
-        dense[split] = np.stack([believe(rng, label_P, size) for _ in range(2)])
+        dense[split] = np.stack([softmaxes(rng, label_P, size) for _ in range(2)])
         rows[split] = fused_targets(
             dense[split],
             rng.dirichlet([2, 1], len(label_P)),
