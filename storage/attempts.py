@@ -1,15 +1,15 @@
 """Shards of one store, written by many processes on many machines that share a file system.
 
-The rule: one process, the driver, holds the lock of the work folder, and it alone touches the store's content and its
-journal. Any other process writes a shard it was asked for as an attempt: whole, under a name that nobody else has, in a
-folder of the driver's run beside the content. It closes the files, and then says which they are and what their
-checksums are. The driver compares them with what lies there, renames them into the content and writes the journal line.
+The rule: one process, the driver, holds the lock of the work folder, and it alone changes the store's content and its
+journal. Any other process writes its shard as an attempt: whole, under a unique name, in a folder of the driver's run
+beside the content. It closes the files and then reports their names and checksums. The driver compares these with the
+files, renames the files into the content and writes the journal line.
 
-So it does not matter who dies, comes late or is asked twice. An attempt that was never reported, or is reported when
-the shard is there already, is left where it is and removed with the run's folder. A straggler that wakes up when the
-store is long sealed finds no folder to write to and fails; at worst it leaves files under `attempts`, which no store
-contains and the next run removes. No file is ever opened for writing once it was reported, so none that is linked to
-a published store is written through.
+So a process may die, be late or compute a shard twice. An attempt that was never reported, or is reported when the
+shard is already there, stays where it is and is removed with the run's folder. A process that continues after the store
+was sealed finds no folder to write to and fails. At worst it leaves files under `attempts`, which no store contains and
+the next run removes. No file is opened for writing after it was reported, so no file of a published store is changed
+through a link.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Desk:
-    """What another process needs to write shards of a store that a driver holds; small, and can be sent anywhere."""
+class AttemptWriter:
+    """Writes attempts in another process, for a store that a driver holds; small, and can be pickled."""
 
     folder: Path
-    """Of the driver's run, absolute: it must be the same folder to the driver and to who writes."""
+    """Of the driver's run, absolute: driver and workers must see the same folder there."""
     record: type[Record]
     specs: dict[str, ArraySpec]
     splits: dict[str, SplitPlan]
 
     def write(self, shard: Shard, record: Record, *, sidecar: Mapping[str, NDArray[Any]] | None = None) -> Attempt:
-        """Write one whole shard as an attempt; touches nothing that any other process writes or has published.
+        """Write one whole shard as an attempt; changes nothing that another process writes or has published.
 
         Raises RecordInvalid when the record breaks its own rules, StoreError when the driver's run is over or its
         folder cannot be seen from here.
@@ -69,12 +69,12 @@ class Desk:
         attempt = self.folder / f"{shard.split}-{shard.index}-{uuid.uuid4().hex}"
         content, shard_rows = attempt / "content", self.splits[shard.split].shard_rows
         try:
-            attempt.mkdir()  # and not its parents: they are gone when the run is over
+            attempt.mkdir()  # but not its parents: they are removed when the run is over
             with np.load(self.folder / CONSTANTS, allow_pickle=False) as held:
                 constants = dict(held)
         except FileNotFoundError:
             raise StoreError(
-                f"{self.folder}: not there, so shard {shard} was not written. Either the run that asked for it is "
+                f"{self.folder}: not there, so shard {shard} was not written. Either the driver's run is "
                 "over, or this machine does not share the file system: stores must lie on one that the driver and all "
                 "workers see at the same path"
             ) from None
@@ -89,23 +89,23 @@ class Desk:
 
 
 @contextmanager
-def open_desk(writer: StoreWriter) -> Iterator[Desk]:
-    """The desk of a writer that is held open, its constants decided; attempts are removed before and after."""
+def open_attempts(writer: StoreWriter) -> Iterator[AttemptWriter]:
+    """The attempt writer of a store writer that is open and has its constants; removes attempts before and after."""
     attempts = writer.work.path.resolve() / ATTEMPTS
     shutil.rmtree(attempts, ignore_errors=True)
     folder = attempts / uuid.uuid4().hex
     folder.mkdir(parents=True)
     np.savez(folder / CONSTANTS, allow_pickle=False, **writer.constants)
     try:
-        yield Desk(folder=folder, record=writer.record, specs=writer.specs, splits=writer.splits)
+        yield AttemptWriter(folder=folder, record=writer.record, specs=writer.specs, splits=writer.splits)
     finally:
         shutil.rmtree(attempts, ignore_errors=True)
 
 
 def accept(writer: StoreWriter, attempt: Attempt) -> None:
-    """Make an attempt the shard of the store, unless the shard is there already.
+    """Move an attempt into the store, unless the shard is already there.
 
-    Raises ShardCorrupt when a file is not what the process that wrote it said.
+    Raises ShardCorrupt when a file differs from its reported checksum.
     """
     writer.accept(attempt.shard, attempt.content, attempt.files)
     shutil.rmtree(attempt.content.parent, ignore_errors=True)

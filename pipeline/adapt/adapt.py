@@ -1,7 +1,7 @@
-"""Make a masked-LM teacher of an encoder: train an adapter and a head on a text, and publish what they make.
+"""Make a masked-LM teacher of an encoder: train an adapter and a head on a text, and publish the merged model.
 
-The output is a plain Hugging Face folder, so an entry of `teachers` can name it, and in it the folder `adapter`, which
-is small and can be given on: an entry of `sources` merges it into the same encoder elsewhere. A run that is killed
+The output is a plain Hugging Face folder, which an entry of `teachers` can name. In it is the folder `adapter`, which
+is small and can be shared: an entry of `sources` merges it into the same encoder elsewhere. A run that is killed
 continues from its last checkpoint with the same bits.
 """
 
@@ -38,7 +38,7 @@ def adapt(params: AdapterParams, *, documents: Path, out: Path, runtime: Runtime
     """Train one adapter and publish the masked language model it makes at `out`; returns the training record.
 
     documents is the corpus' store. Raises SourceError when the start cannot become a masked language model, DataError
-    when its text is none, WorkBusy when another process makes the same adapter.
+    when there is no text, WorkBusy when another process makes the same adapter.
     """
     from pipeline.evaluate.predictions import heldout_nll
     from pipeline.models.masked_lm import masked_lm
@@ -47,10 +47,10 @@ def adapt(params: AdapterParams, *, documents: Path, out: Path, runtime: Runtime
     start = Path(params.start)
     require_model(start)
     tokenizer = load_tokenizer(start)
-    learned, judged = read_pages(params, corpus=documents)
+    learned, evaluated = read_pages(params, corpus=documents)
     wanted = params.training.steps * params.training.step_tokens
     text = masked_text(learned, tokenizer, params, tokens=wanted, copies=True)
-    heldout = masked_text(judged, tokenizer, params, tokens=HELDOUT_TOKENS, copies=False)
+    heldout = masked_text(evaluated, tokenizer, params, tokens=HELDOUT_TOKENS, copies=False)
     identity = digest(
         {
             "adapter": params.model_dump(exclude={"start", "text"}),
@@ -116,7 +116,7 @@ def _trained(
     adapter: Path,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Train, write the folder `adapter`, and let go of the model; returns the trainer's state and the model's size."""
+    """Train, write the folder `adapter`, and release the model; returns the trainer's state and the model's size."""
     from pipeline.adapt.lora import save_adapter, with_adapter
     from pipeline.models.masked_lm import MaskedLM, one_model
     from pipeline.train.trainer import Trainer
@@ -158,7 +158,7 @@ def _counts(label_P: NDArray[Any], *, vocabulary: int) -> NDArray[np.int64]:
 
 
 def _text_digest(text: MaskedText) -> str:
-    """SHA-256 of sequences and masks: of all the model sees."""
+    """SHA-256 of sequences and masks, which is all that the model reads."""
     import hashlib
 
     whole = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""A masked language model of which only a low-rank adapter and the head are trained, and the folder they make.
+"""A masked language model with a trainable low-rank adapter and head, and the folder of their weights.
 
-Every linear map of the encoder gets a low-rank product beside it (Hu et al. 2021, arXiv 2106.09685); the head, which an
-encoder without one lacks, is trained whole. Its output matrix stays tied to the input embeddings, so that a head is
-small enough to be shared. The folder is what `pipeline.sources.adapters` merges.
+Every linear map of the encoder gets a low-rank product beside it (Hu et al. 2021, arXiv 2106.09685). The head, which a
+plain encoder lacks, is trained whole. Its output matrix stays tied to the input embeddings, so that the head's
+file is small. The folder is what `pipeline.sources.adapters` merges.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from storage.errors import SourceError
 
 
 def with_adapter(start: Path, *, rank: int, seed: int, frequency_V: NDArray[np.int64]) -> Any:
-    """The model in `start` in float32 on the CPU, without dropout, adapter and head alone to be trained.
+    """The model in `start` in float32 on the CPU, without dropout; only adapter and head are trainable.
 
     frequency_V counts the true tokens. A bias of the head that the start does not have begins as their log frequencies,
-    so that training need not begin by learning them. Raises SourceError when the architecture has no masked-LM head, or
-    one whose output matrix is not its input embeddings.
+    so that training does not spend steps on learning them. Raises SourceError when the architecture has no masked-LM
+    head, or one whose output matrix is not its input embeddings.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice about heads that are new here on purpose
+        warnings.simplefilter("ignore")  # transformers warns about heads, which are new here on purpose
         torch.manual_seed(seed)  # initialisers take no generator; the fork leaves the global state as it was
         model, missing = load_body(start)
         require_tied(model, start)
@@ -69,7 +69,7 @@ def _log_frequency(count_V: NDArray[np.int64], size: int) -> NDArray[np.float32]
 
 
 def head_parameters(model: Any) -> dict[str, nn.Parameter]:
-    """Parameters outside the encoder by name; what is tied to the encoder is the encoder's."""
+    """Parameters outside the encoder by name; a tensor that is tied to the encoder counts as the encoder's."""
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in encoder}
 

@@ -1,4 +1,4 @@
-"""The section `adapters`: which encoder becomes a masked-LM teacher, on which text, in how many steps."""
+"""The section `adapters`: the encoder that becomes a masked-LM teacher, its text and its training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class AdapterParams(Section):
     start: str
     """Folder of a Hugging Face encoder, with or without a masked-LM head."""
     text: str
-    """data/documents: the corpus, its train split; data/text: what was ingested and the corpus does not use; or a file
-    or folder of text, JSON Lines or Parquet."""
+    """data/documents: the corpus' train split; data/text: ingested documents that the corpus does not use; or a file or
+    folder of text, JSON Lines or Parquet."""
     include: list[str] = Field(default_factory=list)
-    """Sources of documents that are used, by name; none named: all."""
+    """Names of the sources whose documents are used; empty: all."""
     heldout: float = Field(default=0.05, gt=0, lt=1)
-    """Share of the documents that judges; of data/documents its own held-out split does."""
+    """Share of the documents that is held out; data/documents has its own held-out split."""
     rank: int = Field(default=16, ge=1)
-    """Rank of the adapter's matrices, and its alpha: the low-rank product is added as it is."""
+    """Rank of the adapter's matrices, and its alpha: so the low-rank product is added without a factor."""
     rate: float = Field(default=0.15, gt=0, lt=1)
     """Share of a sequence's tokens that is masked."""
     sequence_tokens: int = Field(default=128, ge=8, le=8192)

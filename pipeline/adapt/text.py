@@ -1,8 +1,8 @@
-"""The text that an adapter learns from, and the part of it that judges: documents, then masked sequences.
+"""The training and held-out text of an adapter: documents, then masked sequences.
 
-Documents outside the corpus never share an id or a text with it, so a teacher made here has not read what students are
-distilled on or judged by; only the corpus' own train split is read when it is asked for by name. Masks are those of the
-stage `mask`: whole words, always the mask token, disjoint copies of a sequence until no word is left.
+Documents from outside the corpus never share an id or a text with it. So a teacher made here has not read the text that
+students are distilled or evaluated on. Only when the corpus itself is named is its train split read. Masks are those of
+the stage `mask`: whole words, always the mask token, disjoint copies of a sequence until no word is left.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from storage.records.sequences import Masks, Sequences
 from storage.tables import DocumentStore
 
 HELDOUT_TOKENS = 16_384
-"""Tokens that judge, at most: some 2,400 masked positions, 12 s of two cores for 110 M parameters in float32."""
+"""Most held-out tokens: some 2,400 masked positions."""
 
 BATCH_DOCUMENTS = 64
 """Documents that are cut into windows at once."""
@@ -66,7 +66,7 @@ class MaskedText:
 
 
 def read_pages(params: AdapterParams, *, corpus: Path) -> tuple[list[Page], list[Page]]:
-    """The documents to learn from and those that judge, each in an order drawn from their ids.
+    """The training and the held-out documents, each in an order drawn from their ids.
 
     corpus is the folder of the pipeline's documents. Raises DataError when a source that is named has no document, when
     a record cannot be read, and when either part is empty.
@@ -80,17 +80,17 @@ def read_pages(params: AdapterParams, *, corpus: Path) -> tuple[list[Page], list
         texts = {text for table in used.values() for text in table.column("text").to_pylist()}
         pages = [page for page in _outside(path) if page.doc_id not in ids and page.text not in texts]
         pages = _chosen(params, pages)
-        judges = [unit_hash("adapt", page.doc_id.partition("#")[0]) < params.heldout for page in pages]
-        parts = [[page for page, judge in zip(pages, judges, strict=True) if judge == want] for want in (False, True)]
-    for part, what in zip(parts, ("to learn from", "to judge by"), strict=True):
+        heldout = [unit_hash("adapt", page.doc_id.partition("#")[0]) < params.heldout for page in pages]
+        parts = [[page for page, out in zip(pages, heldout, strict=True) if out == want] for want in (False, True)]
+    for part, what in zip(parts, ("to train on", "to hold out"), strict=True):
         if not part:
             raise DataError(
                 f"{path}: no document {what} that the corpus does not use. Give more text, another one, or "
                 f"{corpus} for the corpus itself"
             )
     seed = params.training.seed
-    learned, judged = (sorted(part, key=lambda page: unit_hash("order", seed, page.doc_id)) for part in parts)
-    return learned, judged
+    learned, evaluated = (sorted(part, key=lambda page: unit_hash("order", seed, page.doc_id)) for part in parts)
+    return learned, evaluated
 
 
 def _stored(store: DocumentStore, split: str) -> list[Page]:
@@ -124,7 +124,7 @@ def _outside(path: Path) -> Iterator[Page]:
 
 
 def _silent(_: int) -> None:
-    """Reading is a small part of the stage: no progress of its own."""
+    """Ignore progress: reading is a small part of the stage."""
 
 
 def _chosen(params: AdapterParams, pages: list[Page]) -> list[Page]:
@@ -145,9 +145,9 @@ def _chosen(params: AdapterParams, pages: list[Page]) -> list[Page]:
 def masked_text(
     pages: list[Page], tokenizer: FastTokenizer, params: AdapterParams, *, tokens: int, copies: bool
 ) -> MaskedText:
-    """So many of `pages`, from the first on, that they have `tokens` tokens or there are no more, cut and masked.
+    """The first of `pages` that together have `tokens` tokens, or all, cut into windows and masked.
 
-    copies: fewer tokens than asked for are masked anew, each word once at most, until there are enough.
+    copies: with fewer tokens than that, further mask copies are made, disjoint, until there are enough.
     Raises DataError when no window or nothing to mask is left.
     """
     parts: list[dict[str, np.ndarray]] = []
@@ -170,7 +170,7 @@ def masked_text(
             copies=max(1, min(math.floor(1 / params.rate), math.ceil(tokens / got))) if copies else 1,
             seed=params.training.seed,
             unknown=tokenizer.special["unk"],
-            white_space_V=np.array([not piece.strip("▁ \t\r\n") for piece in tokenizer.tokens]),
+            white_space_V=np.array([not token.strip("▁ \t\r\n") for token in tokenizer.tokens]),
         )
     if masks is None or not len(masks):
         raise DataError(f"{params.text}: {read} documents have no word that can be masked. Give more text")

@@ -1,1 +1,1 @@
-"""Settings, seeds, progress, the runtime and the machine: what every other subpackage may use."""
+"""Settings, seeds, progress, the runtime and the machine: every other subpackage may use them."""

@@ -31,14 +31,14 @@ S = TypeVar("S", bound=Section)
 
 
 class _GivenTwiceError(yaml.YAMLError):
-    """A key stands twice in one mapping, of which PyYAML would keep the last without a word."""
+    """A key is given twice in one mapping; PyYAML would silently keep the last."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads and writes it: 1e-4 and 5e-05 are numbers, and a key stands once."""
+    """YAML as DVC reads and writes it: 1e-4 and 5e-05 are numbers, and a key may be given once."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping; what `<<` merges into it is not there yet."""
+        """Compose a mapping and refuse repeated keys; this runs before `<<` merges others into it."""
         node = super().compose_mapping_node(anchor)
         first: dict[str, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
@@ -127,7 +127,7 @@ def _first_complaint(error: ValidationError, kind: type[Section], where: str) ->
 
 
 def _kind_at(kind: Any, path: list[str]) -> Any:
-    """What lies at a path under a section: another section, or None."""
+    """The section at a path under a section, or None."""
     for step in path:
         kind = _below(kind, step)
     return kind
@@ -144,7 +144,7 @@ def _without_tags(kind: Any, path: list[str]) -> list[str]:
 
 
 def _below(kind: Any, step: str) -> Any:
-    """What lies under a key of a section, or the member of a union that a tag names; None when it is no section."""
+    """The section under a key of a section, or the member of a union that a tag names; else None."""
     field = getattr(kind, "model_fields", {}).get(step)
     return _tagged(kind, step) if field is None else field.annotation
 

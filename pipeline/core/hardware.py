@@ -1,4 +1,4 @@
-"""What the machine is and what it spends: processor, peak memory, and energy by counters or by a named estimate."""
+"""The machine: its processor, a process's peak memory, and energy by counters or by a documented estimate."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 POWERCAP = Path("/sys/class/powercap")
 
 WATTS_A_CORE = 12.0
-"""Of an unknown processor, a core in use: the entry "Any" of Green Algorithms' TDP_cpu.csv (Lannelongue et al. 2021,
+"""Each core in use of an unknown processor: the entry "Any" of Green Algorithms' TDP_cpu.csv (Lannelongue et al. 2021,
 doi 10.1002/advs.202100707; https://github.com/GreenAlgorithms/green-algorithms-tool, data/latest)."""
 
 WATTS_AN_ACCELERATOR = 200.0
-"""Of an unknown accelerator in use: the entry "Any" of TDP_gpu.csv there."""
+"""For an unknown accelerator in use: the entry "Any" of TDP_gpu.csv there."""
 
 IDLE_SECONDS = 0.5
 """Time over which idle power is measured; RAPL is updated every millisecond, NVML's counter every 0.1 s."""
@@ -68,7 +68,7 @@ class Rapl:
 
     @staticmethod
     def open(root: Path = POWERCAP) -> Rapl | None:
-        """The counters under `root`; None when there is none, or when one of them may not be read."""
+        """The counters under `root`; None when there is none, or when one is not readable."""
         zones = []
         try:
             for folder in sorted(root.glob("intel-rapl*:*")):
@@ -122,7 +122,7 @@ class Nvml:
 
 
 def open_meter(device: torch.device, *, root: Path = POWERCAP) -> Meter | None:
-    """What counts the energy of `device`; None where nothing can be read."""
+    """The energy meter of `device`; None where there is none."""
     return Nvml.open(device) if device.type == "cuda" else Rapl.open(root)
 
 
@@ -138,13 +138,13 @@ def idle_watts(
 def estimated_joules(device: torch.device, *, seconds: float, core_seconds: float) -> float:
     """Constant power times time: of the cores in use on a CPU (`core_seconds`, of all threads), else of the device.
 
-    Says nothing about a processor of another kind, but ranks models on one machine as measured time does.
+    Useful only to compare models on one machine, which it ranks as measured time does.
     """
     return WATTS_AN_ACCELERATOR * seconds if device.type == "cuda" else WATTS_A_CORE * core_seconds
 
 
 class PeakMemory:
-    """Bytes that a process takes at most from here on, beyond what it has now.
+    """Peak memory of a process after this moment, beyond what it has now, in bytes.
 
     Of the accelerator where one is used, else resident memory: from the kernel's high-water mark where there is one,
     since ru_maxrss of a child begins at what its parent held.
@@ -185,7 +185,7 @@ def _largest_resident() -> int:
 
 
 def described(device: torch.device, dtype: torch.dtype, *, threads: int) -> dict[str, Any]:
-    """Processor, accelerator, number format and torch, as they stand beside anything that was timed."""
+    """Processor, accelerator, number format and torch, as recorded beside every timing."""
     import torch
 
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None

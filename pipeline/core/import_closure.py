@@ -1,9 +1,9 @@
 """Which modules of this project a command imports, found by reading the source, and digests of them.
 
 The project's one notion of "the code changed": stages of dvc.yaml depend on the list of their command, a work folder
-remembers the digest of that list, and a worker must have the driver's. So an edit of a module runs again what imports
-it and nothing else. Lists of modules in dvc.yaml itself would be most of that page, and DVC hashes each entry once a
-stage.
+remembers the digest of that list, and a worker must have the driver's. So after an edit
+of a module, exactly the commands that import it run again. dvc.yaml does not list the modules itself: that would be
+most of the file, and DVC would hash each entry once a stage.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from storage.format.manifest import file_sha256
 PACKAGES = ("storage", "pipeline", "stages")
 
 NOT_COMMANDS = ("__init__", "command")
-"""Modules of `stages` that nobody runs."""
+"""Modules of `stages` that are no commands."""
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder in which the packages lie."""
 
 
 def write_digests(root: Path, out: Path) -> None:
-    """Replace the folder `out`: for each command of `stages` a file `<name>.txt` with what `listing` says of it."""
+    """Replace the folder `out`: for each command of `stages` a file `<name>.txt` with its `listing`."""
     digests = module_digests(root)
     imports = functools.cache(lambda path: imported(path, root) & digests.keys())
     shutil.rmtree(out, ignore_errors=True)
@@ -41,8 +41,8 @@ def write_digests(root: Path, out: Path) -> None:
 def command_digest(command: str, *, root: Path = ROOT, digests: Mapping[Path, str] | None = None) -> str:
     """SHA-256 over the list of modules of a command, a module of `stages`; that of the file in `data/code`.
 
-    digests: by default of the modules as they are now. Those of an earlier moment say whether a process that began
-    then runs the same code: a module that it did not have, or had with other text, changes the result.
+    digests: by default of the modules as they are now. With those of an earlier moment the result shows whether a
+    process that began then runs the same code: a module that is new or changed since changes the result.
     """
     modules = closure(
         root / "stages" / f"{command}.py", lambda path: {found for found in imported(path, root) if found.is_file()}
@@ -90,7 +90,7 @@ def _with_packages(parts: Sequence[str], root: Path) -> set[Path]:
 
 
 def closure(module: Path, imports: Callable[[Path], Collection[Path]]) -> set[Path]:
-    """The module and all that it needs, given what each imports."""
+    """The module and all modules that it imports, directly or not; `imports` gives those of one."""
     modules: set[Path] = set()
     waiting = [module]
     while waiting:

@@ -1,6 +1,6 @@
-"""What every stage of dvc.yaml writes: of which section its runs are, into which folder, and under which record name.
+"""For every stage of dvc.yaml: the section with its runs, its output folder, and the name of its records.
 
-The one list: the report, pruning and the commands go by it, and a test compares it with dvc.yaml.
+This is the only such list: the report, pruning and the commands use it, and a test compares it with dvc.yaml.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageOutputs:
-    """A stage that writes something and a record of what that cost, in reports/runs."""
+    """A stage that writes an output, and a record of its cost in reports/runs."""
 
     stage: str
     """In dvc.yaml; also its module in `stages`."""
     section: str | None
     """Dotted section of params.yaml each of whose entries is a run; None: the stage runs once."""
     out: str
-    """Folder of what the runs write, each under its name; of a stage that runs once, what it writes."""
+    """Folder that each run writes to under its name; of a stage that runs once, its output."""
 
     def record(self, name: str | None = None) -> str:
         """Name of the record in reports/runs, without .json."""

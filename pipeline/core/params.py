@@ -1,4 +1,4 @@
-"""The section `runtime`: what decides speed and not results."""
+"""The section `runtime`: settings that change speed and not results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class RuntimeParams(Section):
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["auto", "float32", "bfloat16"]
     threads: int = Field(ge=0)
-    """CPU threads of a process; 0 for all cores, shared out when there are several processes."""
+    """CPU threads of a process; 0 for all cores, divided among several processes."""
     batch_tokens: int = Field(ge=128)
-    """Tokens, padding included, of one pass through a model."""
+    """Tokens, padding included, of one forward."""
     checkpoint_seconds: float = Field(gt=0)
     """Time between training checkpoints."""
     scheduler: str = "threads"
-    """Who does the shards of `teach` and `fuse`: threads of this process, `processes` of this machine, or the workers
-    of a Dask scheduler, given by its address."""
+    """Executor of `teach` and `fuse`: threads of this process, `processes` of this machine, or the workers of a Dask
+    scheduler, given by its address."""
     workers: int = Field(default=1, ge=1)
     """Worker processes of the scheduler `processes`."""
 

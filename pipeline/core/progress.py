@@ -1,4 +1,4 @@
-"""Tell how far a long step is: a bar with rate and time left on a terminal, a log line every 30 seconds otherwise."""
+"""Report the progress of a long step: a bar with rate and time left on a terminal, else a log line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 LINE_SECONDS = 30.0
 
 RATE_SECONDS = 60.0
-"""The rate is that of the last minute: the first seconds load models, and other work on a machine comes and goes."""
+"""The rate is that of the last minute: the first seconds load models, and the machine's other load changes."""
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ class Progress:
         self._done = done
         self._unit = unit
         self._label = label
-        self._spoke = time.monotonic()
-        self._marks = deque([(self._spoke, done)])
-        """Times and what was done by then, a second apart or more; the first is a minute old once one is."""
+        self._logged = time.monotonic()
+        self._marks = deque([(self._logged, done)])
+        """Times and units done by then, at least a second apart; the first is about RATE_SECONDS old."""
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -54,8 +54,8 @@ class Progress:
             self._marks.append((now, self._done))
             while len(self._marks) > 1 and now - self._marks[1][0] >= RATE_SECONDS:
                 self._marks.popleft()
-        if now - self._spoke >= LINE_SECONDS:
-            self._spoke = now
+        if now - self._logged >= LINE_SECONDS:
+            self._logged = now
             log.info("%s", self._line(now))
 
     def _line(self, now: float) -> str:
@@ -69,5 +69,5 @@ class Progress:
 
 
 def per_second(rate: float) -> str:
-    """A rate: whole from ten on, else two significant digits, so that one below 1 is not "0"."""
+    """A rate as text: a whole number from 10 on, else two significant digits, so that 0.3 is not "0"."""
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"

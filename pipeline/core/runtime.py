@@ -1,4 +1,4 @@
-"""What decides speed and not results: device, number format, threads, batch size; and where a stage works."""
+"""Settings that change speed and not results: device, number format, threads, batch size; and the work folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Runtime:
 
     device: torch.device
     dtype: torch.dtype
-    """Of matrix products; what is judged is computed in float32 whatever this says."""
+    """Of matrix products; losses and scores are computed in float32 in any case."""
     batch_tokens: int
     """Tokens, padding included, of one forward."""
     threads: int = 0
@@ -54,44 +54,44 @@ def apply(params: RuntimeParams, workspace: Workspace = Workspace()) -> Runtime:
     )
 
 
-def _number_format(asked: str, device: str) -> torch.dtype:
-    """What is asked for; `auto` is bfloat16 where there are units for it. A GPU without them computes in float32.
+def _number_format(setting: str, device: str) -> torch.dtype:
+    """The dtype to use: `auto` is bfloat16 where the device has units for it. A GPU without them computes in float32.
 
-    Such a GPU (before compute capability 8.0: T4, V100) answers that it supports bfloat16, and emulates it, slowly.
+    Such a GPU (before compute capability 8.0: T4, V100) reports bfloat16 as supported, but emulates it, slowly.
     float16 is not chosen: hidden states of some encoders go beyond its 65,504.
     """
     import torch
 
     if device == "cuda":
         units = torch.cuda.get_device_capability()[0] >= BFLOAT16_CAPABILITY
-        if not units and asked != "float32":
+        if not units and setting != "float32":
             log.warning(
                 "%s has no bfloat16 units: computing in float32%s",
                 torch.cuda.get_device_name(),
-                "" if asked == "auto" else f" although runtime.dtype is {asked}",
+                "" if setting == "auto" else f" although runtime.dtype is {setting}",
             )
             return torch.float32
     else:
         units = _cpu_gains_from_bfloat16()
-    if asked == "auto":
+    if setting == "auto":
         return torch.bfloat16 if units else torch.float32
-    dtype: torch.dtype = getattr(torch, asked)
+    dtype: torch.dtype = getattr(torch, setting)
     return dtype
 
 
 def settle(device: torch.device, *, threads: int) -> None:
-    """Set the thread count, where it is not 0, and what the device needs; both hold for this process."""
+    """Set the thread count, where it is not 0, and the device's own settings; both hold for this process."""
     import torch
 
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cuda":
-        # cuDNN re-plans per shape of a batch, and ours differ in length.
+        # cuDNN re-plans for each shape, and batches here differ in length.
         torch.backends.cuda.enable_cudnn_sdp(enabled=False)
 
 
 def _cpu_gains_from_bfloat16() -> bool:
-    """True on CPUs that compute in bfloat16: 1.6 times faster than float32 with AVX-512, 4 to 5 with matrix units."""
+    """True on CPUs with instructions for bfloat16, on which it is faster than float32."""
     import torch
 
     capability = torch.cpu.get_capabilities()

@@ -1,6 +1,7 @@
-"""Chance has one source: a generator named by what it is for.
+"""All random numbers come from generators that are named by their use.
 
-A result then depends on the seed and the item, not on order, batch or number of processes. Nothing seeds globally.
+So a result depends on the seed and the item, not on order, batch or number of processes. No global generator is
+seeded.
 """
 
 from __future__ import annotations
@@ -20,6 +21,6 @@ def generator(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def unit_hash(*names: str | int) -> float:
-    """A number in [0, 1), uniform over names, without a seed: the same document falls into the same split for ever."""
+    """A number in [0, 1), uniform over names, without a seed: so a document is always in the same split."""
     key = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
     return int.from_bytes(key[:8], "little") / 2.0**64

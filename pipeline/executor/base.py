@@ -1,9 +1,9 @@
-"""Who makes the shards of a store: threads of this process, worker processes of this machine, or a Dask cluster.
+"""Executors compute the shards of a store: threads of this process, worker processes here, or a Dask cluster.
 
-A shard is one task. With threads everything happens here. Otherwise this process is the driver: it holds the work
-folder's lock, hands out shards (`pipeline.executor.dask`), and takes what workers wrote beside the store into it
-(`storage.attempts` has the rule, and why it does no harm when a worker dies, comes late or does a shard twice). Who
-does what decides no byte of a store.
+A shard is one task. With threads everything happens in this process. Otherwise this process is the driver: it holds the
+work folder's lock, submits shards (`pipeline.executor.dask`), and moves what workers wrote beside the store into it.
+`storage.attempts` has the rule, and says why a worker may die, be late or compute a shard twice. A store's bytes do not
+depend on the executor.
 
 `distributed` is imported only where it is asked for.
 """
@@ -27,11 +27,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Job(Protocol):
-    """What there is to do for the shards of one store, in any process; small, and can be sent anywhere."""
+    """The work for the shards of one store, in any process; small, and can be pickled."""
 
     @property
     def key(self) -> str:
-        """Names what `opened` opens: the same key, the same things."""
+        """Identifies what `opened` opens: equal keys, equal resources."""
 
     def with_absolute_paths(self) -> Self:
         """The job for a process that is in another folder."""
@@ -40,11 +40,11 @@ class Job(Protocol):
         """Open what the job needs in this process, such as its model; kept for many shards."""
 
     def make(self, tools: Any, shard: Shard, *, advance: Callable[[int], None]) -> tuple[Record, Arrays]:
-        """The rows of a shard and what is kept beside them; tells `advance` of every so many finished rows."""
+        """The rows of a shard and its sidecars; calls `advance` with numbers of finished rows."""
 
 
 class ResourceCache:
-    """Keeps one thing open, the last that was asked for; one thread uses it at a time."""
+    """Keeps open what one job opened, the last one; one thread uses it at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -54,7 +54,7 @@ class ResourceCache:
 
     @contextmanager
     def opened(self, job: Job) -> Iterator[Any]:
-        """What the job opens; opened now unless it is open, after what another job had open was closed."""
+        """The job's resources; opened unless they are open, after those of another job were closed."""
         with self._lock:
             if self._key != job.key:
                 self.close(None, None, None)
@@ -70,7 +70,7 @@ class ResourceCache:
             stack.__exit__(kind, error, trace)
 
     def release(self, key: str) -> None:
-        """Close what `key` names, if it is that which is open and nobody is at it."""
+        """Close the resources of `key`, if they are open and no thread uses them."""
         if self._lock.acquire(blocking=False):
             try:
                 if self._key == key:
@@ -80,23 +80,23 @@ class ResourceCache:
 
 
 class Executor(Protocol):
-    """Who does a job."""
+    """Runs jobs."""
 
-    held: ResourceCache
+    resources: ResourceCache
     """What jobs keep open in this process."""
 
     def once(self, job: Job, work: Callable[[Any, Any], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-        """`work(job, tools)`, done in one place."""
+        """`work(job, tools)`, run once, in one process."""
 
     def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
-        """Make every missing shard of `writer`, which is open and has its constants."""
+        """Compute and write every missing shard of `writer`, which is open and has its constants."""
 
 
 class LocalExecutor:
-    """Work in this process: `threads` shards at a time are made and written, and in memory."""
+    """Runs jobs in this process; `threads` shards at a time are computed, written and in memory."""
 
     def __init__(self, *, threads: int = 1) -> None:
-        self.held = ResourceCache()
+        self.resources = ResourceCache()
         self._threads = threads
 
     def __enter__(self) -> Self:
@@ -105,15 +105,15 @@ class LocalExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.held.close(kind, error, trace)
+        self.resources.close(kind, error, trace)
 
     def once(self, job: Job, work: Callable[[Any, Any], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
         """`work(job, tools)`."""
-        with self.held.opened(job) as tools:
+        with self.resources.opened(job) as tools:
             return work(job, tools)
 
     def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
-        """Make and write every missing shard; in plan order when there is one thread."""
+        """Compute and write every missing shard; in plan order when there is one thread."""
         missing = list(writer.missing())
 
         def done(shard: Shard, advance: Callable[[int], None]) -> int:
@@ -124,7 +124,7 @@ class LocalExecutor:
         with shard_progress(writer, missing, label=label) as progress:
             if not missing:
                 return
-            with self.held.opened(job) as tools:
+            with self.resources.opened(job) as tools:
                 if self._threads == 1:
                     for shard in missing:
                         done(shard, progress.advance)
@@ -139,7 +139,7 @@ class LocalExecutor:
 
 
 def shard_progress(writer: StoreWriter, missing: list[Shard], *, label: str) -> Progress:
-    """Progress over all rows of a store of which the shards `missing` are to be made."""
+    """Progress over all rows of a store of which the shards `missing` are to be computed."""
     total = sum(plan.rows for plan in writer.splits.values())
     left = sum(shard.stop - shard.start for shard in missing)
     return Progress(total, unit="predictions", label=label, done=total - left)

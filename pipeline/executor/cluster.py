@@ -1,9 +1,9 @@
-"""Reach a Dask scheduler or start workers of this machine, and refuse workers that would write another store.
+"""Reach a Dask scheduler or start workers of this machine, and refuse workers that would write other bytes.
 
-A store must not depend on who makes which shard, so all workers have the driver's code and versions of what computes
-and encodes, and choose one device and one number format.
+A store must not depend on which worker computes which shard. So all workers must have the driver's code and package
+versions, and choose one device and one number format.
 
-Only functions that a worker without this package can load may be sent before that is known.
+Until that is checked, only functions that a worker without this package can load may be sent.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 
 CONNECT_SECONDS = 15.0
-"""A scheduler that does not answer for so long is not there."""
+"""A scheduler that does not answer within this time is refused."""
 
 GPU = "gpu"
-"""Resource that one teacher at a time holds of a worker."""
+"""Resource of a worker, taken by one teacher at a time."""
 
 VERSIONED = ("numpy", "zarr", "numcodecs", "torch", "transformers", "tokenizers")
-"""Packages whose version may decide bytes."""
+"""Packages whose version may change a store's bytes."""
 
 MODULES = module_digests()
-"""As they were when this module was imported: a worker that was started before an edit runs the code from before it."""
+"""Computed on import: a worker that was started before an edit runs the code before the edit."""
 
 
 @contextmanager
 def connected(settings: RuntimeParams) -> Iterator[Client]:
-    """A client of the scheduler that `settings` name; of one with workers of this machine, which stop with it."""
+    """A client of the scheduler in `settings`, or of a local one whose workers of this machine stop at the end."""
     import dask
     from distributed import Client, LocalCluster
 
-    # A worker that dies is told of where its shard is handed out again.
+    # Dask's own message about a dead worker is silenced; `pipeline.executor.dask` logs it.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if settings.scheduler != "processes":
         try:
@@ -60,8 +60,8 @@ def connected(settings: RuntimeParams) -> Iterator[Client]:
         with client:
             yield client
         return
-    # Dask has processes return memory to the system at once, which costs a model on the CPU a fifth of its speed: every
-    # tensor is then mapped anew. And it gives each one thread.
+    # Dask's own environment makes processes return memory to the system at once, which slows a model on the CPU, as
+    # every tensor is then mapped anew. It also gives each process one thread.
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), settings.threads)
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
@@ -69,9 +69,9 @@ def connected(settings: RuntimeParams) -> Iterator[Client]:
             n_workers=settings.workers,
             threads_per_worker=1,
             resources={GPU: 1},
-            # A shard is counted as killed each time its worker dies; how often that may be is decided here.
+            # Dask reports each death of a worker; `pipeline.executor.dask` counts them.
             scheduler_kwargs={"allowed_failures": 0},
-            # What is in memory is a model and a shard, not Dask's data: there is nothing it could put on disk.
+            # Memory holds a model and a shard, not Dask's data, so Dask has nothing to move to disk.
             memory_limit=None,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
@@ -82,7 +82,7 @@ def connected(settings: RuntimeParams) -> Iterator[Client]:
 
 
 def split_threads(settings: RuntimeParams) -> RuntimeParams:
-    """Threads of each process: workers of this machine share its cores, others use what their environment says."""
+    """Threads of each process: workers of this machine share its cores, others use their environment's setting."""
     if settings.threads or settings.scheduler != "processes":
         return settings
     return settings.model_copy(update={"threads": max(1, (os.cpu_count() or 1) // settings.workers)})
@@ -116,7 +116,7 @@ def require_workers(client: Client, settings: RuntimeParams, *, gpu: bool) -> li
 
 @cache
 def environment(command: str) -> dict[str, str]:
-    """What must be the same in the driver and in all workers of a command: versions, and the modules it imports."""
+    """What must be equal in the driver and all workers of a command: versions, and the modules it imports."""
     versions = {
         "command": command,
         "python": ".".join(platform.python_version_tuple()[:2]),
@@ -124,7 +124,7 @@ def environment(command: str) -> dict[str, str]:
     }
     for package in VERSIONED:
         try:
-            versions[package] = version(package).partition("+")[0]  # the rest says for which accelerator it was built
+            versions[package] = version(package).partition("+")[0]  # the rest names the accelerator it was built for
         except PackageNotFoundError:
             versions[package] = "none"
     return versions
@@ -140,46 +140,46 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, str]:
 def require_uniform_workers(
     client: Client, addresses: list[str], settings: RuntimeParams, *, gpu: bool, command: str
 ) -> RuntimeParams:
-    """Settings with the device and the number format that all workers choose, where `gpu` says that they matter.
+    """Settings with the device and the number format that all workers choose, when `gpu` is set.
 
     Raises ClusterError naming the first worker that is not like the driver, or not like the others.
     """
-    asked = settings.model_dump() if gpu else None
+    plain = settings.model_dump() if gpu else None
 
     def answer() -> dict[str, str]:
-        # A function within a function is sent as code: it runs where the package is not installed, and can say so.
+        # A nested function is sent as code, so it also runs where the package is not installed, and reports that.
         try:
             workers = importlib.import_module("pipeline.executor.cluster")
         except ImportError as error:
             return {"error": str(error)}
-        found: dict[str, str] = workers.environment(command) | ({} if asked is None else workers.chosen(asked))
+        found: dict[str, str] = workers.environment(command) | ({} if plain is None else workers.chosen(plain))
         return found
 
-    said_by: dict[str, Any] = client.run(answer, workers=addresses, on_error="return")
+    answer_of: dict[str, Any] = client.run(answer, workers=addresses, on_error="return")
     answers: dict[str, dict[str, str]] = {}
-    for address, said in sorted(said_by.items()):
-        if isinstance(said, OSError):
-            continue  # it died meanwhile
-        if isinstance(said, Exception) or "error" in said:
+    for address, reported in sorted(answer_of.items()):
+        if isinstance(reported, OSError):
+            continue  # it died in the meantime
+        if isinstance(reported, Exception) or "error" in reported:
             raise ClusterError(
                 f"worker {address}: cannot use this project's package there "
-                f"({said if isinstance(said, Exception) else said['error']}). Install the same checkout, and start the "
-                "worker from that environment"
+                f"({reported if isinstance(reported, Exception) else reported['error']}). Install the same "
+                "checkout, and start the worker from that environment"
             )
-        require_same(address, said, environment(command))
-        answers[address] = said
-    return settings if asked is None else settings.model_copy(update=_one_choice(answers))
+        require_same(address, reported, environment(command))
+        answers[address] = reported
+    return settings if plain is None else settings.model_copy(update=_one_choice(answers))
 
 
 def _one_choice(answers: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """The device and number format that all workers choose; raises ClusterError naming one that differs."""
     choices = {name: next(iter(answers.values()), {}).get(name) for name in ("device", "dtype")}
-    for address, said in answers.items():
+    for address, reported in answers.items():
         for name, first in choices.items():
-            if said[name] != first:
+            if reported[name] != first:
                 raise ClusterError(
-                    f"worker {address}: chooses {name} {said[name]}, others {first}: a store would depend on who makes "
-                    f"which shard. Set runtime.{name} to one that all workers have"
+                    f"worker {address}: chooses {name} {reported[name]}, others {first}: a store would depend on which "
+                    f"worker computes which shard. Set runtime.{name} to one that all workers have"
                 )
     return {name: value for name, value in choices.items() if value is not None}
 
@@ -190,6 +190,6 @@ def require_same(worker: str, found: Mapping[str, str], driver: Mapping[str, str
         if found.get(name) != expected:
             what = "another version of this project's code" if name == "code" else f"{name} {found.get(name)}"
             raise ClusterError(
-                f"worker {worker}: has {what}, expected {expected} as here: a store would depend on who makes which "
-                "shard. Give workers the same checkout and environment"
+                f"worker {worker}: has {what}, expected {expected} as here: a store would depend on "
+                "which worker computes which shard. Give workers the same checkout and environment"
             )

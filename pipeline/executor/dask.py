@@ -1,9 +1,8 @@
-"""The driver's side of workers: hands out shards as tasks, takes in what was made, and hands out again who died.
+"""The driver's side of Dask workers: submits shards as tasks, accepts results, resubmits the shards of dead workers.
 
-A few tasks are out for each worker at a time, so neither its memory nor the scheduler's grows with the store. A worker
-keeps what a job opens, such as the one model it may hold, from task to task, and lets go of it when the next job comes
-or the stage ends. A worker that dies costs the shards it was at: each goes to another one, until DEATHS_LIMIT workers
-died of it.
+Each worker has a few tasks at a time, so neither its memory nor the scheduler's grows with the store. A worker keeps
+what a job opens, such as the one model it may hold, from task to task, and closes it when the next job comes or the
+stage ends. When a worker dies, its shards are resubmitted, until DEATHS_LIMIT workers have died with the same shard.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from pipeline.executor.cluster import (
 )
 from storage.attempts import (
     Attempt,
-    Desk,
+    AttemptWriter,
     accept,
-    open_desk,
+    open_attempts,
 )
 from storage.errors import ClusterError
 from storage.writer import Shard, StoreWriter
@@ -49,21 +48,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2
-"""Shards handed to each worker: one it is at, and one so that it need not wait."""
+"""Shards submitted for each worker: one that it computes, and one so that it does not wait."""
 
 DEATHS_LIMIT = 5
-"""Workers that may die with a shard before the shard is blamed."""
+"""Workers that die with the same shard before the run is refused."""
 
 LOOK_SECONDS = 5.0
-"""Between looks at whether there still are a scheduler and workers, while no shard is finished."""
+"""Between checks that scheduler and workers still exist, while no shard finishes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Task:
-    """One thing to be done by a worker."""
+    """One task of a worker."""
 
     name: str
-    """For people: the shard, or what else it is."""
+    """For messages: the shard, or the function."""
     arguments: tuple[Any, ...]
     deaths: int = 0
     """Workers that died with it."""
@@ -72,12 +71,12 @@ class _Task:
 class DaskExecutor:
     """The workers of a Dask scheduler; those with resource `gpu` when `gpu` is set.
 
-    settings are the runtime settings that workers run with, device and number format decided; command is the module of
-    `stages` that gives them work.
+    settings are the workers' runtime settings, with device and number format chosen; command is the module of
+    `stages` that runs.
     """
 
     def __init__(self, client: Client, settings: RuntimeParams, *, gpu: bool, command: str) -> None:
-        self.held = ResourceCache()
+        self.resources = ResourceCache()
         self.settings = settings
         self._client = client
         self._gpu = gpu
@@ -85,30 +84,31 @@ class DaskExecutor:
         self._jobs: set[str] = set()
 
     def close(self) -> None:
-        """Close what workers keep open; those that are still at something keep it until the next job."""
-        self.held.close(None, None, None)
+        """Close what workers keep open; a worker that still computes keeps it until the next job."""
+        self.resources.close(None, None, None)
         for key in self._jobs:
             self._client.run(_release, key, on_error="ignore")
 
     def once(self, job: Job, work: Callable[[Any, Any], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
         """`work(job, tools)` on one worker."""
         task = _Task(
-            name=work.__name__.strip("_"), arguments=(_once_there, job.with_absolute_paths(), work, self._environment)
+            name=work.__name__.strip("_"),
+            arguments=(_once_on_worker, job.with_absolute_paths(), work, self._environment),
         )
         ((_, made),) = self._finished(job, deque([task]), label=task.name)
         result: dict[str, NDArray[Any]] = made
         return result
 
     def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
-        """Have every missing shard made by a worker, and take it into the store."""
+        """Have every missing shard computed by a worker, and accept it into the store."""
         missing = list(writer.missing())
         if not missing:
             return
         tally = Tally(len(missing), label=label)
-        with shard_progress(writer, missing, label=label) as progress, open_desk(writer) as desk:
-            there = job.with_absolute_paths()
+        with shard_progress(writer, missing, label=label) as progress, open_attempts(writer) as attempts:
+            sent = job.with_absolute_paths()
             tasks = deque(
-                _Task(name=str(shard), arguments=(_shard_there, there, desk, shard, self._environment))
+                _Task(name=str(shard), arguments=(_shard_on_worker, sent, attempts, shard, self._environment))
                 for shard in missing
             )
             for _, (worker, attempt) in self._finished(job, tasks, label=label):
@@ -118,33 +118,33 @@ class DaskExecutor:
         log.info("%s", tally.line())
 
     def _finished(self, job: Job, tasks: deque[_Task], *, label: str) -> Iterator[tuple[_Task, Any]]:
-        """What workers made of each task, as they finish; a few for each worker are handed out at a time."""
+        """Tasks with their results as they finish; a few for each worker are submitted at a time."""
         from distributed import KilledWorker
 
         self._jobs.add(job.key)
-        flying: dict[Future[Any], _Task] = {}
+        pending: dict[Future[Any], _Task] = {}
         try:
-            while tasks or flying:
-                room = IN_FLIGHT * max(1, len(self._workers())) - len(flying)
+            while tasks or pending:
+                room = IN_FLIGHT * max(1, len(self._workers())) - len(pending)
                 for _ in range(min(room, len(tasks))):
                     task = tasks.popleft()
-                    flying[self._submit(task, label=label)] = task
-                for future in self._some_done(flying):
-                    task = flying.pop(future)
+                    pending[self._submit(task, label=label)] = task
+                for future in self._some_done(pending):
+                    task = pending.pop(future)
                     try:
                         yield task, future.result()
                     except KilledWorker as error:
                         tasks.append(_after_death(task, error))
         finally:
-            self._client.cancel(list(flying), force=True)  # type: ignore[no-untyped-call]
+            self._client.cancel(list(pending), force=True)  # type: ignore[no-untyped-call]
 
     def _submit(self, task: _Task, *, label: str) -> Future[Any]:
         work, *arguments = task.arguments
-        # A key of its own: the scheduler would give what it holds under the old one, such as the last failure.
+        # A new key: for an old one the scheduler would return its old result, such as the last failure.
         key = f"{label.replace(' ', '-')}-{task.name.replace('/', '-')}-{os.urandom(8).hex()}"
         return self._client.submit(work, *arguments, key=key, pure=False, resources={GPU: 1} if self._gpu else None)
 
-    def _some_done(self, flying: Mapping[Future[Any], _Task]) -> list[Future[Any]]:
+    def _some_done(self, pending: Mapping[Future[Any], _Task]) -> list[Future[Any]]:
         """Futures that are finished, at least one; raises ClusterError when the scheduler is gone."""
         from concurrent.futures import CancelledError
 
@@ -154,17 +154,17 @@ class DaskExecutor:
         while True:
             try:
                 with self._client.as_current():
-                    wait(list(flying), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+                    wait(list(pending), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
             except TimeoutError:
                 self._require_scheduler()
                 if time.monotonic() - warned >= LINE_SECONDS and not self._workers():
                     warned = time.monotonic()
-                    log.warning("%d shards wait: no worker is left. They go on when one comes", len(flying))
+                    log.warning("%d shards wait: no worker is left. They go on when one comes", len(pending))
                 continue
             except CancelledError:
                 self._require_scheduler()
                 raise ClusterError("the scheduler dropped this run's tasks. Run the same command to continue") from None
-            return [future for future in flying if future.done()]  # type: ignore[no-untyped-call]
+            return [future for future in pending if future.done()]  # type: ignore[no-untyped-call]
 
     def _require_scheduler(self) -> None:
         if self._client.status != "running":
@@ -179,7 +179,7 @@ class DaskExecutor:
 
 
 def _after_death(task: _Task, error: Any) -> _Task:
-    """The task once more; raises ClusterError when too many workers died with it."""
+    """The task, to be submitted again; raises ClusterError when too many workers died with it."""
     deaths = task.deaths + error.allowed_failures + 1
     if deaths >= DEATHS_LIMIT:
         raise ClusterError(
@@ -192,23 +192,23 @@ def _after_death(task: _Task, error: Any) -> _Task:
 
 
 class Tally:
-    """Counts the shards that each worker finished, and says so every LINE_SECONDS."""
+    """Counts the shards that each worker finished, and logs them every LINE_SECONDS."""
 
     def __init__(self, total: int, *, label: str) -> None:
         self._total = total
         self._label = label
         self._done: Counter[str] = Counter()
-        self._began = self._spoke = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def add(self, worker: str) -> None:
         """Count one shard of `worker`."""
         self._done[worker] += 1
-        if time.monotonic() - self._spoke >= LINE_SECONDS:
-            self._spoke = time.monotonic()
+        if time.monotonic() - self._logged >= LINE_SECONDS:
+            self._logged = time.monotonic()
             log.info("%s", self.line())
 
     def line(self) -> str:
-        """Shards done, and of each worker how many and how many a minute, the slowest first."""
+        """Shards done, and for each worker its number and its number a minute, the slowest first."""
         minutes = max(time.monotonic() - self._began, 1e-9) / 60
         each = ", ".join(
             f"{worker} {count} ({count / minutes:.1f} a minute)"
@@ -217,10 +217,10 @@ class Tally:
         return f"{self._label}: {self._done.total()} of {self._total} shards; {each}"
 
 
-def _held_by(worker: Worker) -> ResourceCache:
-    """What a worker process keeps open; it lives and dies with the worker."""
-    held: ResourceCache = worker.__dict__.setdefault("distillation_held", ResourceCache())
-    return held
+def _resources_of(worker: Worker) -> ResourceCache:
+    """What a worker process keeps open, kept as an attribute of the worker."""
+    resources: ResourceCache = worker.__dict__.setdefault("distillation_resources", ResourceCache())
+    return resources
 
 
 def _name_of(worker: Worker) -> str:
@@ -228,35 +228,35 @@ def _name_of(worker: Worker) -> str:
     return address if name == address else f"{name} at {address}"
 
 
-def _shard_there(job: Job, desk: Desk, shard: Shard, driver: dict[str, str]) -> tuple[str, Attempt]:
-    """On a worker: make one shard and write it as an attempt; the worker's name and the attempt."""
+def _shard_on_worker(job: Job, attempts: AttemptWriter, shard: Shard, driver: dict[str, str]) -> tuple[str, Attempt]:
+    """On a worker: compute one shard and write it as an attempt; returns the worker's name and the attempt."""
     from distributed import get_worker
 
     worker = get_worker()
     require_same(_name_of(worker), environment(driver["command"]), driver)
-    with _held_by(worker).opened(job) as tools:
+    with _resources_of(worker).opened(job) as tools:
         record, sidecar = job.make(tools, shard, advance=lambda _: None)
-        return _name_of(worker), desk.write(shard, record, sidecar=sidecar)
+        return _name_of(worker), attempts.write(shard, record, sidecar=sidecar)
 
 
-def _once_there(job: Job, work: Callable[[Any, Any], Any], driver: dict[str, str]) -> Any:
+def _once_on_worker(job: Job, work: Callable[[Any, Any], Any], driver: dict[str, str]) -> Any:
     """On a worker: `work(job, tools)`."""
     from distributed import get_worker
 
     worker = get_worker()
     require_same(_name_of(worker), environment(driver["command"]), driver)
-    with _held_by(worker).opened(job) as tools:
+    with _resources_of(worker).opened(job) as tools:
         return work(job, tools)
 
 
 def _release(key: str, dask_worker: Worker) -> None:
-    """On a worker, which Dask gives to a parameter of this name."""
-    _held_by(dask_worker).release(key)
+    """On a worker; Dask passes it to a parameter of this name."""
+    _resources_of(dask_worker).release(key)
 
 
 @contextmanager
 def dask_executor(settings: RuntimeParams, *, gpu: bool, command: str) -> Iterator[DaskExecutor]:
-    """The workers that `settings.scheduler` names, checked; those that are started here are stopped at the end.
+    """The workers that `settings.scheduler` names, checked; workers started here are stopped at the end.
 
     Raises ClusterError when there is no scheduler, or no workers that can do the work.
     """
@@ -264,29 +264,29 @@ def dask_executor(settings: RuntimeParams, *, gpu: bool, command: str) -> Iterat
     with connected(settings) as client:
         addresses = require_workers(client, settings, gpu=gpu)
         settings = require_uniform_workers(client, addresses, settings, gpu=gpu, command=command)
-        several = DaskExecutor(client, settings, gpu=gpu, command=command)
+        executor = DaskExecutor(client, settings, gpu=gpu, command=command)
         log.info("%d workers of %s; %s", len(addresses), settings.scheduler, dashboard(client, settings))
         try:
-            yield several
+            yield executor
         finally:
-            several.close()
+            executor.close()
 
 
 @contextmanager
 def open_executor(
     settings: RuntimeParams, *, threads: int, gpu: bool, command: str
 ) -> Iterator[tuple[Executor, RuntimeParams]]:
-    """Who does the work of a stage by `settings.scheduler`, and the settings to do it with.
+    """The executor that `settings.scheduler` names, and the settings to run it with.
 
-    Worker processes started here are stopped at the end. threads is how many shards this process does at a time when it
-    is to do them; command is the module of `stages` that runs. gpu says that a job takes a worker's accelerator: the
+    Worker processes started here are stopped at the end. threads is the number of shards that a local executor computes
+    at a time; command is the module of `stages` that runs. gpu says that a job takes a worker's accelerator: the
     settings then have the device and the number format that all workers chose. Raises ClusterError when there is no
     scheduler, or no workers that can do the work.
     """
     if settings.scheduler == "threads":
-        with LocalExecutor(threads=threads) as alone:
-            yield alone, settings
+        with LocalExecutor(threads=threads) as local:
+            yield local, settings
         return
 
-    with dask_executor(settings, gpu=gpu, command=command) as several:
-        yield several, several.settings
+    with dask_executor(settings, gpu=gpu, command=command) as executor:
+        yield executor, executor.settings

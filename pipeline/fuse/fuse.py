@@ -75,7 +75,7 @@ def fuse(
     )
     with (
         nullcontext(executor) if executor is not None else LocalExecutor(threads=threads) as active_executor,
-        active_executor.held.opened(job) as mixer,
+        active_executor.resources.opened(job) as mixer,
     ):
         stores, teachers = mixer.stores, mixer.teachers
         constants = tail_constants(teachers)

@@ -1,7 +1,8 @@
 """Training state on disk: weights, optimiser moments and progress, as safetensors and JSON; no pickle.
 
-A checkpoint is written beside the last one and renamed, so that a kill leaves either. Training from it continues with
-the same bits as if nothing had happened: the order of batches is a function of the step, and nothing else is random.
+A checkpoint is written beside the last one and renamed, so a killed run leaves one or the other. Training that
+continues from it ends with the same bits as without the interruption: the order of batches is a function of the step,
+and nothing else is random.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ STATE = "state.json"
 def save(folder: Path, *, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Any) -> None:
     """Write the checkpoint of `step` (steps done) into `folder`, replacing an earlier one; `state` is JSON.
 
-    Parameters that are not trained are not in it: whoever restores has them from where they came.
+    Parameters that are not trained are not in it; the caller of `restore` has loaded them already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "new"
@@ -57,7 +58,7 @@ def restore(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Opti
             parameter.copy_(weights[name])
             keys = [key for key in moments if key.rpartition("/")[0] == name]
             optimizer.state[parameter] = {
-                # The count of steps too: a fused optimiser wants it beside the parameter.
+                # The count of steps too: a fused optimiser needs it on the parameter's device.
                 key.rpartition("/")[2]: moments[key].to(parameter.device)
                 for key in keys
             }

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face model folder, by name: what is fetched, copied and published, and nothing else."""
+"""The files of a Hugging Face model folder, by name: only these are fetched, copied and published."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENIZER_FILES = (
 )
 CARD_FILES = ("README.md", "LICENSE", "LICENSE.*", "NOTICE")
 MODEL_FILES = (CONFIG_FILE, *WEIGHT_FILES, *TOKENIZER_FILES, *CARD_FILES)
-"""Patterns of what a model folder needs: never code, pickles or other formats of the weights."""
+"""Patterns of the files of a model folder: no code, no pickles, no other formats of the weights."""
 
 
 def files_like(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

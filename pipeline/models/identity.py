@@ -13,11 +13,11 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over names and bytes of the weight files: which weights were evaluated, whatever the folder is called."""
+    """SHA-256 over names and bytes of the weight files: independent of the folder's name."""
     return digest(weight_hashes(folder))
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 over names and bytes of what decides a model's outputs: weights, configuration, tokenizer."""
+    """SHA-256 over names and bytes of the files that decide a model's outputs: weights, configuration, tokenizer."""
     others = [name for name in ("config.json", "tokenizer.json") if (folder / name).is_file()]
     return digest(weight_hashes(folder) | {name: file_sha256(folder / name) for name in others})

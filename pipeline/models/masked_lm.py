@@ -1,10 +1,9 @@
-"""Load a masked language model, one at a time, and ask it for logits at masked positions only.
+"""Load a masked language model, one at a time, and compute its logits at masked positions only.
 
-The head is the widest matrix of a small model: computing it at masked positions alone is 5 to 6 times less work than
-everywhere. Where a family keeps its head is its own matter: the model's own forward runs, and a hook on the encoder
-gives it the chosen rows of the last hidden state instead of all. That this changes no logit is checked for every model
-that is loaded. Weights come from safetensors, code from the installed `transformers`; nothing in a model folder is
-executed.
+The head is the widest matrix of a small model, and masked positions are a small share of all. Families keep their heads
+in different modules. So the model's own forward runs, and a hook on the encoder passes the head the chosen rows of the
+last hidden state instead of all. Every model that is loaded is checked to give the same logits this way. Weights come
+from safetensors, code from the installed `transformers`; nothing in a model folder is executed.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ if TYPE_CHECKING:
 
 
 POSITION_TABLES = ("position_embeddings", "embed_positions")
-"""Last part of the name of a table of positions."""
+"""Last parts of the names of modules with position embeddings."""
 
 UNBOUNDED = 2**31
-"""Positions of a model that sets no limit, such as Funnel's, which knows relative positions only."""
+"""Positions of a model without a limit, such as Funnel, which has relative positions only."""
 
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
-"""Largest difference between two ways to one logit, as a share of the largest logit: rounding gives about 1e-6."""
+"""Largest difference of a logit computed in two ways, as a share of the largest logit; rounding gives about 1e-6."""
 
 _ONE_MODEL = threading.Lock()
-"""Held while a model is in memory. Process-wide on purpose: it is the claim that only one model is ever loaded."""
+"""Held while a model is in memory. Global to the process, because at most one model may be loaded in it."""
 
 
 class _Rows(threading.local):
-    """The rows that the head is to see of the forward that this thread runs; None for all."""
+    """The rows that the head gets in the forward that this thread runs; None for all."""
 
     wanted: tuple[Tensor, Tensor] | None = None
 
@@ -98,7 +97,7 @@ class MaskedLM:
 
 
 def _narrowing(rows: _Rows) -> Any:
-    """A forward hook that hands on the wanted rows [1, Q, H] of the last hidden state [B, L, H]."""
+    """A forward hook that returns the wanted rows [1, Q, H] of the last hidden state [B, L, H]."""
 
     def narrow(_: Any, inputs: Any, output: Any) -> Any:
         if rows.wanted is None:
@@ -133,7 +132,7 @@ def one_model() -> Iterator[None]:
 
 
 class Releasable(Protocol):
-    """What holds a model and can drop it."""
+    """An object that holds a model and can drop it."""
 
     def release(self) -> None:
         """Drop the model."""
@@ -141,7 +140,7 @@ class Releasable(Protocol):
 
 @contextmanager
 def released(holder: Releasable, model: weakref.ref[nn.Module], *, folder: Path) -> Iterator[None]:
-    """Release `holder` after the block; a model that something still refers to then is a bug, which is raised."""
+    """Release `holder` after the block; raises AssertionError when something still refers to the model."""
     try:
         yield
     finally:
@@ -180,7 +179,7 @@ def load_checked(folder: Path) -> Any:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # transformers' advice about heads; missing weights are refused below
+        warnings.simplefilter("ignore")  # transformers warns about heads; missing weights are refused below
         try:
             model, info = AutoModelForMaskedLM.from_pretrained(
                 folder,
@@ -216,7 +215,7 @@ def require_narrow_head(model: Any, folder: Path) -> None:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             whole_QV = model(input_ids=ids_BL, attention_mask=attention_BL).logits[row_Q, column_Q]
             narrow_QV = lm.logits(ids_BL, attention_BL, row_Q, column_Q)
-    except Exception as error:  # each family has its own ways not to take plain text
+    except Exception as error:  # each family fails in its own way on plain text
         raise TeacherRefused(
             f"{folder}: {type(model).__name__} gives no logits for a plain text of {PROBE_TOKENS} tokens: "
             f"{_one_line(error)}. Give a model that takes token ids of any length"
@@ -229,7 +228,7 @@ def require_narrow_head(model: Any, folder: Path) -> None:
     ):
         raise TeacherRefused(
             f"{folder}: {type(model).__name__} does not compute its logits position by position from its encoder's "
-            "last hidden state, so it cannot be asked at masked positions only. Give another model"
+            "last hidden state, so its logits cannot be computed at masked positions only. Give another model"
         )
 
 

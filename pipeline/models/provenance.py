@@ -1,12 +1,12 @@
-"""Where models and texts came from: what a store says of it in its manifest and on its card.
+"""The provenance of a store: its models and texts with their licences, in its manifest and on its card.
 
-A store of logits carries it as its fact "provenance", and a store of targets copies it forward, so whoever is given
-targets knows the models and the licences behind them without having anything else:
+A store of logits has it as its fact "provenance", and a store of targets copies it. So the targets alone name the
+models and the licences behind them:
 
     {"models": [{"name", "hub", "revision", "adapter", "licence"}], "texts": [{"name", "licence"}],
      "masks": {"rate", "copies", "seed"}}
 
-What is not known is null, or an empty licence; nothing is guessed, and no path of the machine is named.
+Unknown values are null, or an empty licence. Nothing is guessed, and no path of the machine is named.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import yaml
 from storage.format.manifest import Manifest
 
 SOURCE_RECORD = "source.json"
-"""What `pipeline.sources.fetch` writes into a fetched folder: the route and the checksums."""
+"""Written by `pipeline.sources.fetch` into a fetched folder: the route and the checksums."""
 CARD_BYTES_LIMIT = 1024 * 1024
 MASK_KEYS = ("rate", "copies", "seed")
 PINNED = "stands_for"
-"""In the record of a source: the hub's model whose weights, by their pinned checksum, another route gave."""
+"""Key of a source's record: the hub's model with the same pinned checksum of weights, whatever route was taken."""
 
 
 def teacher_provenance(model: Path, *, documents: Manifest, masks: Manifest) -> dict[str, Any]:
-    """Of a teacher's logits: `model` is its folder, as `pipeline.sources.fetch` fetched it or any other."""
+    """For a teacher's logits; `model` is its folder, fetched by `pipeline.sources.fetch` or not."""
     record = _json(model / SOURCE_RECORD)
     named = record.get(PINNED) or record
     adapter = record.get("adapter") or {}
@@ -50,9 +50,9 @@ def teacher_provenance(model: Path, *, documents: Manifest, masks: Manifest) -> 
 
 
 def fusion_provenance(teachers: Mapping[str, Manifest]) -> dict[str, Any]:
-    """Of fused targets: all that the teachers' stores say, each model and text once, in the order of the teachers.
+    """For fused targets: the provenance of the teachers' stores, each model and text once, in the teachers' order.
 
-    Of a teacher whose store says nothing only the name is known.
+    A teacher whose store has none is listed by its name alone.
     """
     models: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
@@ -70,7 +70,7 @@ def _unknown(name: str) -> dict[str, Any]:
 
 
 def stated_licence(model: Path) -> str:
-    """The licence that the front matter of a model's README.md states; "" when there is none to be read."""
+    """The licence that the front matter of a model's README.md states; "" when there is none."""
     path = model / "README.md"
     if not path.is_file() or path.stat().st_size > CARD_BYTES_LIMIT:
         return ""
@@ -89,7 +89,7 @@ def stated_licence(model: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A record of ours; {} when the model was not fetched by this project."""
+    """A source's record; {} when the model was not fetched by this project."""
     if not path.is_file():
         return {}
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -19,12 +19,11 @@ CARD_FILE = "README.md"
 RECORD_FILE = "training.json"
 
 NEWER_TYPES = ("eurobert", "gte", "jina_embeddings_v3", "nomic_bert", "esmc", "neomme", "ultrabert")
-"""Architectures that transformers 4.57 does not know. Twenty others gave the same logits in it (measured); DeBERTa-v3's
-own head, `legacy: false`, did not load."""
+"""Architectures that transformers 4.57 does not know. DeBERTa-v3's own head, `legacy: false`, does not either."""
 
 PROBE_TOKENS = 12
 RELOAD_TOLERANCE = 1e-4
-"""Largest difference of a logit, as a share of the largest: two ways to compute attention differ by about 1e-6."""
+"""Largest difference of a logit, as a share of the largest; kinds of attention differ by about 1e-6."""
 
 
 @contextmanager
@@ -38,7 +37,7 @@ def publishing(work: WorkFolder) -> Iterator[Path]:
 def save_model(model: Any, folder: Path, *, tokenizer: Path) -> None:
     """Write configuration and weights (safetensors) of a model, and the tokenizer's files of the folder `tokenizer`.
 
-    model is on the CPU. What was written is loaded again and compared. Raises SourceError when it is another model.
+    model is on the CPU. The written model is loaded again and compared. Raises SourceError when it differs.
     """
     model.save_pretrained(folder)
     for path in files_like(folder, WEIGHT_FILES):
@@ -51,8 +50,8 @@ def save_model(model: Any, folder: Path, *, tokenizer: Path) -> None:
 def require_reloads(model: Any, folder: Path) -> None:
     """Raise SourceError unless the model in `folder` has the weights and the logits of `model`.
 
-    Weights alone do not show a setting that the configuration does not carry, such as the id from which positions are
-    counted. A second copy of the model is in memory meanwhile.
+    Logits are compared too, because a setting may be missing from the configuration, such as the id from which
+    positions are counted. A second copy of the model is in memory meanwhile.
     """
     import torch
 
@@ -73,13 +72,13 @@ def require_reloads(model: Any, folder: Path) -> None:
     if differ or not bool((logits - other)[shown].abs().max() <= RELOAD_TOLERANCE * logits[shown].abs().max()):
         what = f"{len(differ)} weights differ ({', '.join(differ[:3])})" if differ else "its logits differ"
         raise SourceError(
-            f"{folder}: the {type(model).__name__} that was saved is another one when it is loaded: {what}. What was "
-            "trained cannot be published; choose another start"
+            f"{folder}: the {type(model).__name__} that was saved is another one when it is loaded: {what}. It "
+            "cannot be published; choose another start"
         )
 
 
 def _name_known_class(path: Path) -> None:
-    """Have a tokenizer name a class that transformers 4 knows too: 5 saves one that only it has."""
+    """Name a tokenizer class that transformers 4 also has: version 5 saves a name that only it has."""
     if path.is_file():
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")

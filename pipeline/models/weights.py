@@ -1,4 +1,4 @@
-"""What a model folder must hold before it is loaded, and what must be true of the weights afterwards.
+"""Checks of a model folder before it is loaded, and of the weights afterwards.
 
 Every refusal names the file or the weight. Weights are read from safetensors only: the other formats are pickles, which
 run code when they are read.
@@ -40,13 +40,13 @@ def require_weights(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make the model, by name: one file, the shards of the index, or whatever lies there.
+    """The safetensors files that make the model, by name: one file, the shards of the index, else every *.safetensors.
 
     Raises SourceError that names the shards of the index that are missing.
     """
     index = folder / INDEX
     if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]  # a head that lies beside it is no part of the model
+        return [folder / WEIGHTS]  # other files, such as a separate head, are not part of the model
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     try:
@@ -63,7 +63,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def no_safetensors(folder: Path) -> str:
-    """What to say of a folder without safetensors: which pickle lies there, and the command that converts it."""
+    """The message for a folder without safetensors: the pickle that it holds, and the command that converts it."""
     pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     what = f": {pickled[0]} is a pickle, which can run code when read" if pickled else ""
     model = folder if pickled else "NAME/ON-THE-HUB"
@@ -98,7 +98,7 @@ def _require_whole(path: Path) -> None:
 def require_trained(model: Any, missing: set[str], folder: Path) -> None:
     """Raise TeacherRefused when weights were not in the file or are not finite; `missing` are names in the model.
 
-    A missing name that stands for the same tensor as one in the file is no fault: tied weights are stored once, and old
+    A missing name of a tensor that the file has under another name is accepted: tied weights are stored once, and old
     checkpoints hold one of two tied biases.
     """
     stored = {id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False) if name not in missing}
@@ -116,7 +116,7 @@ def require_trained(model: Any, missing: set[str], folder: Path) -> None:
     broken = [
         name
         for name, tensor in model.named_parameters()
-        # The sum first: it is read without a second tensor of that size, and few finite weights add up to infinity.
+        # The sum first: it needs no second tensor of that size, and finite weights rarely sum to infinity.
         if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all())
     ]
     if broken:

@@ -1,9 +1,10 @@
-"""Plain masked-LM folders out of an encoder, a LoRA adapter and a head.
+"""Plain masked-LM folders made of an encoder, a LoRA adapter and a head.
 
-A sentence encoder has no masked-LM head. An adapter folder brings what makes it one: `adapter_config.json` and
-`adapter_model.safetensors` (PEFT's layout) and `mlm_head.safetensors` (names relative to the head module). Merging adds
-the low-rank product to each weight matrix, W + (alpha / r) B A (Hu et al. 2021, arXiv 2106.09685), and writes a float32
-folder that `from_pretrained` loads without PEFT. Cost: one model in memory, less than a second copy of it while saving.
+A sentence encoder has no masked-LM head. An adapter folder adds it and the low-rank change of the encoder:
+`adapter_config.json` and `adapter_model.safetensors` (PEFT's layout) and `mlm_head.safetensors` (names relative to the
+head module). Merging adds the low-rank product to each weight matrix, W + (alpha / r) B A (Hu et al. 2021, arXiv
+2106.09685), and writes a float32 folder that `from_pretrained` loads without PEFT. Cost: one model in memory, less than
+a second copy of it while saving.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def require_adapter(folder: Path) -> None:
 
 
 def copy_model(body: Path, out: Path) -> None:
-    """Copy what a model needs from `body` into `out`.
+    """Copy the files of a model from `body` into `out`.
 
-    Copies, not hard links: DVC makes outputs read-only and an edit of the original would change them unseen.
+    Not hard links: DVC makes outputs read-only, and an edit of the original would change them unnoticed.
     """
     require_model(body)
     out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def merge(body: Path, adapter: Path, out: Path) -> None:
     require_adapter(adapter)
     out.mkdir(parents=True, exist_ok=True)
     with one_model(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice about heads and names of bodies; what matters is refused below
+        warnings.simplefilter("ignore")  # transformers warns about heads and names; real faults are refused below
         model, missing = load_body(body)
         _fill_head(model, adapter, missing)
         model = _merged(model, adapter)
@@ -171,7 +172,7 @@ def require_tied(model: Any, folder: Path) -> None:
 
 
 def _switch_off_cutting(folder: Path) -> None:
-    """Take truncation and padding out of tokenizer.json: with them, whole documents are cut without a word."""
+    """Take truncation and padding out of tokenizer.json: with them, documents would be cut silently."""
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"

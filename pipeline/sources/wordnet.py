@@ -1,8 +1,9 @@
 """WordNet 3.0: obtain it on any machine, and open it with NLTK from any folder.
 
-It is looked for in NLTK's data folders, then fetched with NLTK's downloader, then taken out of two Debian packages
-without installing them or needing root. What is found must be version 3.0, whole: sense keys of all data sets for word
-sense disambiguation here are its own. The folder holds the database files as Princeton names them.
+It is looked for in NLTK's data folders and where Debian installs it, then fetched with NLTK's downloader, then unpacked
+from two Debian packages without installing them or being root. It must be version 3.0 and complete: the sense keys of
+the data sets for word sense disambiguation here are those of 3.0. The folder holds the database files as Princeton
+names them.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ FILES = (
     *("index.adj", "index.adv", "index.noun", "index.verb", "index.sense"),
     *("adj.exc", "adv.exc", "noun.exc", "verb.exc", "cntlist.rev"),
 )
-"""What NLTK reads, but for `lexnames`, which is written from `pipeline.sources.lexnames`."""
+"""Files that NLTK reads, except `lexnames`, which is written from `pipeline.sources.lexnames`."""
 OPTIONAL = ("adj.exc", "adv.exc", "noun.exc", "verb.exc", "cntlist.rev")
 """Files that other wordnets in this form may lack: irregular forms, and counts that index.sense has too."""
 
 INSTALLED = Path("/usr/share/wordnet")
-"""Where Debian's packages put it."""
+"""Folder of Debian's packages."""
 DEBIAN_PACKAGES = ("wordnet-base", "wordnet-sense-index")
 NETWORK_SECONDS = 15
-"""Silence after which apt gives up an attempt; it makes two."""
+"""Time without data after which apt gives up an attempt; it makes two."""
 PROBE_SECONDS = 5
 """Time NLTK's data server has for its first answer."""
 COMMAND_SECONDS = 600
@@ -117,7 +118,7 @@ def open_wordnet(folder: Path) -> Any:
             return self.root.join(file).open(self._encoding)
 
         def map_wn(self, version: str = "wordnet") -> None:
-            """No map: this is the version the others are mapped to. NLTK would look for it in its data path."""
+            """Does nothing: other versions are mapped to this one. NLTK would look for the map in its data path."""
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The multilingual functions are not available")
@@ -141,7 +142,7 @@ def _complete(folder: Path) -> Path:
 
 
 def _lines(path: Path) -> int:
-    """Number of lines that are no part of the licence, which is indented."""
+    """Number of lines outside the licence, whose lines are indented."""
     with path.open("rb") as stream:
         return sum(not line.startswith(b" ") for line in stream)
 
@@ -173,7 +174,7 @@ def _from_nltk_folders(scratch: Path) -> Path:
 
 
 def _from_nltk_downloader(scratch: Path) -> Path:
-    """Run NLTK's own downloader into a private folder, as it refuses others."""
+    """Run NLTK's own downloader into a private folder; it refuses other folders."""
     import nltk.data
     from nltk import pathsec
     from nltk.downloader import Downloader
@@ -199,7 +200,7 @@ def _from_nltk_downloader(scratch: Path) -> Path:
 
 
 def _from_debian(scratch: Path) -> Path:
-    """Fetch and unpack the packages with lists of our own, so that neither root nor existing lists are needed."""
+    """Fetch and unpack the packages with package lists in a folder of its own; needs no root and no existing lists."""
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise SourceError(f"{program} is not on this machine")
@@ -216,7 +217,7 @@ def _from_debian(scratch: Path) -> Path:
         "Acquire::Languages=none",
     ]
     apt = ["apt-get", "-q", *(part for option in options for part in ("-o", option))]
-    # One unreachable third-party list makes an update fail that has fetched all we need: the download decides.
+    # An update may fail for an unreachable third-party list after it has fetched what is needed: the download decides.
     update = _run([*apt, "update"], folder)
     download = _run([*apt, "download", *DEBIAN_PACKAGES], folder)
     if download is not None:

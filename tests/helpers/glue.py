@@ -49,7 +49,7 @@ def write_task(data: Path, task: str, rows: list[str], *, stems: tuple[str, ...]
 
 
 def learnable(task: str, count: int) -> list[str]:
-    """Rows whose label the first word tells."""
+    """Rows whose first word decides the label."""
     animals = ("dog", "cat", "horse")
     labels = LABELS[task]
     return [

@@ -16,9 +16,9 @@ import pytest
 from storage import attempts
 from storage.attempts import (
     Attempt,
-    Desk,
+    AttemptWriter,
     accept,
-    open_desk,
+    open_attempts,
 )
 from storage.errors import RecordInvalid, ShardCorrupt, StoreError
 from storage.records.logits import SparseLogits
@@ -30,9 +30,9 @@ SHARDS = 5
 
 
 @contextmanager
-def run(tmp_path: Path) -> Iterator[tuple[StoreWriter, Desk]]:
-    with logits_writer(tmp_path / "store", tmp_path / "work") as writer, open_desk(writer) as desk:
-        yield writer, desk
+def run(tmp_path: Path) -> Iterator[tuple[StoreWriter, AttemptWriter]]:
+    with logits_writer(tmp_path / "store", tmp_path / "work") as writer, open_attempts(writer) as attempt_writer:
+        yield writer, attempt_writer
 
 
 def rows(shard: Shard) -> SparseLogits:
@@ -41,9 +41,9 @@ def rows(shard: Shard) -> SparseLogits:
     return made
 
 
-def attempt_at(desk: Desk, shard: Shard) -> Attempt:
+def attempt_at(attempt_writer: AttemptWriter, shard: Shard) -> Attempt:
     """As a worker does it."""
-    return desk.write(shard, rows(shard), sidecar={"total": np.array([shard.start + shard.index / 7])})
+    return attempt_writer.write(shard, rows(shard), sidecar={"total": np.array([shard.start + shard.index / 7])})
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_attempts_in_any_order_and_twice_make_the_same_store(tmp_path: Path, expected: dict[str, str]) -> None:
-    with run(tmp_path) as (writer, desk):
-        made = [attempt_at(desk, shard) for shard in list(writer.missing())[::-1] for _ in range(2)]
+    with run(tmp_path) as (writer, attempt_writer):
+        made = [attempt_at(attempt_writer, shard) for shard in list(writer.missing())[::-1] for _ in range(2)]
         for attempt in made[::-1]:
             accept(writer, attempt)
         assert len(writer.work.entries()) == SHARDS, "the second of each is left where it is"
@@ -66,9 +66,9 @@ def test_attempts_in_any_order_and_twice_make_the_same_store(tmp_path: Path, exp
 
 
 def test_a_run_is_continued_by_a_process_alone(tmp_path: Path, expected: dict[str, str]) -> None:
-    with run(tmp_path) as (writer, desk):
+    with run(tmp_path) as (writer, attempt_writer):
         for shard in list(writer.missing())[1:4]:
-            accept(writer, attempt_at(desk, shard))
+            accept(writer, attempt_at(attempt_writer, shard))
     with logits_writer(tmp_path / "store", tmp_path / "work") as writer:
         assert fill(writer) == SHARDS - 3
         seal(writer)
@@ -76,8 +76,8 @@ def test_a_run_is_continued_by_a_process_alone(tmp_path: Path, expected: dict[st
 
 
 def test_what_was_never_reported_is_no_part_of_the_store(tmp_path: Path, expected: dict[str, str]) -> None:
-    with run(tmp_path) as (writer, desk):
-        attempt_at(desk, next(writer.missing()))
+    with run(tmp_path) as (writer, attempt_writer):
+        attempt_at(attempt_writer, next(writer.missing()))
         fill(writer)
         seal(writer)
     assert samples.file_hashes(tmp_path / "store") == expected
@@ -85,17 +85,17 @@ def test_what_was_never_reported_is_no_part_of_the_store(tmp_path: Path, expecte
 
 
 def test_a_straggler_finds_nothing_to_write_to(tmp_path: Path, expected: dict[str, str]) -> None:
-    with run(tmp_path) as (writer, desk):
+    with run(tmp_path) as (writer, attempt_writer):
         late = next(writer.missing())
         fill(writer)
         seal(writer)
     before = samples.file_hashes(tmp_path)
-    with pytest.raises(StoreError, match=r"shard train/0 was not written. Either the run .* is over, or this machine"):
-        attempt_at(desk, late)
+    with pytest.raises(StoreError, match=r"shard train/0 was not written. Either the driver's run is over, or this machine"):
+        attempt_at(attempt_writer, late)
     assert samples.file_hashes(tmp_path) == before
     with run(tmp_path):
         with pytest.raises(StoreError, match="is over"):
-            attempt_at(desk, late)  # nor when another run has begun
+            attempt_at(attempt_writer, late)  # nor when another run has begun
     assert samples.file_hashes(tmp_path / "store") == expected
 
 
@@ -118,11 +118,11 @@ def test_a_straggler_that_was_in_the_middle_changes_no_store(
 
     monkeypatch.setattr(attempts, "write_shard", slow)
     held = run(tmp_path)
-    writer, desk = held.__enter__()
+    writer, attempt_writer = held.__enter__()
     shard = next(writer.missing())
     # Nothing is left to write to, or nothing is taken from it.
     with contextlib.suppress(OSError):
-        accept(writer, attempt_at(desk, shard))
+        accept(writer, attempt_at(attempt_writer, shard))
     assert samples.file_hashes(tmp_path / "store") == expected
     with logits_writer(tmp_path / "store", work) as again:
         fill(again)
@@ -132,16 +132,16 @@ def test_a_straggler_that_was_in_the_middle_changes_no_store(
 
 def test_published_files_are_not_those_an_attempt_wrote_to_later(tmp_path: Path, expected: dict[str, str]) -> None:
     """Published files may be links to the work folder's: a shard made again gets files of its own."""
-    with run(tmp_path) as (writer, desk):
+    with run(tmp_path) as (writer, attempt_writer):
         for shard in writer.missing():
-            accept(writer, attempt_at(desk, shard))
+            accept(writer, attempt_at(attempt_writer, shard))
         seal(writer)
     inodes = {path: path.stat().st_ino for path in (tmp_path / "store" / "train").rglob("c/*") if path.is_file()}
     (journal,) = (tmp_path / "work").glob("*/journal.jsonl")
     journal.write_text("")
-    with run(tmp_path) as (writer, desk):
+    with run(tmp_path) as (writer, attempt_writer):
         for shard in writer.missing():
-            accept(writer, attempt_at(desk, shard))
+            accept(writer, attempt_at(attempt_writer, shard))
         made = {path.stat().st_ino for path in (writer.work.content / "train").rglob("c/*") if path.is_file()}
     assert inodes and not made & set(inodes.values())
     assert samples.file_hashes(tmp_path / "store") == expected
@@ -149,8 +149,8 @@ def test_published_files_are_not_those_an_attempt_wrote_to_later(tmp_path: Path,
 
 @pytest.mark.parametrize("how", ["flipped", "missing"])
 def test_a_file_that_is_not_what_was_reported_is_refused_before_anything_moves(tmp_path: Path, how: str) -> None:
-    with run(tmp_path) as (writer, desk):
-        attempt = attempt_at(desk, next(writer.missing()))
+    with run(tmp_path) as (writer, attempt_writer):
+        attempt = attempt_at(attempt_writer, next(writer.missing()))
         file = attempt.content / sorted(attempt.files)[-1]
         if how == "flipped":
             samples.flip(file)
@@ -164,17 +164,19 @@ def test_a_file_that_is_not_what_was_reported_is_refused_before_anything_moves(t
 
 
 def test_a_record_that_breaks_its_rules_is_not_written(tmp_path: Path) -> None:
-    with run(tmp_path) as (writer, desk):
+    with run(tmp_path) as (writer, attempt_writer):
         shard = next(writer.missing())
         made = rows(shard)
         with pytest.raises(RecordInvalid, match="do not add up to 1"):
-            desk.write(shard, replace(made, tail_PJ=made.tail_PJ + np.float32(1)))
+            attempt_writer.write(shard, replace(made, tail_PJ=made.tail_PJ + np.float32(1)))
 
 
 def test_a_run_removes_what_the_last_one_left(tmp_path: Path) -> None:
     with logits_writer(tmp_path / "store", tmp_path / "work") as writer:
         left = writer.work.path / "attempts" / "of a killed driver" / "train-0"
         left.mkdir(parents=True)
-        with open_desk(writer) as desk:
+        with open_attempts(writer) as attempt_writer:
             assert not left.exists()
-            assert desk.folder.is_absolute() and [path.name for path in desk.folder.iterdir()] == ["constants.npz"]
+            assert attempt_writer.folder.is_absolute() and [path.name for path in attempt_writer.folder.iterdir()] == [
+                "constants.npz"
+            ]

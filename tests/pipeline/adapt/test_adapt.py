@@ -44,18 +44,18 @@ OUT = Path("models/own")
 
 def write_encoder(folder: Path, tokenizer: Path, kind: str = "bert") -> Path:
     """A random encoder without a head."""
-    pieces = len(load_tokenizer(tokenizer).tokens)
+    vocabulary = len(load_tokenizer(tokenizer).tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: Any
         if kind == "bert":
             model = BertModel(
-                BertConfig(vocab_size=pieces, max_position_embeddings=64, **SIZES), add_pooling_layer=False
+                BertConfig(vocab_size=vocabulary, max_position_embeddings=64, **SIZES), add_pooling_layer=False
             )
         else:
             model = DistilBertModel(
                 DistilBertConfig(
-                    vocab_size=pieces, max_position_embeddings=64, dim=32, n_layers=2, n_heads=2, hidden_dim=64
+                    vocab_size=vocabulary, max_position_embeddings=64, dim=32, n_layers=2, n_heads=2, hidden_dim=64
                 )
             )
     model.save_pretrained(folder)
@@ -108,7 +108,7 @@ def test_an_encoder_without_a_head_becomes_a_teacher(made: tuple[Path, dict[str,
 
 
 def test_teach_takes_it(made: tuple[Path, dict[str, Any]], tiny_stores: TinyStores, workplace: Path) -> None:
-    """It passes the test that a frequency table fails."""
+    """It is better than token frequencies, which `teach` requires."""
     from pipeline.sparse.params import TailParams, TopK
     from pipeline.teach.params import TeacherParams
     from pipeline.teach.teach import teach
@@ -207,7 +207,7 @@ def test_an_existing_masked_language_model_is_specialised(
 
 def test_what_the_corpus_uses_is_left_out(encoder: Path, tiny_stores: TinyStores) -> None:
     ingested = tiny_stores.documents.parent / "text"
-    with pytest.raises(DataError, match="no document to learn from that the corpus does not use"):
+    with pytest.raises(DataError, match="no document to train on that the corpus does not use"):
         read_pages(settings(encoder, ingested), corpus=tiny_stores.documents)
     learned, judged = read_pages(settings(encoder, tiny_stores.documents), corpus=tiny_stores.documents)
     assert not {page.text for page in learned} & {page.text for page in judged}

@@ -73,7 +73,7 @@ def test_counters_that_may_not_be_read_are_no_counters(tmp_path: Path) -> None:
     readable = write_zone(tmp_path, "intel-rapl:0", "package-0", 5)
     assert Rapl.open(tmp_path) is not None
     readable.unlink()
-    readable.mkdir()  # an OSError for root too, whom permissions do not stop
+    readable.mkdir()  # an OSError for root too, whose reads ignore permissions
     assert Rapl.open(tmp_path) is None
     assert open_meter(torch.device("cpu"), root=tmp_path) is None
     readable.rmdir()
@@ -82,7 +82,7 @@ def test_counters_that_may_not_be_read_are_no_counters(tmp_path: Path) -> None:
 
 
 class Clock:
-    """Time that passes in sleep only, and a meter whose power is `watts`."""
+    """A clock that advances in sleep only, and a meter whose power is `watts`."""
 
     source = "rapl"
 

@@ -1,4 +1,4 @@
-"""Chance depends on names alone."""
+"""Random numbers depend on names alone."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Who makes shards decides no byte: threads, processes that are killed with -9 at their worst moments, and drivers that
-are. Not checked here: a network between machines, and file systems that several of them share.
+"""A store's bytes do not depend on the executor: threads, or workers and drivers that are killed at bad moments.
+
+Not checked here: a network between machines, and file systems that several of them share.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 
 from pipeline.core.config import decode
 from pipeline.core.params import RuntimeParams
-from pipeline.executor import cluster as workers
+from pipeline.executor import cluster
 from pipeline.executor import dask as dask_module
 from pipeline.executor.base import Job, LocalExecutor, ResourceCache
 from pipeline.executor.dask import DaskExecutor, Tally, dask_executor, open_executor
@@ -57,7 +58,7 @@ def settings(**changes: Any) -> RuntimeParams:
 
 
 @pytest.fixture(scope="module")
-def several() -> Iterator[DaskExecutor]:
+def workers() -> Iterator[DaskExecutor]:
     """Two worker processes; those that are killed come again, forked from one that has imported everything."""
     import dask
     from distributed.utils import get_mp_context
@@ -85,11 +86,11 @@ Run = Callable[..., Path]
 
 @pytest.fixture
 def fused(world: World, workplace: Path) -> Run:
-    def run(who: Any, out: str = "mixed") -> Path:
+    def run(executor: Any, out: str = "mixed") -> Path:
         fuse(
             decode(FUSION, FusionParams, where="params.yaml: fusions.mixed"), sequences=world.data / "sequences",
             masks=world.data / "masks", logits=world.data / "logits", out=Path(out), declared=("alpha", "beta"),
-            threads=1, executor=who,
+            threads=1, executor=executor,
         )  # fmt: skip
         return workplace / out
 
@@ -98,13 +99,13 @@ def fused(world: World, workplace: Path) -> Run:
 
 @pytest.fixture
 def taught(tiny_stores: TinyStores, tiny_teacher: Path, workplace: Path) -> Run:
-    def run(who: Any, out: str = "fox", model: Path = tiny_teacher) -> Path:
+    def run(executor: Any, out: str = "fox", model: Path = tiny_teacher) -> Path:
         teach(
             TeacherParams.model_validate(TEACHER | {"model": str(model)}),
             tiny_stores.corpus(),
             out=Path(out),
             runtime=cpu_runtime(threads=1),
-            executor=who,
+            executor=executor,
         )
         return workplace / out
 
@@ -119,7 +120,7 @@ def stage(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture
 def expected(stage: Run, workplace: Path) -> dict[str, bytes]:
-    """What this process makes of it alone."""
+    """The store's bytes when this process computes it alone."""
     made = folder_bytes(stage(None))
     (workplace / ".work").rename(workplace / "work-of-threads")
     return made
@@ -187,25 +188,29 @@ def die_at(module: Any, name: str, *, call: int) -> None:
 class Deadly:
     """An executor whose workers die; `at` is called with the number of shards that are in."""
 
-    several: DaskExecutor
+    workers: DaskExecutor
     marks: Path
     moments: dict[str, str]
     always: bool = False
 
     @property
-    def held(self) -> ResourceCache:
-        return self.several.held
+    def resources(self) -> ResourceCache:
+        return self.workers.resources
 
     def once(self, job: Job, work: Any) -> Any:
-        return self.several.once(job, work)
+        return self.workers.once(job, work)
 
     def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
         dying = Dying(job=job, moments=self.moments, marks=self.marks, always=self.always)
-        self.several.shards(dying, writer, label=label)
+        self.workers.shards(dying, writer, label=label)
 
 
 def test_workers_make_the_same_bytes_whenever_they_die(
-    stage: Run, expected: dict[str, bytes], several: DaskExecutor, workplace: Path, caplog: pytest.LogCaptureFixture
+    stage: Run,
+    expected: dict[str, bytes],
+    workers: DaskExecutor,
+    workplace: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Killed by themselves before, while and after a shard is written, and all at once while the rest is handed out."""
     (workplace / "marks").mkdir()
@@ -218,12 +223,12 @@ def test_workers_make_the_same_bytes_whenever_they_die(
         real(writer, attempt)
         accepted += 1
         if accepted == 4:
-            for pid in several._client.run(os.getpid, on_error="ignore").values():
+            for pid in workers._client.run(os.getpid, on_error="ignore").values():
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dask_module, "accept", accept)
-        out = stage(Deadly(several, workplace / "marks", moments))
+        out = stage(Deadly(workers, workplace / "marks", moments))
     assert folder_bytes(out) == expected
     assert {path.name for path in (workplace / "marks").iterdir()} == {"train-1", "train-3", "heldout-0"}
     for shard in moments:
@@ -234,17 +239,17 @@ def test_workers_make_the_same_bytes_whenever_they_die(
 
 
 def test_a_shard_that_kills_worker_after_worker_is_named(
-    fused: Run, several: DaskExecutor, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    fused: Run, workers: DaskExecutor, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workplace / "marks").mkdir()
     monkeypatch.setattr(dask_module, "DEATHS_LIMIT", 2)
-    deadly = Deadly(several, workplace / "marks", {"train/2": "before"}, always=True)
+    deadly = Deadly(workers, workplace / "marks", {"train/2": "before"}, always=True)
     with pytest.raises(ClusterError, match=r"^train/2: 2 workers died with it, the last on tcp://.* is kept"):
         fused(deadly)
     assert not (workplace / "mixed").exists()
     (journal,) = workplace.glob(".work/*/journal.jsonl")
     finished = len(journal.read_text().splitlines())
-    fused(several)
+    fused(workers)
     assert len(journal.read_text().splitlines()) > finished, "and it goes on from there when the shard is mended"
 
 
@@ -263,12 +268,12 @@ def accept(writer, attempt):
     accepted += 1
 
 if __name__ == "__main__":
-    real, dask.accept = dask.accept, accept
-    with dask.dask_executor(tests.settings(scheduler="processes", workers=1), gpu=False, command="fuse") as several:
+    real, dask.accept = dask.accept, accept with dask.dask_executor(tests.settings(scheduler="processes", workers=1),
+    gpu=False, command="fuse") as workers:
         tests.fuse(
             tests.decode(tests.FUSION, tests.FusionParams, where="mixed"), sequences=Path(sys.argv[1]) / "sequences",
             masks=Path(sys.argv[1]) / "masks", logits=Path(sys.argv[1]) / "logits", out=Path("mixed"),
-            declared=("alpha", "beta"), threads=1, executor=several,
+            declared=("alpha", "beta"), threads=1, executor=workers,
         )
 """
 
@@ -292,7 +297,7 @@ def test_a_driver_that_was_killed_goes_on(
 
 
 @contextmanager
-def cluster(**changes: Any) -> Iterator[str]:
+def local_cluster(**changes: Any) -> Iterator[str]:
     """The address of a scheduler whose workers are threads of this process."""
     from distributed import LocalCluster
 
@@ -322,23 +327,23 @@ def test_a_worker_loads_each_teacher_once_and_the_driver_none(
         return real(folder)
 
     monkeypatch.setattr(models, "load_checked", load)
-    with cluster(resources={"gpu": 1}) as address:
-        with dask_executor(settings(scheduler=address), gpu=True, command="teach") as several:
-            taught(several)
-            taught(several, "second", other)
+    with local_cluster(resources={"gpu": 1}) as address:
+        with dask_executor(settings(scheduler=address), gpu=True, command="teach") as workers:
+            taught(workers)
+            taught(workers, "second", other)
         assert [folder for folder, _ in loaded] == [tiny_teacher, other]
         assert all(name != threading.main_thread().name for _, name in loaded)
         with models.one_model():
             pass  # the stage's end left no model on the worker
-        with dask_executor(settings(scheduler=address), gpu=True, command="teach") as several:
+        with dask_executor(settings(scheduler=address), gpu=True, command="teach") as workers:
             (workplace / ".work").rename(workplace / "first")
-            taught(several, "third/fox")
+            taught(workers, "third/fox")
     assert len(loaded) == 3
     assert folder_bytes(workplace / "fox") == folder_bytes(workplace / "third" / "fox")
 
 
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
     with pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 within .*`dask scheduler`"):
         with dask_executor(settings(scheduler="tcp://127.0.0.1:9"), gpu=False, command="fuse"):
             pass
@@ -346,11 +351,11 @@ def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_are_needed_and_for_teachers_ones_with_an_accelerator() -> None:
     start = r'dask worker tcp://127.0.0.1:\d+ --resources "gpu=1" --nthreads 1$'
-    with cluster() as address:
+    with local_cluster() as address:
         with pytest.raises(ClusterError, match=rf"has no worker with resource gpu\. .* {start}"):
             with dask_executor(settings(scheduler=address), gpu=True, command="teach"):
                 pass
-    with cluster(n_workers=0) as address:
+    with local_cluster(n_workers=0) as address:
         with pytest.raises(ClusterError, match=r"has no workers\. .*: dask worker tcp://127.0.0.1:\d+ --nthreads 1$"):
             with dask_executor(settings(scheduler=address), gpu=False, command="fuse"):
                 pass
@@ -367,14 +372,14 @@ def test_workers_are_needed_and_for_teachers_ones_with_an_accelerator() -> None:
 def test_a_worker_that_would_make_another_store_is_named(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], message: str
 ) -> None:
-    real = workers.environment("fuse")
+    real = cluster.environment("fuse")
 
     def environment(command: str) -> dict[str, str]:
         assert command == "fuse"
         return real if threading.current_thread() is threading.main_thread() else real | changed
 
-    monkeypatch.setattr(workers, "environment", environment)
-    with cluster() as address, pytest.raises(ClusterError, match=rf"^worker tcp://[\d.:]+: {message}"):
+    monkeypatch.setattr(cluster, "environment", environment)
+    with local_cluster() as address, pytest.raises(ClusterError, match=rf"^worker tcp://[\d.:]+: {message}"):
         with dask_executor(settings(scheduler=address), gpu=False, command="fuse"):
             pass
 
@@ -382,7 +387,7 @@ def test_a_worker_that_would_make_another_store_is_named(
 def test_a_worker_without_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pipeline.executor.cluster", None)
     with (
-        cluster() as address,
+        local_cluster() as address,
         pytest.raises(ClusterError, match=r"^worker tcp://.*: cannot use this project's package"),
     ):
         with dask_executor(settings(scheduler=address), gpu=False, command="fuse"):
@@ -396,8 +401,8 @@ def test_workers_choose_one_number_format(monkeypatch: pytest.MonkeyPatch) -> No
         chosen.append(asked["dtype"])
         return {"device": "cpu", "dtype": f"float{16 * len(chosen)}"}
 
-    monkeypatch.setattr(workers, "chosen", choose)
-    with cluster(n_workers=2, resources={"gpu": 1}) as address:
+    monkeypatch.setattr(cluster, "chosen", choose)
+    with local_cluster(n_workers=2, resources={"gpu": 1}) as address:
         with pytest.raises(ClusterError, match=r"chooses dtype float\d\d, others float\d\d: .* Set runtime.dtype"):
             with dask_executor(settings(scheduler=address, dtype="auto"), gpu=True, command="teach"):
                 pass
@@ -406,10 +411,13 @@ def test_workers_choose_one_number_format(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_scheduler_that_goes_away_is_one_line(fused: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_module, "LOOK_SECONDS", 0.2)
-    with cluster() as address, dask_executor(settings(scheduler=address), gpu=False, command="fuse") as several:
-        monkeypatch.setattr(several, "_client", Lost(several._client))
+    with (
+        local_cluster() as address,
+        dask_executor(settings(scheduler=address), gpu=False, command="fuse") as workers,
+    ):
+        monkeypatch.setattr(workers, "_client", Lost(workers._client))
         with pytest.raises(ClusterError, match=rf"^{address}: the Dask scheduler is gone\. What was finished is kept"):
-            fused(several)
+            fused(workers)
 
 
 class Lost:
@@ -433,11 +441,11 @@ def test_refusals_of_a_job_reach_the_driver(taught: Run, tiny_mlm: Path) -> None
     from storage.errors import TeacherRefused
 
     with (
-        cluster(resources={"gpu": 1}) as address,
-        dask_executor(settings(scheduler=address), gpu=True, command="teach") as several,
+        local_cluster(resources={"gpu": 1}) as address,
+        dask_executor(settings(scheduler=address), gpu=True, command="teach") as workers,
     ):
         with pytest.raises(TeacherRefused, match=r"random: on \d+ calibration predictions"):
-            taught(several, model=tiny_mlm)
+            taught(workers, model=tiny_mlm)
 
 
 @pytest.mark.parametrize("address", ["tcp://10.0.0.7:8786", "tls://head-node:8786", "tcp://[::1]:8786", "ucx://a.b:1"])
@@ -454,10 +462,10 @@ def test_what_is_no_scheduler_is_refused(value: str) -> None:
 def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     processes = settings(scheduler="processes", workers=5, threads=0)
-    assert workers.split_threads(processes).threads == 2
-    assert workers.split_threads(processes.model_copy(update={"workers": 50})).threads == 1
-    assert workers.split_threads(processes.model_copy(update={"threads": 7})).threads == 7
-    assert workers.split_threads(settings(scheduler="tcp://a:1", threads=0)).threads == 0
+    assert cluster.split_threads(processes).threads == 2
+    assert cluster.split_threads(processes.model_copy(update={"workers": 50})).threads == 1
+    assert cluster.split_threads(processes.model_copy(update={"threads": 7})).threads == 7
+    assert cluster.split_threads(settings(scheduler="tcp://a:1", threads=0)).threads == 0
 
 
 def test_threads_need_no_distributed(workplace: Path) -> None:

@@ -1,4 +1,4 @@
-"""Loading: one model at a time, heads that were trained only, logits at blanks equal to the full computation."""
+"""Loading: one model at a time, trained heads only, logits at masked positions equal to the full computation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rows_agree(folder: Path) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_logits_at_blanks_equal_the_full_computation(tiny_mlm: Path) -> None:
+def test_logits_at_masked_positions_equal_the_full_computation(tiny_mlm: Path) -> None:
     rows_agree(tiny_mlm)
 
 

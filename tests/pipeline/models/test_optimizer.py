@@ -17,14 +17,14 @@ CPU = torch.device("cpu")
 def test_steps_are_those_of_adamw_and_only_matrices_decay() -> None:
     """Loshchilov and Hutter 2019, algorithm 2, in float64; three steps."""
     rate, decay, betas, eps = 0.01, 0.1, (0.9, 0.98), 1e-6
-    chance = np.random.default_rng(0)
-    start = {"matrix": chance.normal(size=(3, 2)), "bias": chance.normal(size=2)}
+    rng = np.random.default_rng(0)
+    start = {"matrix": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
     parameters = {name: torch.nn.Parameter(torch.tensor(value, dtype=torch.float32)) for name, value in start.items()}
     optimizer = adamw(parameters.values(), learning_rate=rate, weight_decay=decay)
     moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in start.items()}
     for step in range(1, 4):
         for name, parameter in parameters.items():
-            gradient = chance.normal(size=parameter.shape)
+            gradient = rng.normal(size=parameter.shape)
             parameter.grad = torch.tensor(gradient, dtype=torch.float32)
             first = betas[0] * moments[name][0] + (1 - betas[0]) * gradient
             second = betas[1] * moments[name][1] + (1 - betas[1]) * gradient**2
