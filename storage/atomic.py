@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, made by one process at a time.
+"""Files and folders that appear whole or not at all, written by one process at a time.
 
-What is being made lies under a hidden name beside its place, and is renamed when it is finished. A lock on that name
-keeps a second process out; it ends with the process that holds it, however that ends, so there is nothing to clear up.
+They are written under a hidden name beside their place, and renamed when they are finished. A lock on that name keeps a
+second process out. It ends with the process that holds it, even when that is killed, so no lock is ever left behind.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
 @contextlib.contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[IO[bytes]]:
-    """The file at `path`, open to read and write, created or as a killed process left it, and nobody else's.
+    """The file at `path`, open to read and write, created or as a killed process left it, and locked.
 
-    Whoever holds it may rename or remove it. Waits for another holder, or raises WorkBusy.
+    The holder may rename or remove it. Waits for another holder, or raises WorkBusy.
     """
     while True:
         stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
@@ -52,8 +52,8 @@ def held(path: Path, *, wait: bool) -> Iterator[IO[bytes]]:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.close()
-            raise WorkBusy(f"{path}: another process is at it. Wait for it, or stop it and run this again") from None
-        # Whoever held it before may have renamed or removed it just now; then it is no lock any more.
+            raise WorkBusy(f"{path}: another process writes it. Wait for it, or stop it and run this again") from None
+        # The previous holder may have renamed or removed the file; then this lock is worthless.
         if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.lstat()):
             break
         stream.close()
@@ -65,7 +65,7 @@ def held(path: Path, *, wait: bool) -> Iterator[IO[bytes]]:
 def staged(out: Path, *, purpose: str, keep: bool) -> Iterator[Path]:
     """A hidden folder beside `out` in which one process at a time works; removed at the end.
 
-    It holds what a killed run left there; with `keep`, also what one did that failed. Raises WorkBusy.
+    It may hold files of a killed run; with `keep`, also those of a failed one. Raises WorkBusy.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     workshop = out.with_name(f".{out.name}.{purpose}")
@@ -81,7 +81,7 @@ def staged(out: Path, *, purpose: str, keep: bool) -> Iterator[Path]:
 
 
 def holds(file: Path, data: bytes) -> bool:
-    """Whether there is a file with just these bytes; one of another size is not read."""
+    """Whether the file exists with exactly these bytes; one of another size is not read."""
     return file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data
 
 
@@ -106,7 +106,7 @@ DISK_REFUSALS = {
     errno.EPERM: "not permitted",
     errno.EIO: "the disk fails",
 }
-"""What the system answers when it is no fault of the stage that something cannot be written."""
+"""Errors of the system for which the disk is at fault, not the stage."""
 
 
 def link_or_copy(source: str, target: str) -> str:

@@ -1,6 +1,6 @@
-"""Every refusal a user can meet, one class per cause.
+"""Every refusal that a user can see, one class per cause.
 
-A message says what is wrong, where, what was expected, what was found, and the command that mends it.
+A message says what is wrong, where, what was expected, what was found, and the command that repairs it.
 Stages turn a `DistillError` into one line and exit code 2; any other exception is a bug and keeps its traceback.
 """
 
@@ -44,7 +44,7 @@ class StoreMissing(StoreError):
 
 
 class WrongKind(StoreError):
-    """The store holds another kind of record than the reader asked for."""
+    """The store holds another kind of record than the reader expects."""
 
 
 class SchemaMismatch(StoreError):
@@ -52,7 +52,7 @@ class SchemaMismatch(StoreError):
 
 
 class StaleParent(StoreError):
-    """The store was made from other inputs than the ones at hand."""
+    """The store was made from other inputs than the present ones."""
 
 
 class ShardCorrupt(StoreError):
@@ -68,15 +68,15 @@ class WorkBusy(StoreError):
 
 
 class DiskRefused(StoreError):
-    """The disk is full, read-only, failing, or not ours to write; what was finished is kept."""
+    """The disk is full, read-only, failing, or not writable for this user; finished work is kept."""
 
 
 class ArchiveRefused(StoreError):
-    """An archive is not that of one store, or cannot be put where it was to go; nothing was published."""
+    """An archive is not that of one store, or its output cannot be written; nothing was published."""
 
 
 class FetchFailed(StoreError):
-    """A store behind a URL is not there, not reachable, or not what its manifest says; what was fetched is kept."""
+    """A store behind a URL is not there, not reachable, or differs from its manifest; fetched files are kept."""
 
 
 class ClusterError(DistillError):

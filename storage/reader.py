@@ -1,7 +1,7 @@
 """Open a sealed store and read whole shards of it.
 
 A shard's files are checked against the manifest the first time they are touched: a missing Zarr shard would read as
-fill values, silently. Rows are never gathered at random from compressed shards (80-210 ms for 512 rows); callers load
+fill values, silently. Rows are never gathered at random from compressed shards, which is slow; callers load whole
 shards and shuffle in memory.
 """
 
@@ -71,7 +71,7 @@ class Store(Generic[R]):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the data turned out to be."""
+        """Numbers and names that follow from the data."""
         return self.manifest.facts
 
     def require_parent(self, name: str, parent: Sealed) -> None:
@@ -92,7 +92,7 @@ class Store(Generic[R]):
     def shard(self, split: str, index: int) -> R:
         """One whole shard, checked.
 
-        Raises ShardCorrupt when a file is missing or not what was sealed, RecordInvalid when values break the record.
+        Raises ShardCorrupt when a file is missing or changed since sealing, RecordInvalid when values break the record.
         """
         self._check_metadata(split)
         self._check_shard(split, index)
@@ -157,7 +157,7 @@ class Store(Generic[R]):
         return self._opened[path]
 
     def _decoded(self, path: Path, read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """What `read` gives; the ways in which a decoder fails on bytes of a stranger cannot be listed."""
+        """The result of `read`. Any exception is ShardCorrupt: a decoder may fail on untrusted bytes in any way."""
         try:
             return read()
         except MemoryError:
@@ -177,7 +177,7 @@ class Store(Generic[R]):
         for place, index in enumerate(shards):
             size = int(count_P[place * plan.shard_rows : (place + 1) * plan.shard_rows].sum(dtype=np.int64))
             start = index * spec.shard_entries(plan.shard_rows)
-            # One more than the counts say, which must be fill: rows that are counted short would read shifted.
+            # One more than counted, which must be fill: with a count too small, later rows would be shifted.
             entries = self._entries(split, name, start, start + min(size + 1, spec.shard_entries(plan.shard_rows)))
             if bool((entries[size:] != sentinel(spec.dtype)).any()):
                 raise RecordInvalid(
@@ -188,7 +188,7 @@ class Store(Generic[R]):
         return np.concatenate(parts) if parts else np.zeros(0, spec.dtype)
 
     def _require_arrays(self) -> None:
-        """Refuse other arrays than the record has, a group of them in part, and ones that are laid out otherwise."""
+        """Refuse arrays that the record lacks, incomplete groups of arrays, and arrays of another layout."""
         found, groups = set(self.manifest.arrays), self.record.groups()
         whole = all(not group & found or group <= found for group in groups)
         if not whole or not groups[0] <= found or not found <= frozenset().union(*groups):

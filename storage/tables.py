@@ -1,6 +1,6 @@
 """Tables of text as Arrow IPC files with a manifest: documents, sense inventories, lexical instances; a file per table.
 
-A table is written in one go (minutes even for gigabytes, so it is not resumable) and sealed like every other store.
+A table is written at once (it takes minutes even for gigabytes, so it cannot be resumed) and sealed like every store.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REVISION = 1
 """Of documents. Raised when the method changes, so that stores made by the old one are refused."""
 DOCUMENT_SCHEMA = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("text", pa.string())])
 COLUMNS = "columns"
-"""Fact of every store of tables but documents, whose columns are always the same: table, column, type."""
+"""Fact of every store of tables except documents, whose columns are fixed: type by table and column."""
 
 
 def write_documents(
@@ -104,7 +104,7 @@ def _type_name(kind: pa.DataType) -> str:
 def read_table(store: Path, shard: ShardEntry, *, remedy: str) -> pa.Table:
     """The table of a shard, memory-mapped, whatever columns it has.
 
-    Raises ShardCorrupt when the file is not what was sealed or no table.
+    Raises ShardCorrupt when the file changed since sealing or is no table.
     """
     ((file, expected),) = shard.files.items()
     path = store / file
@@ -112,7 +112,7 @@ def read_table(store: Path, shard: ShardEntry, *, remedy: str) -> pa.Table:
     require_table(path, remedy=remedy)
     try:
         table = ipc.open_file(pa.memory_map(str(path))).read_all()
-        table.validate(full=True)  # Arrow believes offsets: one that lies elsewhere would be read from there
+        table.validate(full=True)  # Arrow trusts offsets: a wrong one would read other memory
     except (pa.ArrowException, OSError) as error:
         raise ShardCorrupt(f"{path}: cannot be decoded ({type(error).__name__}). {remedy}") from error
     return table
@@ -156,7 +156,7 @@ class TableStore:
     def read(self, name: str) -> pa.Table:
         """The table of a name (of documents: a split), memory-mapped.
 
-        Raises ShardCorrupt when the file is not what was sealed or no table, SchemaMismatch when there is no such table
+        Raises ShardCorrupt when the file changed since sealing or is no table, SchemaMismatch for no such table
         or it has other columns or rows.
         """
         shards = [shard for shard in self.manifest.shards if shard.split == name]

@@ -1,9 +1,9 @@
-"""A folder in which a stage works, so that it can be killed at any moment and continue.
+"""The folder in which a stage works, so that it can be killed at any moment and continue.
 
-DVC empties an output before it runs the stage, so nothing that must survive may lie there. A stage writes into
-`.work/<name>-<identity>/content`, adds one fsynced line to `journal.jsonl` per finished piece, and publishes at the
-end. Publishing links the files into the output, and the folder stays until another stage begins: a kill between
-publishing and DVC's own bookkeeping costs nothing. (DVC copies the output into its cache, so a finished folder does
+DVC empties an output before it runs the stage, so unfinished work must lie elsewhere. A stage writes into
+`.work/<name>-<identity>/content`, adds one fsynced line to `journal.jsonl` for each finished shard, and publishes at
+the end. Publishing links the files into the output, and the folder stays until another stage begins: so a kill between
+publishing and DVC's own bookkeeping loses nothing. (DVC copies the output into its cache, so a finished folder does
 cost its size.)
 """
 
@@ -37,18 +37,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where work folders lie, and which code works in them."""
+    """The folder of all work folders, and the digest of the code that runs."""
 
     root: Path = WORK_ROOT
     code: str = ""
-    """Digest of the modules that the running command imports; "" when it is unknown, and then never compared."""
+    """Digest of the modules that the running command imports; "" when it is unknown, and then it is not compared."""
 
 
 class WorkFolder:
     """Holds the lock of one (name, identity) while it is open; one process at a time.
 
     Raises WorkBusy on entry, naming the holder, when another process has it, and DiskRefused, on entry and in place of
-    an OSError that leaves the `with`, when the disk takes no more.
+    an OSError that leaves the `with`, when the disk refuses to write.
     """
 
     def __init__(self, out: Path, *, name: str, identity: str, workspace: Workspace) -> None:
@@ -112,22 +112,22 @@ class WorkFolder:
         self.finish()
 
     def finish(self) -> None:
-        """Say that nothing is left to be done here; the folder goes when another stage begins, or with other code."""
+        """Mark the work as finished; the folder is removed when another stage begins, or when the code changes."""
         (self.path / PUBLISHED).touch()
 
     def empty_content(self) -> None:
-        """Begin the content anew, for a stage that writes it in one go.
+        """Empty the content, for a stage that writes all of it at once.
 
-        After a finished run its files may be links to the output, which must not be written through.
+        After a finished run its files may be hard links to the output, which must not be changed.
         """
         shutil.rmtree(self.content)
         self.content.mkdir()
 
     def _respect_code(self) -> None:
-        """Begin anew what another version of the code finished; what it left unfinished is continued, with a warning.
+        """Discard finished work of another version of the code; continue unfinished work, with a warning.
 
-        DVC runs a stage again when a module that it imports changes, and must not be handed the old result. An
-        interrupted run of days may be continued after a repair: that is for its owner to judge.
+        DVC runs a stage again when a module that it imports changes, and must not get the old result. A long run that
+        was interrupted may be continued after a change of the code; its owner decides.
         """
         marker = self.path / "code.sha256"
         if self.code and marker.exists() and marker.read_text(encoding="utf-8") != self.code:
@@ -148,16 +148,16 @@ class WorkFolder:
         os.truncate(self._journal, whole.rfind(b"\n") + 1)
 
     def _sweep(self) -> None:
-        """Remove what finished runs left, of this stage and of others; unfinished ones may be resumed."""
+        """Remove the folders of finished runs, of this stage and of others; unfinished runs may be resumed."""
         for other in finished_folders(self.root, mine=self.name):
             if other != self.path:
                 _discard(other)
 
 
 def finished_folders(root: Path = WORK_ROOT, *, mine: str | None = None) -> list[Path]:
-    """Work folders whose result is published, and remains of removed ones, as far as no process holds them.
+    """Work folders whose result is published, and remains of removed ones, without those that a process holds.
 
-    mine names the stage whose lock the caller has.
+    mine names the stage whose lock the caller holds.
     """
     found = []
     for path in sorted(root.glob("*-" + "[0-9a-f]" * IDENTITY_CHARACTERS + "*")):
@@ -182,7 +182,7 @@ def _held(lock: Path) -> bool:
 def _discard(path: Path) -> None:
     """Remove a work folder; renamed first, so that a kill does not leave one that looks resumable."""
     renamed = path.with_name(path.name.removesuffix(DISCARDED) + DISCARDED)
-    # Two stages that begin at the same moment sweep the same folder: what one finds gone, the other has removed.
+    # Two stages that begin at once sweep the same folder: one may find it already removed by the other.
     with contextlib.suppress(FileNotFoundError):
         if renamed != path:
             shutil.rmtree(renamed, ignore_errors=True)

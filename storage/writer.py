@@ -1,8 +1,8 @@
 """Write a store shard by shard, resumably, and seal it once.
 
 A shard is written whole by one writer: all its arrays, then a journal line with every file's checksum. On a later run
-of the same identity the line is believed only if the files still match. `seal()` is an explicit last call and not part
-of `__exit__`: an exception must never publish a short store that looks complete.
+of the same identity the line counts only if the files still match. `seal()` is an explicit last call and not part of
+`__exit__`: an exception must never publish an incomplete store.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """A shard to be made: rows [start, stop) of a split."""
+    """A shard to be written: rows [start, stop) of a split."""
 
     split: str
     index: int
@@ -89,7 +89,7 @@ class StoreWriter:
         self.work.__exit__(kind, error, trace)
 
     def _take_up(self) -> None:
-        """Write the metadata, and find what an earlier run finished."""
+        """Write the metadata, and find the shards that an earlier run finished."""
         for split, plan in self.splits.items():
             for name, spec in self.specs.items():
                 path = self.work.content / split / name
@@ -131,45 +131,47 @@ class StoreWriter:
         )
         self._finish(shard, files | write_sidecars(content, shard, sidecar or {}))
 
-    def accept(self, shard: Shard, made: Path, files: Mapping[str, FileEntry]) -> None:
-        """Take a whole shard that another process wrote under `made`, by renames; a shard that is there stays.
+    def accept(self, shard: Shard, attempt: Path, files: Mapping[str, FileEntry]) -> None:
+        """Move a whole shard that another process wrote under `attempt` into the content, unless it is there already.
 
-        files has the names it gave them, relative to `made` as they are to the content. `made` lies in the work folder,
-        and nobody else writes there any more. Raises ShardCorrupt, before anything is moved, when a file is not what
-        that process says it wrote.
+        files are its files by name relative to `attempt`, which are also their names in the content. `attempt` lies in
+        the work folder, and no process writes there any more. Raises ShardCorrupt, before anything is moved, when a
+        file differs from its reported checksum.
         """
         if (shard.split, shard.index) in self._done:
             return
         for name, entry in files.items():
-            entry.require(made / name, remedy="What was finished is kept: run the same command to continue")
+            entry.require(attempt / name, remedy="What was finished is kept: run the same command to continue")
         for name in files:
             target = self.work.content / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            (made / name).replace(target)
+            (attempt / name).replace(target)
         self._finish(shard, dict(files))
 
     def _shard_rows(self, shard: Shard) -> int:
         return self.splits[shard.split].shard_rows
 
     def _finish(self, shard: Shard, files: dict[str, FileEntry]) -> None:
-        """Write the journal line that says the shard is there."""
+        """Write the journal line of a finished shard."""
         entry = ShardEntry(split=shard.split, index=shard.index, rows=shard.stop - shard.start, files=files)
         self.work.append(asdict(entry))
         self._done[shard.split, shard.index] = entry
 
     def adopt(self, shard: Shard, other: Store[Any], *, sidecar: Mapping[str, NDArray[Any]] | None = None) -> None:
-        """Take a whole shard over from another sealed store of the same arrays, by links where they can be made.
+        """Link or copy a whole shard from another sealed store of the same arrays.
 
-        The caller has read it, so its files are those of its manifest.
+        The caller has read the shard, so its files match its manifest.
         """
-        (mine,) = [entry for entry in other.manifest.shards if (entry.split, entry.index) == (shard.split, shard.index)]
-        assert mine.rows == shard.stop - shard.start and other.manifest.arrays == self.specs, shard
-        for name in mine.files:
+        (source,) = [
+            entry for entry in other.manifest.shards if (entry.split, entry.index) == (shard.split, shard.index)
+        ]
+        assert source.rows == shard.stop - shard.start and other.manifest.arrays == self.specs, shard
+        for name in source.files:
             target = self.work.content / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             link_or_copy(str(other.path / name), str(target))
-        self._finish(shard, mine.files | write_sidecars(self.work.content, shard, sidecar or {}))
+        self._finish(shard, source.files | write_sidecars(self.work.content, shard, sidecar or {}))
 
     def sidecars(self, name: str, split: str) -> Iterator[NDArray[Any]]:
         """The sidecar arrays `name` of a split, in shard order."""
@@ -177,11 +179,11 @@ class StoreWriter:
             yield np.load(self.work.path / "sidecar" / f"{name}-{split}-{index}.npy", allow_pickle=False)
 
     def arrays_file(self, name: str) -> Path:
-        """Where `remember_arrays` keeps what it was given under `name`."""
+        """The file in which `remember_arrays` keeps the arrays of `name`."""
         return self.work.path / f"{name}.npz"
 
     def remember_arrays(self, name: str, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-        """What `make` returned in the first run of this identity: a resumed run must not decide it anew."""
+        """The arrays that `make` returned in the first run of this identity; a resumed run reads them from the file."""
         path = self.arrays_file(name)
         if not path.exists():
             with beside(path) as partial, partial.open("wb") as stream:
@@ -198,7 +200,7 @@ class StoreWriter:
     ) -> Manifest:
         """Write constants and manifest and publish the store; every shard must be there.
 
-        card makes the store's README.md of the manifest that the store would have without it.
+        card gives the text of the store's README.md from the manifest, which does not list README.md yet.
         """
         left = [str(shard) for shard in self.missing()]
         assert not left, f"seal of {self.work.out} with shards missing: {left[:5]}"
@@ -224,7 +226,7 @@ class StoreWriter:
             files=files,
         )
         if card is not None:
-            # As it will be read, so that the same can be made of the manifest later.
+            # From the manifest as it will be parsed, so that the card can be made again from the file.
             written = write_bytes(content / CARD, card(parse_manifest(manifest.to_json().encode())).encode())
             manifest = replace(manifest, files=files | {CARD: FileEntry.of(written)})
         write_manifest(manifest, content)
@@ -232,7 +234,7 @@ class StoreWriter:
         return manifest
 
     def _keep_only(self, names: set[str]) -> None:
-        """Remove what a killed write or an older version left behind: a store holds what its manifest lists."""
+        """Remove files of a killed write or an older version: a store holds only files that its manifest lists."""
         for path in self.work.content.rglob("*"):
             if path.is_file() and path.relative_to(self.work.content).as_posix() not in names:
                 path.unlink()
@@ -274,7 +276,7 @@ def write_shard(
 
 
 def write_sidecars(content: Path, shard: Shard, sidecar: Mapping[str, NDArray[Any]]) -> dict[str, FileEntry]:
-    """Write arrays that are kept with a shard until its store is sealed, beside `content`; their files, relative to it.
+    """Write arrays that are kept with a shard until its store is sealed, beside `content`; returns their files.
 
     A file is replaced, never edited.
     """
@@ -294,7 +296,7 @@ def _published(entry: ShardEntry) -> ShardEntry:
 
 
 def _write_constant(path: Path, values: NDArray[Any]) -> None:
-    """Write a whole array that belongs to the store as such; replaced, never edited, as its files may be linked."""
+    """Write a constant of the store, whole; replaced, never edited, as its files may be linked."""
     array = zarr.create_array(
         store=str(path),
         shape=values.shape,

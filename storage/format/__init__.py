@@ -1,1 +1,1 @@
-"""Bytes on disk: arrays, codes, manifests, and refusals of headers from strangers."""
+"""Bytes on disk: arrays, codes, manifests, and refusals of untrusted headers."""

@@ -1,4 +1,4 @@
-"""The arrays a store is made of, and how each lies on disk.
+"""The arrays of a store, and their form on disk.
 
 Every array is Zarr v3, sharded along its first axis, with a checksum on every chunk (that of the shard index alone is
 not enough: a flipped bit in chunk bytes would read back as data). Fill values are sentinels, never zero: a shard that
@@ -24,16 +24,15 @@ from zarr.storage import MemoryStore
 from storage.atomic import write_bytes
 
 CHUNK_BYTES = 512 * 1024
-"""Smallest uncompressed inner chunk, bytes: below this, reading is bound by calls, not by the disk."""
+"""Smallest uncompressed inner chunk, bytes: below this, the cost of calls exceeds that of the disk."""
 
 COMPRESSION_LEVEL = 5
-"""Of zstd within Blosc. Measured on real columns: level 3 is 4 % larger, 7 gains 1 % at half the speed, 9 gains 3 % at
-an eighth. Blosc puts the n-th bytes of all rows together first (shuffle), which takes 7 % off the columns of ids and
-15 % off the statistics."""
+"""Of zstd within Blosc: higher levels gain little and are much slower. Blosc first puts the n-th bytes of all rows
+together (shuffle), which makes ids and statistics compress better."""
 
 CODE_LEVEL = 1
-"""The same for ragged arrays of bytes, the values of lists. They repeat by chance alone, and here zstd looks for no
-repetitions but codes each by its frequency: 1 to 9 % less than at level 5, and a tenth of the time."""
+"""The same for ragged arrays of bytes, the values of lists. They have no repetitions, and at this
+level zstd does not search for any, but codes each byte by its frequency: smaller than at level 5, and much faster."""
 
 BLOSC_TYPE_BYTES = 255
 """Widest row that Blosc takes apart byte by byte."""
@@ -97,7 +96,7 @@ def compressors(
 
 
 def create_array(path: Path, spec: ArraySpec, *, rows: int, shard_rows: int) -> None:
-    """Write the metadata of an array of `rows` rows; nothing but `zarr.json` is created, shards that are there stay.
+    """Write the metadata of an array of `rows` rows; only `zarr.json` is created, existing shards stay.
 
     The file is replaced, never trusted: it may be linked to one that was edited.
     """
@@ -125,9 +124,9 @@ def write_shard(path: Path, spec: ArraySpec, *, index: int, shard_rows: int, val
 
     values of a ragged array are its entries, fewer than the shard could take.
     """
-    # Zarr would read what lies there and merge, and stumble over a shard that is being replaced because it is broken.
+    # Zarr would read the present shard to merge, and fail on a damaged one that is being replaced.
     shard_file(path, spec, index).unlink(missing_ok=True)
-    # Without write_empty_chunks a shard of nothing but fill values would leave no file, and look lost.
+    # Without write_empty_chunks a shard of fill values alone would leave no file, and look missing.
     array = zarr.open_array(store=str(path), mode="r+").with_config({"write_empty_chunks": True})
     start = index * spec.shard_entries(shard_rows)
     if not len(values):
@@ -136,7 +135,7 @@ def write_shard(path: Path, spec: ArraySpec, *, index: int, shard_rows: int, val
 
 
 def open_entries(path: Path) -> Any:
-    """The Zarr array at `path`, for reading; to be kept, as opening it takes as long as reading a small shard."""
+    """The Zarr array at `path`, for reading. Callers keep it open: opening takes as long as reading a small shard."""
     return zarr.open_array(store=str(path), mode="r")
 
 

@@ -20,7 +20,7 @@ from storage.format.untrusted import Refused
 
 MAGIC = b"ARROW1"
 HEADER_BYTES_LIMIT = 16 * 1024 * 1024
-"""A footer or the header of one batch; ours have a few hundred bytes, and 24 a batch in the footer."""
+"""Of a footer or of the header of one batch; this project's have a few hundred bytes, and 24 a batch in the footer."""
 CONTINUATION = 0xFFFFFFFF
 RECORD_BATCH = 3
 BLOCK_BYTES = 24
@@ -28,9 +28,9 @@ BUFFER_BYTES = 16
 
 
 def require_table(file: Path, *, remedy: str) -> None:
-    """Refuse an Arrow file whose buffers would take more memory than `manifest_parse` grants a file of its size.
+    """Refuse an Arrow file whose buffers would take more memory than `manifest_parse` allows a file of its size.
 
-    Raises ShardCorrupt, also when the headers are no headers; what lies in the buffers is Arrow's to check.
+    Raises ShardCorrupt, also for damaged headers; Arrow checks the contents of the buffers.
     """
     try:
         size = file.stat().st_size

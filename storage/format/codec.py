@@ -1,14 +1,14 @@
-"""How records become the small integers that lie on disk, and back.
+"""Encode records as the small integers on disk, and decode them.
 
-What is kept of a distribution is quantised where it costs nothing that a student could notice, and laid out so that a
-general compressor finds little left to do. Measured on 16,384 rows of a 110 M teacher, 20 entries a row:
+Distributions are quantised by less than a student could notice, and laid out so that a general compressor gains little
+more:
 
-- A list is stored by rank in the store's order of ids (`order_V`, falling mean probability), ascending, as differences:
-  9.2 bits an id, where ids in order of probability take 12.5, and the values that then come in no order cost 1.6 more.
-- A listed probability is round(128 sqrt(p)): the step in p grows as sqrt(p), which for a given number of bits gives the
-  least Kullback-Leibler divergence; it adds 0.0003 nat, where 8 bits of log p would add as much at 1.3 times the size.
-- Values of a list are taken relative to one another, and their sum is 1 minus the stored tail, so every row adds up.
-- Statistics are fixed-point. Rows are as long as they need be: lists are stored end to end with a count a row.
+- A list is stored by rank in the store's order of ids (`order_V`, falling mean probability), ascending, as differences.
+  This takes fewer bits than ids in order of probability, although the values then come in no order.
+- A listed probability is round(128 sqrt(p)). The step in p grows as sqrt(p), which for a given number of bits gives the
+  least Kullback-Leibler divergence.
+- Values of a list are read relative to one another, and their sum is 1 minus the stored tail, so every row sums to 1.
+- Statistics are fixed-point. Lists are stored end to end with a count a row, so a row takes only its own length.
 
 FORMAT.md states the same for readers in other languages.
 """
@@ -25,7 +25,7 @@ from storage.errors import RecordInvalid
 from storage.format.arrays import sentinel
 
 SUM_TOLERANCE = 1e-3
-"""Of a sum of float32 masses that the writer took for 1, beside the rounding of its parts."""
+"""Allowed difference from 1 of a sum of float32 masses, beside the rounding of its parts."""
 LEVELS = 128
 """Steps of sqrt(p) between 0 and 1 in a listed probability."""
 TAIL_LEVELS = 250
@@ -39,7 +39,7 @@ SPREAD_STEPS = 32
 UNANSWERED = 65534
 """Stands for "the teacher did not answer" in fixed-point columns; 65535, their fill, for a hole."""
 BLOCK_ENTRIES = 2**17
-"""Entries handled at a time, so that they stay in the processor's cache: half the time of whole shards."""
+"""Entries processed at a time, so that they stay in the processor's cache."""
 
 
 def to_fixed(values: NDArray[Any], *, steps: int) -> NDArray[np.uint16]:
@@ -69,7 +69,7 @@ def from_signed(codes: NDArray[np.int16], answered_P: NDArray[np.bool_], *, step
 
 
 def to_root(mass: NDArray[Any]) -> NDArray[np.uint8]:
-    """Square roots of masses between 0 and 1 in `TAIL_LEVELS` steps; what is not 0 stays so, NaN becomes 0."""
+    """Square roots of masses between 0 and 1 in `TAIL_LEVELS` steps; a mass above 0 stays above 0, NaN becomes 0."""
     level = np.rint(np.sqrt(np.nan_to_num(mass.astype(np.float64)).clip(0, 1)) * TAIL_LEVELS)
     return np.where(mass > 0, np.maximum(level, 1), 0).astype(np.uint8)
 
@@ -102,9 +102,9 @@ def pack_lists(
     """Lay lists end to end by ascending rank in `order_V`: count_P, differences of ranks and codes ([E] each), at_P.
 
     The first rank of a row is stored as it is, each further one as its difference to the one before. ids_PK holds
-    sentinels where a row has fewer; their codes are not looked at. at_P is 1 + the place, in the stored order, of the
+    sentinels where a row has fewer; their codes are ignored. at_P is 1 + the place, in the stored order, of the
     entry in column place_P of each list; 0 where that is -1. Raises RecordInvalid for an id that is twice in a row or
-    outside `order_V`: what a reader would refuse is not written.
+    outside `order_V`, which a reader would refuse.
     """
     wide: Any = _key_dtype(len(order_V), most=1)
     key_V1 = np.full(len(order_V) + 1, np.iinfo(wide).max, wide)  # one more entry, for "no id"
@@ -112,7 +112,7 @@ def pack_lists(
     count_P, at_P = np.zeros(len(ids_PK), np.uint16), np.zeros(len(ids_PK), np.uint16)
     steps, codes = [np.zeros(0, ids_PK.dtype)], [np.zeros(0, np.uint8)]
     for block in blocks(*ids_PK.shape):
-        # Rank and code in one integer sort together; half the width sorts twice as fast.
+        # Rank and code in one integer are sorted together; 32-bit integers are sorted faster.
         key_BK = key_V1.take(ids_PK[block], mode="clip")
         key_BK |= codes_PK[block]
         gold_B1 = None if place_P is None else _at(key_BK, place_P[block])
@@ -127,7 +127,7 @@ def pack_lists(
         if bool((listed_BK & (rank_BK >= len(order_V))).any()):
             raise RecordInvalid(f"lists: an id outside the vocabulary of {len(order_V)}")
         _once(step_BK, listed_BK)
-        # Where no row has fewer, taking entries out by a mask would only cost.
+        # Where all rows are full, a mask would only cost time.
         whole = bool(listed_BK.all())
         steps.append((step_BK.ravel() if whole else step_BK[listed_BK]).astype(ids_PK.dtype))
         codes.append((key_BK.ravel() if whole else key_BK[listed_BK]).astype(np.uint8))
@@ -187,7 +187,7 @@ def blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def _key_dtype(vocabulary: int, *, most: int) -> type[np.uint32] | type[np.uint64]:
-    """Room for a code, a rank with a value to spare, and a sum of `most` differences of ranks, however wrong."""
+    """Room for a code, a rank with a value to spare, and a sum of `most` differences of ranks, even of damaged ones."""
     return np.uint32 if vocabulary < 2**24 and most * vocabulary < 2**32 else np.uint64
 
 
@@ -216,7 +216,7 @@ def _keys(
 ) -> NDArray[Any]:
     """One integer an entry, in the stored order, which sorts by falling code, then rank; the largest for "no entry"."""
     listed_BK = np.arange(most) < count_B[:, None]
-    if len(step_E) == listed_BK.size:  # where no row has fewer, entries need not be put in by a mask
+    if len(step_E) == listed_BK.size:  # where all rows are full, no mask is needed
         step_BK, code_BK = step_E.reshape(-1, most).astype(wide), code_E.reshape(-1, most)
     else:
         step_BK, code_BK = np.zeros(listed_BK.shape, wide), np.zeros(listed_BK.shape, np.uint8)

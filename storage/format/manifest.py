@@ -1,8 +1,8 @@
-"""`manifest.json`: what a store is, what it was made from, and the checksum of every file in it.
+"""`manifest.json`: the kind of a store, its inputs, and the checksum of every file in it.
 
-Identity is content of the question, not of the answer: a SHA-256 over kind, schema, method revision, parameters, hashes
-of weights and tokenizers, and the parents' identities. Two runs that ask the same thing have the same identity, on any
-machine; the bytes are held by the checksums beside it.
+The identity is a hash of a store's inputs, not of its content: a SHA-256 over kind, schema, method revision,
+parameters, hashes of weights and tokenizers, and the parents' identities. Runs with the same inputs have the same
+identity on any machine. The checksums beside it are of the content.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SCHEMA = 2
 MANIFEST = "manifest.json"
 CONSTANTS = "constants"
 MANIFEST_BYTES_LIMIT = 32 * 1024 * 1024
-"""A manifest holds about 1.7 kB a shard; more than this is no manifest of ours and is refused unread."""
+"""A manifest holds about 1.7 kB a shard; a larger file is refused unread."""
 
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: the form that is hashed."""
-    # Once through JSON first: there keys are strings, and numbers sort otherwise than their digits.
+    # Through JSON first: it turns keys into strings, and numbers sort differently from their digits.
     return canonical_of_parsed(json.loads(json.dumps(value, allow_nan=False)))
 
 
 def canonical_of_parsed(value: Any) -> str:
-    """The same for a value that JSON has given, which is as it would be read back."""
+    """The same for a value that was parsed from JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -53,11 +53,11 @@ def file_sha256(path: Path) -> str:
 
 def identity_of(*, kind: str, revision: int, inputs: dict[str, Any], parents: dict[str, str]) -> str:
     """Identity of a store of `kind` made by method `revision` from `inputs` (JSON) and `parents` (name to identity)."""
-    return digest(question_of(kind=kind, revision=revision, inputs=inputs, parents=parents))
+    return digest(identity_inputs(kind=kind, revision=revision, inputs=inputs, parents=parents))
 
 
-def question_of(*, kind: str, revision: int, inputs: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:
-    """What an identity is the digest of."""
+def identity_inputs(*, kind: str, revision: int, inputs: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:
+    """The object whose digest is the identity."""
     return {"kind": kind, "schema": SCHEMA, "revision": revision, "inputs": inputs, "parents": parents}
 
 

@@ -1,13 +1,13 @@
-"""Read a `manifest.json`, and refuse what it may not claim: kinds of numbers, places of files, rows no file can hold.
+"""Read a `manifest.json`, and refuse impossible values: wrong types, paths outside the folder, rows no file can hold.
 
-A manifest may come from a stranger. Reading one costs at most a few times `MANIFEST_BYTES_LIMIT` of memory, whatever it
-says; every value is checked for type and range, every path for leaving the folder, and what it claims to hold for being
-possible in the files it lists. What a checksum cannot tell: whoever can write a manifest can compute its checksum.
-It tells damage and careless edits from what was sealed; whom to trust it does not.
+A manifest may be untrusted. Reading one costs at most a few times `MANIFEST_BYTES_LIMIT` of memory. Every value is
+checked for type and range, every path for leaving the folder, and the claimed sizes against the files that are listed.
+The checksum finds damage and careless edits. It does not show whom to trust: anyone who can write a manifest can
+compute its checksum.
 
-A megabyte can name 10**12 rows, in a manifest as in the metadata of an array. What is refused here is refused from the
-manifest alone, before a file is opened or memory is allocated; `storage.format.zarr_headers` does the same for what
-Zarr reads.
+A megabyte can name 10**12 rows, in a manifest as in the metadata of an array. Here such claims are refused from the
+manifest alone, before a file is opened or memory is allocated; `storage.format.zarr_headers` does the same for the
+metadata that Zarr reads.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from storage.format.manifest import (
     ShardEntry,
     SplitPlan,
     canonical_of_parsed,
-    question_of,
+    identity_inputs,
 )
 from storage.format.untrusted import Refused
 
 DTYPES = frozenset(
     {*(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float16", "float32", "float64"}
 )
-"""Dtypes of arrays: plain numbers; never objects, strings or anything with code behind it."""
+"""Dtypes of arrays: plain numbers; never objects, strings or types that run code."""
 
 ROW_DIMENSIONS_LIMIT = 3
 
@@ -52,15 +52,14 @@ ROW_ENTRIES_LIMIT = 2**20
 """Entries that a row of a ragged array may have; more than any vocabulary."""
 
 CLAIM_LIMIT = 1000
-"""Bytes in memory that one byte of shard files may stand for, over a split. Stores of real teachers have 1.5 to 6; made
-for the purpose, 40 where lists of up to 256 hold three entries and 200 where rows of 512 hold ten tokens. The
-compressor could do 30,000: a megabyte that fills 30 GB."""
+"""Bytes in memory that one byte of shard files may stand for, over a split. Stores of real teachers stay below 10, and
+extreme ones, whose rows are nearly empty, below 300. The compressor could reach 30,000: a megabyte that fills 30 GB."""
 
 CLAIM_FLOOR_BYTES = 64 * 1024 * 1024
-"""This much may be claimed whatever the files hold: rows without any answer compress a thousandfold."""
+"""Always allowed: rows without any answer compress a thousandfold."""
 
 SHARD_BYTES_LIMIT = 4 * 1024 * 1024 * 1024
-"""Bytes in memory of one shard; shards of ours have about 0.1 GB."""
+"""Bytes in memory of one shard; this project's have about 0.1 GB."""
 
 
 def array_specs(value: Any) -> dict[str, ArraySpec]:
@@ -159,7 +158,7 @@ def _require_possible(manifest: Manifest, split: str, plan: SplitPlan) -> None:
 
 
 def require_possible(claimed: int, stored: int, where: str) -> None:
-    """Refuse `claimed` bytes in memory that `stored` bytes of files cannot honestly hold; raises Refused."""
+    """Refuse `claimed` bytes in memory that `stored` bytes of files cannot hold; raises Refused."""
     if claimed > max(CLAIM_FLOOR_BYTES, CLAIM_LIMIT * stored):
         raise Refused(f"{where} would take {claimed} bytes of memory, but the files hold {stored} bytes")
 
@@ -240,7 +239,9 @@ def _decode(value: Any) -> Manifest:
         files=_files(body["files"], "files"),
     )
     expected = _digest_of_parsed(
-        question_of(kind=manifest.kind, revision=manifest.revision, inputs=manifest.inputs, parents=manifest.parents)
+        identity_inputs(
+            kind=manifest.kind, revision=manifest.revision, inputs=manifest.inputs, parents=manifest.parents
+        )
     )
     if manifest.identity != expected:
         raise SchemaMismatch(f"identity {manifest.identity[:12]} is not the hash of its inputs ({expected[:12]})")
@@ -254,7 +255,7 @@ def _plain(value: Any) -> str:
 
 
 def _digest_of_parsed(body: dict[str, Any]) -> str:
-    """What `digest` gives, for a value that JSON has just given: a third of the time."""
+    """The result of `digest` for a value that was just parsed from JSON; faster."""
     try:
         return hashlib.sha256(canonical_of_parsed(body).encode()).hexdigest()
     except (ValueError, RecursionError) as error:

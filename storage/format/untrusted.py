@@ -1,8 +1,8 @@
-"""JSON, names and paths from a stranger: refused before they cost memory or leave the folder.
+"""Check untrusted JSON, names and paths before they cost memory or leave the folder.
 
-Every function takes a value and says where it stands; it returns the value, typed, or raises `Refused` with one line.
-Text of the stranger is shown in messages as ASCII and cut short, so that a message stays one line and no terminal obeys
-it. Nothing here reads a file.
+Every function takes a value and its place for messages. It returns the value, typed, or raises `Refused` with one line.
+Untrusted text is shown in messages as ASCII and cut short, so a message stays one line without control sequences for a
+terminal. Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from math import isinf
 from typing import Any
 
 DEPTH_LIMIT = 32
-"""Nested lists and objects; a manifest of ours has about six. Python's parser would recurse for each."""
+"""Depth of nested lists and objects; a manifest has about six. Python's parser would recurse for each."""
 
 VALUES_LIMIT = 2**20
 """Values in one document, keys and items; each takes up to 200 bytes in memory. A manifest has about 60 a shard."""
 
 COUNT_LIMIT = 2**53
-"""Largest count: what every JSON reader, whatever its language, holds exactly."""
+"""Largest count: JSON readers of every language represent it exactly."""
 
 SHOWN_CHARACTERS = 60
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+"?', re.DOTALL)
-"""A JSON string, or the rest of the text where it does not end: linear in any text, for nothing is tried twice."""
+"""A JSON string, or the rest of the text where it does not end: linear time for any text, as it does not backtrack."""
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -35,11 +35,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Refused(ValueError):
-    """A value that no writer of ours produces; whoever reads the file adds its name and raises a StoreError."""
+    """A value that this project's writers never produce; the caller adds the file's name and raises a StoreError."""
 
 
 def shown(value: Any) -> str:
-    """`value` for a message: ASCII, quoted, at most `SHOWN_CHARACTERS` long; of a list or an object only what it is."""
+    """`value` for a message: ASCII, quoted, at most `SHOWN_CHARACTERS` long; a list or an object as its length."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if isinstance(value, int) and abs(value) > COUNT_LIMIT:

@@ -1,9 +1,9 @@
 """`zarr.json` and the headers of chunks, read and refused before Zarr reads them.
 
-Zarr believes what it reads. A `zarr.json` may name 10**12 rows, any codec that some installed package registers, or a
+Zarr trusts its input. A `zarr.json` may name 10**12 rows, any codec that some installed package registers, or a
 chunk of a terabyte; a Blosc frame of a kilobyte may unfold to two gigabytes. So an array is opened only when its
-metadata is, value for value, what our writer writes for it, and a chunk is decoded only when its frame says that it
-holds the bytes that the array needs. Nothing here decompresses or imports Zarr; a shard costs one small read a chunk.
+metadata is, value for value, that of this project's writer, and a chunk is decoded only when its frame states the
+number of bytes that the array needs. Nothing here decompresses or imports Zarr; a shard costs one small read a chunk.
 
 Formats: Zarr v3 core, sharding_indexed 1.0, Blosc 1 frames (c-blosc README_CHUNK_FORMAT.rst).
 """
@@ -25,10 +25,10 @@ from storage.format.manifest import CONSTANTS, Manifest
 from storage.format.untrusted import Refused
 
 METADATA_BYTES_LIMIT = 64 * 1024
-"""A `zarr.json` of ours has about 1 kB."""
+"""Size of a `zarr.json`; this project's have about 1 kB."""
 
 CHUNK_BYTES_LIMIT = 1024 * 1024 * 1024
-"""Bytes in memory of one inner chunk; ours have half a megabyte, and a whole shard where its rows are a prime."""
+"""Bytes in memory of one inner chunk; usually half a megabyte, or a whole shard of a prime number of rows."""
 
 NO_CHUNK = 2**64 - 1
 """Offset and length in a shard's index of a chunk that is all fill and was left out."""
@@ -46,7 +46,7 @@ _CHECKSUM = {"name": "crc32c"}
 
 
 class Gate:
-    """What must be passed before Zarr is given anything of a store, whose files are known to be those of its manifest.
+    """Checks metadata and chunks of a store, whose files match its manifest, before Zarr reads them.
 
     Raises SchemaMismatch or ShardCorrupt.
     """
@@ -58,7 +58,7 @@ class Gate:
         self._entries: dict[tuple[str, str], int] = {}
 
     def array(self, split: str, name: str) -> None:
-        """The metadata of one array of a split; looked at once."""
+        """Check the metadata of one array of a split, once."""
         if (split, name) not in self._entries:
             plan, spec, path = self._manifest.splits[split], self._manifest.arrays[name], self._path / split / name
             self._entries[split, name] = require_array(
@@ -66,7 +66,7 @@ class Gate:
             )
 
     def shard(self, split: str, index: int) -> None:
-        """The chunks of one shard, in all arrays."""
+        """Check the chunks of one shard, in all arrays."""
         shard_rows = self._manifest.splits[split].shard_rows
         for name, spec in self._manifest.arrays.items():
             self.array(split, name)
@@ -76,7 +76,7 @@ class Gate:
             require_shard(self._path / file, chunks=chunks, chunk_bytes=chunk_bytes, remedy=self._remedy)
 
     def constant(self, name: str) -> None:
-        """The metadata and the chunk of one constant."""
+        """Check the metadata and the chunk of one constant."""
         path = self._path / CONSTANTS / name
         stored = sum(file.bytes for file in self._manifest.constant_files(name).values())
         require_constant(path, stored=stored, remedy=self._remedy)
@@ -160,7 +160,7 @@ def require_constant(path: Path, *, stored: int, remedy: str) -> None:
 
 
 def _require_frame(header: bytes, expected: int, length: int, file: Path, remedy: str) -> None:
-    """The decoder allocates what the header says, and reads as much as it says.
+    """Check a chunk's header: the decoder allocates and reads as many bytes as it states.
 
     Other compressors than zstd are refused although the decoder knows them: code that nothing needs to reach.
     """
@@ -187,7 +187,7 @@ def _read(file: Path, remedy: str) -> dict[str, Any]:
 
 
 def _blosc(codecs: list[Any]) -> dict[str, Any]:
-    """Configuration of a chunk's compressor, with what is the writer's choice: neither changes how it is read."""
+    """Configuration of a chunk's compressor; type size and level may be any, as they do not change how it is read."""
     found = codecs[1]["configuration"]
     return {
         "typesize": untrusted.count(found["typesize"], "typesize", least=1, most=255),

@@ -1,4 +1,4 @@
-"""The records that travel through the pipeline, one per boundary.
+"""The base of the records that stores hold, one per kind of store.
 
 Shapes are named by suffix: N sequences, L tokens a sequence, P predictions (masked positions, flat over sequences and
 mask copies), K listed entries per teacher, S entries drawn from the rest, M listed after fusion, T teachers, J
@@ -20,11 +20,11 @@ from storage.format.arrays import ArraySpec
 
 HELDOUT = "heldout"
 SPLITS = ("train", "calibration", HELDOUT)
-"""Parts of every store, by hash of the document id: train the student, fit temperatures, judge."""
+"""Parts of every store, by hash of the document id: training, fitting temperatures, evaluation."""
 
 
 def id_dtype(vocabulary: int) -> str:
-    """Smallest unsigned dtype whose largest value is free to mean "no id"."""
+    """Smallest unsigned dtype whose largest value is left to mean "no id"."""
     return "uint16" if vocabulary <= np.iinfo(np.uint16).max else "uint32"
 
 
@@ -32,7 +32,7 @@ def id_dtype(vocabulary: int) -> str:
 class Record:
     """Base: a record's fields are its arrays in memory, all with the same first axis.
 
-    On disk they may be others: `encode` and `decode` go between, with the store's constants that `needs` names.
+    On disk they may differ: `encode` and `decode` convert, with the store's constants that `needs` names.
     """
 
     kind: ClassVar[str]

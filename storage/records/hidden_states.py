@@ -2,7 +2,7 @@
 
 Shapes are named by suffix: N sequences, L tokens a sequence, P predictions (masked positions, flat over sequences and
 mask copies), K listed entries per teacher, S entries drawn from the rest, M listed after fusion, T teachers, J
-temperatures, D numbers of a row's low-rank tail, V vocabulary.
+temperatures, D coordinates of a row's low-rank tail, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from storage.records.base import Record, id_dtype, require
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates(Record):
-    """What a model's last layer is given at predictions, from which its full softmax can be computed again.
+    """Inputs of a model's output layer at predictions, from which its full softmax can be computed.
 
     softmax(hidden @ head_weight_VH.T + head_bias_V), both constants of the store. A row that the model cannot answer is
     NaN.

@@ -1,7 +1,7 @@
-"""What must hold inside one shard beyond the rules that its record checks on every read: pure functions, for audits.
+"""Checks of one shard beyond those that its record makes on every read: pure functions, for audits.
 
 Each returns one line per kind of fault, with the number of rows that have it and the first of them. A record's own
-`check()` keeps training safe and is cheap; these look for what a writer with a mistake, or a forger, would leave.
+`check()` keeps training safe and is cheap; these find mistakes of a writer and traces of a forger.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from storage.records.targets import FusedTargets
 
 ROOT_TOLERANCE = 1 / 32
 """Allowed difference of two square roots of one probability, both stored: twice the step of an 8-bit code of sqrt(p) at
-64 steps. The true token's probability stands beside the list with another encoding than in it."""
+64 steps. The true token's probability is encoded differently beside the list and in it."""
 
 ENTROPY_TOLERANCE = 1 / 8
 """Allowed excess of an entropy over that of the uniform distribution, nats; fixed-point steps are 1/64."""
@@ -101,7 +101,7 @@ def hidden_faults(record: HiddenStates, vocabulary: int) -> list[str]:
 def targets_faults(record: FusedTargets, vocabulary: int) -> list[str]:
     """Ids in the vocabulary and once a row; shares in range; the true token's value is one of the list or in the tail.
 
-    Which id is the true one stands in the masks, so more cannot be said from the store alone.
+    The true ids are in the masks, so the store alone shows no more.
     """
     covered_P = record.covered_P()
     weight_PT, tail_PT = record.weight_PT[covered_P], record.tail_PT[covered_P]
@@ -142,9 +142,9 @@ def first_and_last(record: Record) -> tuple[tuple[int, ...], tuple[int, ...]] | 
 
 
 def constant_faults(name: str, values: NDArray[Any], *, vocabulary: int) -> list[str]:
-    """Faults of an array that belongs to a store as such, by its name; what is unknown must still be finite."""
+    """Faults of a constant of a store, by its name; one of unknown name must still be finite."""
     if name == "pieces_utf8":
-        return _pieces_faults(values, vocabulary)
+        return _tokens_faults(values, vocabulary)
     if name == "order_V":
         whole = values.ndim == 1 and np.array_equal(np.sort(values), np.arange(vocabulary))
         return [] if whole else [f"no order of {vocabulary} ids"]
@@ -154,7 +154,7 @@ def constant_faults(name: str, values: NDArray[Any], *, vocabulary: int) -> list
         return [f"{int((~np.isfinite(values)).sum())} values that are not finite"]
     if name.startswith(("tail_prior", "tail_bias")):
         prior = np.exp(values.astype(np.float64)) if name.startswith("tail_bias") else values.astype(np.float64)
-        # Rows of a fused store lack what no student's id stands for.
+        # A teacher's row in a fused store lacks the mass of tokens without a student id.
         sums, whole = prior.sum(axis=-1), name.endswith("JV")
         wrong = (sums > 1 + PRIOR_TOLERANCE) | (whole & (sums < 1 - PRIOR_TOLERANCE)) | (prior < 0).any(axis=-1)
         if values.shape[-1] != vocabulary or bool(np.any(wrong)):
@@ -162,13 +162,13 @@ def constant_faults(name: str, values: NDArray[Any], *, vocabulary: int) -> list
     return []
 
 
-def _pieces_faults(values: NDArray[Any], vocabulary: int) -> list[str]:
+def _tokens_faults(values: NDArray[Any], vocabulary: int) -> list[str]:
     try:
-        pieces = untrusted.sequence(untrusted.parse(values.astype(np.uint8).tobytes()), "pieces")
+        tokens = untrusted.sequence(untrusted.parse(values.astype(np.uint8).tobytes()), "tokens")
     except Refused as error:
-        return [f"no list of pieces: {error}"]
-    if len(pieces) != vocabulary or not all(isinstance(piece, str) for piece in pieces):
-        return [f"no list of {vocabulary} pieces"]
+        return [f"no list of tokens: {error}"]
+    if len(tokens) != vocabulary or not all(isinstance(token, str) for token in tokens):
+        return [f"no list of {vocabulary} tokens"]
     return []
 
 

@@ -23,13 +23,13 @@ WRITTEN: dict[type[Record], Callable[[int], list[dict[str, ArraySpec]]]] = {
     HiddenStates: lambda size: [HiddenStates.specs(width=1, vocabulary=size)],
     FusedTargets: lambda size: [FusedTargets.specs(keep=1, teachers=1, rank=1, vocabulary=size)],
 }
-"""Arrays as writers of ours lay them out, in every form: their dtypes, dimensions and counts, not their widths."""
+"""The layout of arrays by this project's writers, in every form: dtypes, dimensions and counts, not widths."""
 
 
 def layout_faults(record: type[Record], arrays: Mapping[str, ArraySpec]) -> list[str]:
-    """Arrays of a manifest that no writer of `record` lays out so; one line each, [] when all are as they should be.
+    """Arrays of a manifest with another layout than writers of `record` give them; one line each, [] without faults.
 
-    A stranger's float64 labels would read, and be wrong only much later.
+    Without this check, float64 labels, say, could be read and would be wrong only much later.
     """
     if record not in WRITTEN:
         return []

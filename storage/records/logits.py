@@ -2,7 +2,7 @@
 
 Shapes are named by suffix: N sequences, L tokens a sequence, P predictions (masked positions, flat over sequences and
 mask copies), K listed entries per teacher, S entries drawn from the rest, M listed after fusion, T teachers, J
-temperatures, D numbers of a row's low-rank tail, V vocabulary.
+temperatures, D coordinates of a row's low-rank tail, V vocabulary.
 """
 
 from __future__ import annotations

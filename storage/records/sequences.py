@@ -2,7 +2,7 @@
 
 Shapes are named by suffix: N sequences, L tokens a sequence, P predictions (masked positions, flat over sequences and
 mask copies), K listed entries per teacher, S entries drawn from the rest, M listed after fusion, T teachers, J
-temperatures, D numbers of a row's low-rank tail, V vocabulary.
+temperatures, D coordinates of a row's low-rank tail, V vocabulary.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class Sequences(Record):
 
 @dataclass(frozen=True, slots=True)
 class Masks(Record):
-    """The blanks, decided once on words of the text; ordered by copy, sequence, column."""
+    """The masked positions, chosen once on words of the text; ordered by copy, sequence, column."""
 
     kind: ClassVar[str] = "masks"
     stage: ClassVar[str] = "mask"
 
     copy_P: NDArray[np.uint16]
-    """Mask copy the prediction belongs to; a (copy, sequence) pair is one pass through a model."""
+    """Mask copy the prediction belongs to; a (copy, sequence) pair is one example."""
     sequence_P: NDArray[np.uint32]
     """Row in the split's sequences."""
     column_P: NDArray[np.uint16]

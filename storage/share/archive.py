@@ -1,12 +1,12 @@
 """One file for a whole store: a tar archive that anyone can open, and that is checked before anything is published.
 
 `pack` writes the manifest first, then every file that it lists, by name, without compression (arrays are compressed
-already) and without owners or times: equal stores give equal archives. `unpack` takes an archive from a stranger. It
-reads one header at a time and believes only the manifest: what is no plain file of it, of its size and with its
-SHA-256, ends the import. Files are written into a hidden folder beside the output and renamed at the end, so that a
+already) and without owners or times: equal stores give equal archives. `unpack` takes an untrusted archive. It
+reads one header at a time and accepts only plain files that the manifest lists, with their size and SHA-256; anything
+else ends the import. Files are written into a hidden folder beside the output and renamed at the end, so that a
 killed import leaves nothing at the output and is simply run again.
 
-Both cost one pass over the bytes; memory does not grow with the store. Format: POSIX ustar headers; sizes of 8 GiB and
+Both read the bytes once; memory does not grow with the store. Format: POSIX ustar headers; sizes of 8 GiB and
 more in base 256, as GNU tar writes them.
 """
 
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 
 BLOCK = tarfile.BLOCKSIZE
-PIECE_BYTES = 1024 * 1024
-"""Read and written at a time."""
+READ_BYTES = 1024 * 1024
+"""Bytes read and written at a time."""
 USTAR_SIZE_LIMIT = 8**11
 """Sizes from here on do not fit the octal field of a header."""
 END_BYTES_LIMIT = tarfile.RECORDSIZE + BLOCK
@@ -59,7 +59,7 @@ def pack(store: Path, out: Path) -> Manifest:
     """Write the store at `store`, of any kind, as one archive to `out`, replacing what is there.
 
     Files that the manifest does not list stay behind. Raises StoreMissing or SchemaMismatch without a sound manifest,
-    ShardCorrupt when a file is not what was sealed, ArchiveRefused when `out` is a folder or lies in the store,
+    ShardCorrupt when a file changed since sealing, ArchiveRefused when `out` is a folder or lies in the store,
     WorkBusy when another process writes it, and DiskRefused; `out` then is what it was.
     """
     manifest = read_manifest(store)
@@ -177,7 +177,7 @@ class _Members:
         return name
 
     def _header(self) -> tarfile.TarInfo | None:
-        """The next header; None where the end begins. It is a description alone: nothing is followed or allocated."""
+        """The next header; None where the end begins. Only its description: nothing is followed or allocated."""
         block = self._stream.read(BLOCK)
         if block == bytes(BLOCK):
             return None
@@ -241,12 +241,12 @@ def _copy(source: IO[bytes], sink: IO[bytes], entry: FileEntry) -> int:
     found = hashlib.sha256()
     left = entry.bytes
     while left:
-        piece = source.read(min(left, PIECE_BYTES))
-        if not piece:
+        chunk = source.read(min(left, READ_BYTES))
+        if not chunk:
             raise Refused(f"expected {entry.bytes} bytes, got {entry.bytes - left}")
-        found.update(piece)
-        sink.write(piece)
-        left -= len(piece)
+        found.update(chunk)
+        sink.write(chunk)
+        left -= len(chunk)
     if found.hexdigest() != entry.sha256:
         raise Refused(f"expected sha256 {entry.sha256[:12]}, got {found.hexdigest()[:12]}")
     return entry.bytes
@@ -280,7 +280,7 @@ def there_already(
 ) -> bool:
     """Whether the store of the manifest `data` with the files `listed` is at `out`, whole; False when nothing is there.
 
-    Costs one hash of it: a manifest says what its store was, not what became of it. Raises `refusal` when another thing
+    Hashes its files, because a manifest does not show what was changed later. Raises `refusal` when another thing
     is there, and ShardCorrupt when it is this store with a file that is missing or changed.
     """
     if not os.path.lexists(out):

@@ -1,11 +1,11 @@
-"""Read everything a store holds and list what is wrong with it.
+"""Read all of a store and list its faults.
 
-Reading for training checks what it touches and stops at the first fault. An audit touches every file and every row and
-goes on: it says all that is wrong, and thereby what is still good. It costs one pass of hashing over all files and one
-of decoding, about as much as reading the store twice, one shard in memory at a time. Nothing is changed or repaired.
+Reading for training checks the files that it reads and stops at the first fault. An audit reads every file and every
+row and continues after a fault, so it also shows which parts are sound. It hashes and decodes all files, which costs
+about as much as reading the store twice, with one shard in memory at a time. Nothing is changed or repaired.
 
-It finds damage, omissions and inconsistencies. It cannot find a lie that agrees with itself: whoever rewrites values,
-their hashes and the manifest's checksum has made another store, and only its origin can tell which one to trust.
+It finds damage, omissions and inconsistencies. It cannot find a consistent forgery: values, hashes and checksum that
+were all rewritten are another valid store, and only its owner can say which one to trust.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Finding:
 def audit(path: Path) -> list[Finding]:
     """Everything that is wrong with the store at `path`, of any kind; [] when it is sound.
 
-    Raises StoreMissing when there is no manifest to be read, and nothing else, whatever the store is like.
+    Raises StoreMissing when there is no readable manifest, and no other exception.
     """
     try:
         manifest = read_manifest(path)
@@ -82,7 +82,7 @@ def _line(error: Exception) -> str:
 
 
 class _Audit:
-    """A store that is being looked at, and what was found; what stands on something unsound is not looked at."""
+    """A store under audit, and the findings; parts that depend on an unsound one are not read."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
@@ -97,7 +97,7 @@ class _Audit:
     def attempt(self, kind: str, where: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
         """What `function` returns, alone in a list; [] and a finding when it fails in any way.
 
-        What a stranger's bytes do to a decoder cannot be listed, so every exception counts.
+        Untrusted bytes may make a decoder fail in any way, so every exception counts.
         """
         try:
             return [function(*args, **kwargs)]
@@ -110,7 +110,7 @@ class _Audit:
         return {finding.where for finding in self.findings}.isdisjoint(places)
 
     def tree(self) -> None:
-        """What lies in the folder and should not: links, things that are no files, files that nobody listed."""
+        """Find links, special files, and files that the manifest does not list."""
         left = [self.path]
         while left:
             folder = left.pop()
@@ -211,7 +211,7 @@ class _Audit:
         return agree
 
     def _shards(self, store: Store[Any], gate: Gate, split: str, vocabulary: int) -> None:
-        """Decode and check every shard of a split whose files are what was sealed."""
+        """Decode and check every shard of a split whose files are sound."""
         last: tuple[int, tuple[int, ...]] | None = None
         seen: dict[frozenset[str], int] = {}
         for entry in sorted((e for e in self.manifest.shards if e.split == split), key=lambda e: e.index):
@@ -235,7 +235,7 @@ class _Audit:
 
 
 def _require_table(table: Any, columns: Any, *, rows: int) -> None:
-    """What a table must be that its store names the columns of."""
+    """Refuse a table whose columns or rows are not those that its store names."""
     if columns_of(table.schema) != columns or len(table.schema) != len(columns) or len(table) != rows:
         raise RecordInvalid(
             f"expected {rows} rows of the columns that facts.columns names, got {len(table)} rows of "
@@ -246,7 +246,7 @@ def _require_table(table: Any, columns: Any, *, rows: int) -> None:
 
 
 def _require_documents(table: Any) -> None:
-    """What a table of documents must be beyond what reading it checks."""
+    """Refuse a table of documents with nulls or with an id twice, which reading it does not check."""
     if any(column.null_count for column in table.columns):
         raise RecordInvalid(f"documents without text, source or id. {REMEDY}")
     if len(table.column("doc_id").unique()) != len(table):

@@ -1,7 +1,7 @@
-"""The `README.md` inside a store of logits or targets, for whoever finds the folder without its project.
+"""The `README.md` inside a store of logits or targets, for people who have the folder without its project.
 
 It is made from the manifest alone, so equal stores have equal cards; the writer adds it to the manifest's files.
-Nothing that a reader of the data needs stands only here.
+Reading the data needs nothing from it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from storage.share.inspect import PROVENANCE, array_bytes, constant_bytes, licen
 
 RECORDS = {record.kind: record for record in (SparseLogits, FusedTargets)}
 TITLES = {
-    SparseLogits.kind: "What {models} believes at masked positions",
-    FusedTargets.kind: "What {models} believe, fused",
+    SparseLogits.kind: "Predictions of {models} at masked positions",
+    FusedTargets.kind: "Fused predictions of {models}",
 }
 LISTS = {SparseLogits.kind: ("ids_PK", "logprob_PK"), FusedTargets.kind: ("ids_PM", "logprob_PM")}
 INTRODUCTION = (
-    "A store of {kind}: sparse probability distributions over a vocabulary of {vocabulary} pieces, one for every "
+    "A store of {kind}: sparse probability distributions over a vocabulary of {vocabulary} tokens, one for every "
     "masked position, in files that `manifest.json` lists with checksums."
 )
 LICENCES = (
-    "Licences are those that the sources state of themselves; whoever passes this store on keeps to them. The texts "
-    "are not in it, but words of them may be told from what was believed."
+    "Licences are those that the sources state themselves, and they apply when this store is shared. The texts are not "
+    "in it, but words of them may be guessed from the predictions."
 )
 METHOD = (
     "Jan Philip Wahle. A Cohesive Distillation Architecture for Neural Language Models. arXiv:2301.08130, 2023. "
@@ -37,7 +37,7 @@ METHOD = (
 
 
 def card_of(manifest: Manifest) -> str:
-    """The card of a store of logits or targets, Markdown; `manifest` is its own, as yet without the card."""
+    """The card of a store of logits or targets, Markdown; `manifest` is its manifest without the card."""
     provenance = manifest.facts.get(PROVENANCE, {})
     models = " and ".join(plain(model["name"]) for model in provenance.get("models", [])) or "a model"
     title = TITLES[manifest.kind].format(models=models)
@@ -87,7 +87,7 @@ def card_of(manifest: Manifest) -> str:
 
 def _positions(manifest: Manifest, masks: dict[str, Any]) -> Iterator[str]:
     if masks:
-        yield f"Blanks: {plain(masks)}. A word is blanked as a whole, and at most once over all copies."
+        yield f"Masks: {plain(masks)}. Words are masked whole, each at most once over all copies."
         yield ""
     coverage, stored = manifest.facts.get("coverage", {}), split_bytes(manifest)
     yield "| split | positions | answered | shards | bytes |"
@@ -138,5 +138,5 @@ def _reading(manifest: Manifest) -> list[str]:
         f"print(rows.{ids}[0], rows.{logprob}[0])  # ids, most likely first, and natural log-probabilities",
         "```",
         "",
-        "With plain Zarr, in any language: its FORMAT.md says what lies in each array and how to decode it.",
+        "With plain Zarr, in any language: the package's FORMAT.md defines each array and how to decode it.",
     ]

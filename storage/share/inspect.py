@@ -1,6 +1,6 @@
-"""What can be said of stores from their manifests alone: in a second, whatever their size.
+"""Describe stores from their manifests alone, whatever their size.
 
-Everything is shown as one line of printable characters of limited length: a manifest may come from a stranger.
+Every value is shown as one line of printable characters of limited length: a manifest may be untrusted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHOWN_CHARACTERS = 160
 SHARDS_SHOWN = 8
 SHORT_IDENTITY = 12
 PROVENANCE = "provenance"
-"""The fact that says where models and texts came from, see `pipeline.models.provenance`."""
+"""The fact with the origins of models and texts, see `pipeline.models.provenance`."""
 
 
 def plain(value: Any) -> str:

@@ -47,7 +47,7 @@ LISTS = {
 }
 """Arrays of ids that end with sentinels, and those that lie beside them entry by entry."""
 
-PIECES = "pieces_utf8"
+TOKENS = "pieces_utf8"
 """Constant that is text: the vocabulary as JSON, in UTF-8."""
 
 README = "README.md"
@@ -111,9 +111,9 @@ def _tables(store: Path, manifest: Manifest) -> Iterator[tuple[str, pa.Table]]:
             yield f"{split}/{index:05}", _record_table(opened.shard(split, index), first=plan.bounds(index)[0])
     for name in sorted({file.split("/")[1] for file in manifest.files if file.startswith(f"{CONSTANTS}/")}):
         values = opened.constant(name)
-        if name == PIECES:
-            pieces = pa.array(_pieces(store, values), pa.string())
-            yield f"{CONSTANTS}/pieces", pa.table({"row": _count(0, len(pieces)), "piece": pieces})
+        if name == TOKENS:
+            tokens = pa.array(_tokens(store, values), pa.string())
+            yield f"{CONSTANTS}/pieces", pa.table({"row": _count(0, len(tokens)), "piece": tokens})
         else:
             table = pa.table({"row": _count(0, len(values)), name: _column(values)})
             yield f"{CONSTANTS}/{name}", table
@@ -152,12 +152,12 @@ def _list(values_PK: NDArray[Any], kept_PK: NDArray[np.bool_]) -> pa.Array:
     return pa.ListArray.from_arrays(ends, _column(values_PK[kept_PK]))
 
 
-def _pieces(store: Path, values: NDArray[Any]) -> list[str]:
+def _tokens(store: Path, values: NDArray[Any]) -> list[str]:
     try:
-        pieces = untrusted.sequence(untrusted.parse(values.astype(np.uint8).tobytes()), "pieces")
-        return [untrusted.text(piece, "a piece").encode().decode() for piece in pieces]
+        tokens = untrusted.sequence(untrusted.parse(values.astype(np.uint8).tobytes()), "tokens")
+        return [untrusted.text(token, "a token").encode().decode() for token in tokens]
     except (Refused, UnicodeError) as error:
-        raise RecordInvalid(f"{store}: {CONSTANTS}/{PIECES}: {untrusted.shown(str(error))}. {REMEDY}") from None
+        raise RecordInvalid(f"{store}: {CONSTANTS}/{TOKENS}: {untrusted.shown(str(error))}. {REMEDY}") from None
 
 
 def _readme(store: Path, manifest: Manifest) -> bytes:

@@ -1,14 +1,14 @@
 """Stores behind URLs: s3://, gs://, https://, file://, memory:// and whatever else fsspec reads.
 
-The manifest is fetched first and says size and SHA-256 of every other file. Nothing is believed of the other side: of a
-file no more bytes are read than the manifest says, and it gets its name in the cache only when its hash is right. A
-file is fetched once, the first time it is touched, also where several processes share the cache: the others wait.
+The manifest is fetched first and has size and SHA-256 of every other file. The server is not trusted: of a file no more
+bytes are read than the manifest says, and it gets its name in the cache only when its hash is right. A file is fetched
+once, when it is first read, also where several processes share the cache: the others wait.
 
-The cache has one folder for every manifest, named by its hash, so an updated store is another folder, and what is
-there never becomes wrong. Such a folder is a store in the making; it may be deleted whenever no reader is open.
+The cache has one folder for every manifest, named by its hash. So an updated store is another folder, and a cached file
+never becomes wrong. Such a folder is an incomplete store; it may be deleted while no reader is open.
 
-Fetching costs the transfer, one hash as the bytes arrive, and one when the reader checks the file as it does any other.
-A scheme needs its fsspec package (s3fs, gcsfs, aiohttp for https); credentials are found as these do.
+Fetching costs the transfer, one hash as the bytes arrive, and one when the reader checks the file as usual. A scheme
+needs its fsspec package (s3fs, gcsfs, aiohttp for https), which also finds the credentials.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from storage.share.archive import there_already
 
 R = TypeVar("R", bound=Record)
 
-PIECE_BYTES = 1024 * 1024
-"""Read and written at a time."""
+READ_BYTES = 1024 * 1024
+"""Bytes read and written at a time."""
 TRIES = 3
-"""Times that a file is asked for when the connection breaks."""
+"""Attempts to fetch a file when the connection breaks."""
 TRANSFERS = 8
-"""Files fetched at once: a shard has about ten, and from an object store each takes a tenth of a second to begin."""
+"""Files fetched at once: a shard has about ten, and each takes a while to begin from an object store."""
 CONNECT_SECONDS = 30
 SILENCE_SECONDS = 60
-"""A server that sends nothing for so long has failed."""
+"""A server that sends nothing for this time has failed."""
 NAME_CHARACTERS = 32
 """Of the manifest's SHA-256, in the name of a cache folder."""
 
-AGAIN = "Run the same again; what was fetched is kept"
+AGAIN = "Run the same again; fetched files are kept"
 
 
 def open_remote(url: str, record: type[R], *, cache: Path) -> Store[R]:
-    """Open the store of records `record` at `url`; its files are fetched into `cache` as they are touched.
+    """Open the store of records `record` at `url`; its files are fetched into `cache` when they are first read.
 
     Raises FetchFailed when there is no sound manifest, WrongKind or SchemaMismatch for another store; reading then
     raises FetchFailed and DiskRefused beside what `Store` raises.
@@ -60,11 +60,11 @@ def open_remote(url: str, record: type[R], *, cache: Path) -> Store[R]:
 
 
 def fetch(url: str, out: Path) -> None:
-    """Download the whole store at `url`, of any kind, and publish it at `out`: checked, and all of it or nothing.
+    """Download the whole store at `url`, of any kind, and publish it at `out`: checked, whole or not at all.
 
-    Where the same store is at `out` already, it is checked and left as it is. An interrupted fetch goes on where it
-    was. Raises FetchFailed, also for another thing at `out`, ShardCorrupt when the store there is damaged, DiskRefused,
-    and WorkBusy when another process fetches to `out`.
+    Where the same store is at `out` already, it is checked and left as it is. An interrupted fetch continues. Raises
+    FetchFailed, also for another thing at `out`, ShardCorrupt when the store there is damaged, DiskRefused, and
+    WorkBusy when another process fetches to `out`.
     """
     origin = _Origin(url)
     manifest, data = origin.manifest()
@@ -99,11 +99,11 @@ class _RemoteStore(Store[R]):
 
 
 class _Interrupted(FetchFailed):
-    """The connection failed, which it may not do again."""
+    """The connection failed; a new attempt may succeed."""
 
 
 class _Origin:
-    """The far side: files by name, from which nothing but the bytes that are asked for is taken."""
+    """The server's folder: files by name, of which only the expected bytes are read."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -118,14 +118,14 @@ class _Origin:
 
     def manifest(self) -> tuple[Manifest, bytes]:
         """The manifest, parsed and as it is."""
-        data = b"".join(self._pieces(MANIFEST, most=MANIFEST_BYTES_LIMIT + 1))
+        data = b"".join(self._chunks(MANIFEST, most=MANIFEST_BYTES_LIMIT + 1))
         try:
             return parse_manifest(data), data
         except SchemaMismatch as error:
             raise FetchFailed(f"{self.url}/{MANIFEST}: {error}. Check the address") from error
 
     def bring_all(self, files: dict[str, FileEntry], folder: Path) -> None:
-        """Make sure of `files` in `folder`, several at once; after a failure no further one is begun."""
+        """Fetch `files` that `folder` lacks, several at once; after a failure no further one is begun."""
         with ThreadPoolExecutor(TRANSFERS) as pool:
             waiting = [pool.submit(self._bring, name, entry, folder / name) for name, entry in files.items()]
             try:
@@ -157,10 +157,10 @@ class _Origin:
             sink.truncate()
             found, size = hashlib.sha256(), 0
             try:
-                for piece in self._pieces(name, most=entry.bytes, size=entry.bytes):
-                    found.update(piece)
-                    size += len(piece)
-                    sink.write(piece)
+                for chunk in self._chunks(name, most=entry.bytes, size=entry.bytes):
+                    found.update(chunk)
+                    size += len(chunk)
+                    sink.write(chunk)
                 break
             except _Interrupted:
                 if attempt == TRIES - 1:
@@ -172,18 +172,18 @@ class _Origin:
                 f"{found.hexdigest()[:12]}. Run the same again, or ask the store's owner to publish it again"
             )
 
-    def _pieces(self, name: str, *, most: int, size: int | None = None) -> Iterator[bytes]:
-        """The first `most` bytes of a file; refuses one that is said to have another `size`, unread."""
+    def _chunks(self, name: str, *, most: int, size: int | None = None) -> Iterator[bytes]:
+        """The first `most` bytes of a file; a file whose stated size is not `size` is refused unread."""
         left = most
         with self._named(f"{self.url}/{name}"), contextlib.closing(self._opened(name, size, most)) as source:
-            while left and (piece := source.read(min(left, PIECE_BYTES))):
-                left -= len(piece)
-                yield piece
+            while left and (chunk := source.read(min(left, READ_BYTES))):
+                left -= len(chunk)
+                yield chunk
 
     def _opened(self, name: str, size: int | None, most: int) -> Any:
         path = f"{self._root}/{name}"
         if self._streams:
-            # As a stream: what a server says of sizes and ranges is not needed then. A size spares asking for it.
+            # As a stream, which needs no sizes or ranges from the server. Giving a size saves a request for it.
             return self._files.open(path, "rb", block_size=0, size=1)
         found = self._files.info(path)["size"]
         if found > most or (size is not None and found != size):
@@ -195,7 +195,7 @@ class _Origin:
 
     @contextlib.contextmanager
     def _named(self, what: str) -> Iterator[None]:
-        """Make any failure one line; the ways in which drivers of storage fail cannot be listed."""
+        """Make any exception one line: storage drivers may fail in any way."""
         try:
             yield
         except (FetchFailed, MemoryError):
@@ -214,7 +214,7 @@ class _Origin:
 
 
 def _http_options() -> dict[str, Any]:
-    """Bytes as they are stored: what a server compresses on the way is refused by its hash, not unfolded."""
+    """Options for bytes as stored: a response that the server compressed is not decompressed and fails its hash."""
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""What a machine can do to a writer: a full disk, a read-only one, a kill, a clock that jumps. No pytest here.
+"""Faults of a machine while a writer runs: a full disk, a read-only one, a kill, a clock that jumps. No pytest here.
 
 Each case writes the small store of `damage` in trouble, then again without, and asks: was the trouble named, was
 nothing half-made at the output, was what had been finished kept, and are the bytes as if nothing had happened.
@@ -50,7 +50,7 @@ def trouble(action: Callable[[], None]) -> str:
 
 
 def verdict(gallery: Gallery, message: str, folder: Path, *, half_made: bool, kept: bool) -> Verdict:
-    """Judge a writer that went on after trouble, in `folder`."""
+    """Check a writer that continued after a fault, in `folder`."""
     same = samples.file_hashes(folder / "store") == samples.file_hashes(gallery.store)
     named = bool(message) and not message.startswith("unnamed") and "\n" not in message
     return Verdict(
@@ -75,7 +75,7 @@ def _whole_lines(journal: Path) -> list[str]:
 
 
 def _again(gallery: Gallery, folder: Path, message: str) -> Verdict:
-    """Write once more, without trouble."""
+    """Write once more, without a fault."""
     half_made = bool(message) and (folder / "store").exists()
     before = finished(folder / "work")
     write(gallery.kind, folder / "store", folder / "work")
@@ -89,12 +89,12 @@ def limited(kind: str, folder: Path, limit: int, pipe: Any) -> None:
     pipe.send(trouble(functools.partial(write, kind, folder / "store", folder / "work")))
 
 
-def file_size_limit(gallery: Gallery, folder: Path, chance: random.Random) -> Verdict:
+def file_size_limit(gallery: Gallery, folder: Path, rng: random.Random) -> Verdict:
     """The system refuses to let a file grow, at a random size."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     largest = max(path.stat().st_size for path in gallery.store.rglob("*") if path.is_file())
-    limit = int(2 ** chance.uniform(4, largest.bit_length() - 1))
+    limit = int(2 ** rng.uniform(4, largest.bit_length() - 1))
     return _again(gallery, folder, _told_by_child(limited, gallery.kind, folder, limit))
 
 
@@ -126,15 +126,15 @@ def _told_by_child(target: Callable[..., None], *arguments: Any) -> str:
     return str(message)
 
 
-def jumped_clock(gallery: Gallery, folder: Path, chance: random.Random) -> Verdict:
+def jumped_clock(gallery: Gallery, folder: Path, rng: random.Random) -> Verdict:
     """The clock jumps between two runs of a writer: files lie in the past or the future of each other."""
     shutil.rmtree(folder, ignore_errors=True)
     expected = {str(path.relative_to(gallery.store)) for path in gallery.store.rglob("*") if path.is_file()}
     write(gallery.kind, folder / "store", folder / "work")
-    if chance.random() < 0.5:
+    if rng.random() < 0.5:
         shutil.rmtree(folder / "store")
     for path in (folder / "work").rglob("*"):
-        os.utime(path, (chance.choice([0, 1, 2**31 - 1, 2**32 + 5]),) * 2)
+        os.utime(path, (rng.choice([0, 1, 2**31 - 1, 2**32 + 5]),) * 2)
     before = finished(folder / "work")
     write(gallery.kind, folder / "store", folder / "work")
     assert {
@@ -144,7 +144,7 @@ def jumped_clock(gallery: Gallery, folder: Path, chance: random.Random) -> Verdi
 
 
 def killed(gallery: Gallery, folder: Path, *, kills: int, seed: int) -> tuple[Verdict, dict[str, int]]:
-    """A writer is killed at random moments, again and again; then let finish."""
+    """A writer is killed at random moments, again and again; then it may finish."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     found = kill_at_random(functools.partial(write, gallery.kind), folder / "store", kills=kills, seed=seed)
@@ -178,10 +178,10 @@ def _mount(*options: str) -> None:
     subprocess.run(["mount", *options], check=True)
 
 
-def full_disk(gallery: Gallery, folder: Path, chance: random.Random) -> Verdict:
+def full_disk(gallery: Gallery, folder: Path, rng: random.Random) -> Verdict:
     """A small disk fills up at a random moment; then it is made larger."""
     needed = sum(path.stat().st_size // 4096 + 1 for path in gallery.store.rglob("*") if path.is_file()) * 4096
-    _mount("-t", "tmpfs", "-o", f"size={chance.randrange(8192, needed)}", "none", str(folder))
+    _mount("-t", "tmpfs", "-o", f"size={rng.randrange(8192, needed)}", "none", str(folder))
     message = trouble(functools.partial(write, gallery.kind, folder / "store", folder / "work"))
     _mount("-o", "remount,size=64m", str(folder))
     result = _again(gallery, folder, message)
@@ -189,7 +189,7 @@ def full_disk(gallery: Gallery, folder: Path, chance: random.Random) -> Verdict:
     return result
 
 
-def read_only(gallery: Gallery, folder: Path, chance: random.Random) -> Verdict:
+def read_only(gallery: Gallery, folder: Path, rng: random.Random) -> Verdict:
     """A disk becomes read-only under a finished store, or under work that was begun: readable, and not writable."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

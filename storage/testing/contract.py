@@ -1,4 +1,4 @@
-"""What every store promises, whatever it is made of: one suite, inherited by the array and the document tests.
+"""The contract of every store, of arrays and of tables: one suite, inherited by the tests of both.
 
 Access to what lies on disk is plain (pathlib, json, hashlib): it bypasses the code under test.
 """
@@ -66,7 +66,7 @@ class StoreContract:
         return tmp_path / "data" / "store"
 
     def refused(self, out: Path, error: type[Exception], *words: str) -> None:
-        """Opening and reading is refused in one line that names every word and the command that mends it."""
+        """Opening and reading is refused in one line with every given word and the command that repairs it."""
         with pytest.raises(error) as caught:
             self.read_all(out)
         message = str(caught.value)
@@ -227,7 +227,7 @@ class StoreContract:
         self.read_all(out)
 
     def test_killed_at_random_moments_the_bytes_are_the_same(self, tmp_path: Path) -> None:
-        """Real SIGKILLs. What a kill cannot do is lose what the disk was told: power cuts are not tried here."""
+        """Real SIGKILLs. Power cuts, which can lose data that was written but not synced, are not tested."""
         self.write(tmp_path / "undisturbed", tmp_path / "undisturbed-work")
         found = kill_at_random(self.write, tmp_path / "out", kills=self.kills, seed=0)
         expected, got = (samples.file_hashes(tmp_path / name) for name in ("undisturbed", "out"))

@@ -1,4 +1,4 @@
-"""What can happen to a store on disk, one function a fault, and what a reader then makes of it.
+"""Faults of a store on disk, one function each, and a reader's behaviour after them.
 
 A fault is done to a copy of a small store of some kind. `judge` reads it back, shard by shard, and audits it, and
 compares with what the undamaged store holds: was the fault refused by name, was anything read as good that is not, and
@@ -164,55 +164,55 @@ def _needed(store: Path, unit: str, files: frozenset[str]) -> set[str]:
 Fault = Callable[[Path, Gallery, random.Random], set[str]]
 
 
-def bit_flip(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
-    name = chance.choice(files_of(store))
+def bit_flip(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
+    name = rng.choice(files_of(store))
     data = bytearray((store / name).read_bytes())
-    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     (store / name).write_bytes(data)
     return {name}
 
 
-def truncated(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
-    name = chance.choice(files_of(store))
-    os.truncate(store / name, chance.randrange((store / name).stat().st_size))
+def truncated(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
+    name = rng.choice(files_of(store))
+    os.truncate(store / name, rng.randrange((store / name).stat().st_size))
     return {name}
 
 
-def extended(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
-    name = chance.choice(files_of(store))
+def extended(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
+    name = rng.choice(files_of(store))
     with (store / name).open("ab") as stream:
-        stream.write(chance.randbytes(chance.randint(1, 64)))
+        stream.write(rng.randbytes(rng.randint(1, 64)))
     return {name}
 
 
-def missing(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
-    name = chance.choice(files_of(store))
+def missing(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
+    name = rng.choice(files_of(store))
     (store / name).unlink()
     return {name}
 
 
-def linked(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def linked(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """A file or a folder is a symbolic link, to the right content: where it leads may change later."""
-    path = chance.choice(sorted(store.rglob("*")))
+    path = rng.choice(sorted(store.rglob("*")))
     path.rename(store.parent / "elsewhere")
     path.symlink_to(store.parent / "elsewhere")
     name = path.relative_to(store).as_posix()
     return {name} & gallery.files or {file for file in gallery.files if file.startswith(f"{name}/")}
 
 
-def _two(gallery: Gallery, chance: random.Random) -> tuple[list[str], list[str]]:
+def _two(gallery: Gallery, rng: random.Random) -> tuple[list[str], list[str]]:
     pool = [
         unit for unit in gallery.content if unit.startswith("train/") or (gallery.kind == DOCUMENTS and unit != FACTS)
     ]
-    first, second = chance.sample(pool, 2)
+    first, second = rng.sample(pool, 2)
     return shard_files(gallery.store, first), shard_files(gallery.store, second)
 
 
-def swapped(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def swapped(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """Two shards are exchanged: in one array or in all."""
-    pairs = list(zip(*_two(gallery, chance), strict=True))
+    pairs = list(zip(*_two(gallery, rng), strict=True))
     touched = set()
-    for one, two in pairs if chance.random() < 0.5 else [chance.choice(pairs)]:
+    for one, two in pairs if rng.random() < 0.5 else [rng.choice(pairs)]:
         first, second = (store / one).read_bytes(), (store / two).read_bytes()
         (store / one).write_bytes(second)
         (store / two).write_bytes(first)
@@ -221,51 +221,51 @@ def swapped(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
     return touched
 
 
-def duplicated(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def duplicated(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """One shard lies in the place of another."""
     touched = set()
-    for one, two in zip(*_two(gallery, chance), strict=True):
+    for one, two in zip(*_two(gallery, rng), strict=True):
         if (store / one).read_bytes() != (store / two).read_bytes():
             shutil.copyfile(store / one, store / two)
             touched.add(two)
     return touched
 
 
-def _from(other: Path, store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def _from(other: Path, store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     touched = set()
-    for name in shard_files(gallery.store, chance.choice([unit for unit in gallery.content if unit != FACTS])):
+    for name in shard_files(gallery.store, rng.choice([unit for unit in gallery.content if unit != FACTS])):
         if (other / name).read_bytes() != (store / name).read_bytes():
             shutil.copyfile(other / name, store / name)
             touched.add(name)
     return touched
 
 
-def stale(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def stale(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """A shard of an older store of the same name."""
-    return _from(gallery.older, store, gallery, chance)
+    return _from(gallery.older, store, gallery, rng)
 
 
-def foreign(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def foreign(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """A shard of another teacher's store."""
-    return _from(gallery.foreign, store, gallery, chance)
+    return _from(gallery.foreign, store, gallery, rng)
 
 
-def half_copied(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def half_copied(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """Copying stopped: files in some order up to one, which is cut."""
     names = files_of(store)
-    if chance.random() < 0.5:
-        chance.shuffle(names)
-    kept = chance.randrange(len(names))
+    if rng.random() < 0.5:
+        rng.shuffle(names)
+    kept = rng.randrange(len(names))
     os.truncate(store / names[kept], (store / names[kept]).stat().st_size // 2)
     for name in names[kept + 1 :]:
         (store / name).unlink()
     return set(names[kept:])
 
 
-def other_clock(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def other_clock(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """Files from before 1980 and after 2100, folders older than what they hold. Nothing may depend on it."""
     for path in [store, *store.rglob("*")]:
-        os.utime(path, (chance.choice([0, 1, 2**31 - 1, 2**32 + 5]),) * 2)
+        os.utime(path, (rng.choice([0, 1, 2**31 - 1, 2**32 + 5]),) * 2)
     return set()
 
 
@@ -278,7 +278,7 @@ def _edited(store: Path, edit: Callable[[dict[str, Any]], None], *, resealed: bo
     return {MANIFEST}
 
 
-def _edits(chance: random.Random) -> dict[str, Callable[[dict[str, Any]], None]]:
+def _edits(rng: random.Random) -> dict[str, Callable[[dict[str, Any]], None]]:
     """Edits of a manifest that contradict something else in the store."""
 
     def set_to(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -291,20 +291,20 @@ def _edits(chance: random.Random) -> dict[str, Callable[[dict[str, Any]], None]]
         return edit
 
     def drop_shard(body: dict[str, Any]) -> None:
-        del body["shards"][chance.randrange(len(body["shards"]))]
+        del body["shards"][rng.randrange(len(body["shards"]))]
 
     def exchange(body: dict[str, Any]) -> None:
-        one, two = chance.sample(range(3 if body["arrays"] else 2), 2)
+        one, two = rng.sample(range(3 if body["arrays"] else 2), 2)
         shards = body["shards"]
         shards[one]["files"], shards[two]["files"] = shards[two]["files"], shards[one]["files"]
 
     def hash_of_a_file(body: dict[str, Any]) -> None:
-        entry = chance.choice([entry for shard in body["shards"] for entry in shard["files"].values()])
+        entry = rng.choice([entry for shard in body["shards"] for entry in shard["files"].values()])
         entry["sha256"] = "0" * 64
 
     def path_outside(body: dict[str, Any]) -> None:
         files = body["shards"][0]["files"]
-        name = chance.choice(["../secret", "/etc/passwd", "a\\..\\b", "C:/x", "a//b", "", "a/../../b", "x\0y", "~/x"])
+        name = rng.choice(["../secret", "/etc/passwd", "a\\..\\b", "C:/x", "a//b", "", "a/../../b", "x\0y", "~/x"])
         files[name] = files.pop(next(iter(files)))
 
     def dtype(body: dict[str, Any]) -> None:
@@ -313,10 +313,10 @@ def _edits(chance: random.Random) -> dict[str, Callable[[dict[str, Any]], None]]
         body["revision"] += not body["arrays"]
 
     return {
-        "rows": set_to("splits", "train", "rows", value=chance.choice([21, 23, 10**12])),
-        "shard_rows": set_to("splits", "train", "shard_rows", value=chance.choice([7, 9, 10**12])),
+        "rows": set_to("splits", "train", "rows", value=rng.choice([21, 23, 10**12])),
+        "shard_rows": set_to("splits", "train", "shard_rows", value=rng.choice([7, 9, 10**12])),
         "shard size": set_to("shards", 0, "rows", value=7),
-        "shard place": set_to("shards", 0, "index", value=chance.choice([1, 9])),
+        "shard place": set_to("shards", 0, "index", value=rng.choice([1, 9])),
         "identity": set_to("identity", value="0" * 64),
         "inputs": set_to("inputs", "seed", value=9),
         "parents": set_to("parents", value={"masks": "0" * 64}),
@@ -331,27 +331,27 @@ def _edits(chance: random.Random) -> dict[str, Callable[[dict[str, Any]], None]]
     }
 
 
-def edited(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def edited(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """Someone changed the manifest by hand."""
-    edits = {**_edits(chance), "facts": lambda body: body["facts"].update(made="by another")}
-    return _edited(store, edits[chance.choice(sorted(edits))], resealed=False)
+    edits = {**_edits(rng), "facts": lambda body: body["facts"].update(made="by another")}
+    return _edited(store, edits[rng.choice(sorted(edits))], resealed=False)
 
 
-def forged(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def forged(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """Someone changed what contradicts the rest of the store, and computed the checksum anew."""
-    edits = _edits(chance)
+    edits = _edits(rng)
     names = sorted(set(edits) - ({"vocabulary"} if gallery.kind == DOCUMENTS else set()))
-    return _edited(store, edits[chance.choice(names)], resealed=True)
+    return _edited(store, edits[rng.choice(names)], resealed=True)
 
 
-def forged_facts(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def forged_facts(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """Someone changed facts that nothing in the store contradicts, and computed the checksum anew."""
     return _edited(store, lambda body: body["facts"].update(made="by another"), resealed=True)
 
 
-def forged_whole(store: Path, gallery: Gallery, chance: random.Random) -> set[str]:
+def forged_whole(store: Path, gallery: Gallery, rng: random.Random) -> set[str]:
     """Someone put another teacher's shard in and computed every hash anew: a new store under the old identity."""
-    touched = foreign(store, gallery, chance)
+    touched = foreign(store, gallery, rng)
 
     def edit(body: dict[str, Any]) -> None:
         for shard in body["shards"]:
@@ -387,7 +387,7 @@ BEYOND_HASHES = {"facts edited, checksum recomputed", "shard and all hashes repl
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What became of one fault."""
+    """The outcome of one fault."""
 
     detected: bool
     """Reading is refused by name or an audit finds something, and nothing bad was read as good."""
@@ -402,7 +402,7 @@ class Verdict:
     message: str
 
 
-def inflict(name: str, gallery: Gallery, folder: Path, chance: random.Random, *, thorough: bool) -> Verdict:
+def inflict(name: str, gallery: Gallery, folder: Path, rng: random.Random, *, thorough: bool) -> Verdict:
     """Do the fault to a copy in `folder`, judge it and mend it; not `thorough`: fewer untouched shards are read.
 
     Copies are used again: that a mended one is whole is part of what is tried.
@@ -410,21 +410,19 @@ def inflict(name: str, gallery: Gallery, folder: Path, chance: random.Random, *,
     store = folder / gallery.kind / "store"
     if not store.exists():
         shutil.copytree(gallery.store, store)
-    touched = FAULTS[name](store, gallery, chance)
-    verdict = judge(store, gallery, touched, chance, thorough=thorough)
+    touched = FAULTS[name](store, gallery, rng)
+    verdict = judge(store, gallery, touched, rng, thorough=thorough)
     assert samples.file_hashes(store) == samples.file_hashes(gallery.store), name
     return verdict
 
 
-def judge(store: Path, gallery: Gallery, touched: set[str], chance: random.Random, *, thorough: bool) -> Verdict:
+def judge(store: Path, gallery: Gallery, touched: set[str], rng: random.Random, *, thorough: bool) -> Verdict:
     """Read, audit, put back what was touched and read again."""
     before = _as_it_lies(store)
     hit = {unit for unit in gallery.content if touched & gallery.needs[unit]}
     others = sorted(set(gallery.content) - hit)
     wanted = (
-        hit | set(others)
-        if thorough
-        else {*chance.sample(sorted(hit), min(2, len(hit))), *(hit & {FACTS}), *others[:1]}
+        hit | set(others) if thorough else {*rng.sample(sorted(hit), min(2, len(hit))), *(hit & {FACTS}), *others[:1]}
     )
     refused: dict[str, str] = {}
     wrong: set[str] = set()

@@ -55,13 +55,13 @@ def kill_at_random(write: Write, out: Path, *, kills: int, seed: int) -> dict[st
     whenever one finished in time. Returns how many kills found shards or files begun but nothing at the output
     ("partial"), and how many found the output published ("published").
     """
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     work_root = out.with_name(f"{out.name}-work")
     longest_seconds = 0.5
     found = {"partial": 0, "published": 0, "finished": 0}
     for _ in range(kills):
         process = start(write, out)
-        process.join(timeout=chance.uniform(0.0, 1.0) * longest_seconds)
+        process.join(timeout=rng.uniform(0.0, 1.0) * longest_seconds)
         process.kill()
         process.join()
         if process.exitcode == 0:

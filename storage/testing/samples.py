@@ -1,4 +1,4 @@
-"""Small valid records and documents, and the plain view of a store that bypasses the code under test."""
+"""Small valid records and documents, and a view of a store's files that bypasses the code under test."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Plain(Record):
 
 
 def sequences(rows: int, *, seed: int = 0, tokens: int = 12) -> Sequences:
-    chance = np.random.default_rng(seed)
-    length = chance.integers(3, tokens, endpoint=True, size=rows)
+    rng = np.random.default_rng(seed)
+    length = rng.integers(3, tokens, endpoint=True, size=rows)
     used = np.arange(tokens) < length[:, None]
     inner = used & (np.arange(tokens) > 0) & (np.arange(tokens) < length[:, None] - 1)
     column = np.arange(tokens)
@@ -56,7 +56,7 @@ def sequences(rows: int, *, seed: int = 0, tokens: int = 12) -> Sequences:
         document_N=np.arange(rows, dtype=np.uint32),
         window_N=np.zeros(rows, np.uint32),
         length_N=length.astype(np.uint16),
-        input_ids_NL=np.where(used, chance.integers(0, VOCABULARY, used.shape), 65535).astype(np.uint16),
+        input_ids_NL=np.where(used, rng.integers(0, VOCABULARY, used.shape), 65535).astype(np.uint16),
         word_NL=np.where(inner, column - 1, -1).astype(np.int16),
         char_start_NL=np.where(inner, 5 * column, -1).astype(np.int32),
         char_end_NL=np.where(inner, 5 * column + 4, -1).astype(np.int32),
@@ -64,12 +64,12 @@ def sequences(rows: int, *, seed: int = 0, tokens: int = 12) -> Sequences:
 
 
 def masks(rows: int, *, seed: int = 0) -> Masks:
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     return Masks(
         copy_P=np.zeros(rows, np.uint16),
         sequence_P=(np.arange(rows) // 3).astype(np.uint32),
         column_P=(1 + np.arange(rows) % 3).astype(np.uint16),
-        label_P=chance.integers(0, VOCABULARY, rows).astype(np.uint16),
+        label_P=rng.integers(0, VOCABULARY, rows).astype(np.uint16),
     )
 
 
@@ -79,56 +79,58 @@ ORDER = np.random.default_rng(5).permutation(VOCABULARY).astype(np.uint32)
 
 def logits(rows: int, *, seed: int = 0, most: int = 6, draws: int = 0, rank: int = 3) -> SparseLogits:
     """1 to `most` of a random softmax (none when it is 0), `draws` draws of the rest; every seventh row unanswered."""
-    chance = np.random.default_rng(seed)
-    score = chance.normal(scale=3.0, size=(rows, VOCABULARY))
+    rng = np.random.default_rng(seed)
+    score = rng.normal(scale=3.0, size=(rows, VOCABULARY))
     prob = np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)
     silent = np.arange(rows) % 7 == 6
-    count = np.where(silent, 0, chance.integers(1, most, rows, endpoint=True) if most else 0)
+    count = np.where(silent, 0, rng.integers(1, most, rows, endpoint=True) if most else 0)
     listed = np.arange(most) < count[:, None]
     ids = np.argsort(-prob, axis=1)[:, :most]
     kept = np.where(listed, np.take_along_axis(prob, ids, axis=1), 0)
-    gold = chance.integers(0, VOCABULARY, rows)
+    gold = rng.integers(0, VOCABULARY, rows)
     gold_logprob = np.log(prob[np.arange(rows), gold])
     found = (ids == gold[:, None]) & listed
-    drawn = np.sort(chance.integers(0, VOCABULARY, (rows, draws)), axis=1)
+    drawn = np.sort(rng.integers(0, VOCABULARY, (rows, draws)), axis=1)
     first = np.append(np.ones((rows, min(draws, 1)), bool), np.diff(drawn, axis=1) > 0, axis=1)
     share = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=2)
     share = np.where(first & ~silent[:, None], share / max(draws, 1), 0)
     order = np.argsort(-share, axis=1, kind="stable")
     drawn, share = np.take_along_axis(drawn, order, axis=1), np.take_along_axis(share, order, axis=1)
-    tail = np.stack([1 - kept.sum(axis=1), *chance.random((TEMPERATURES - 1, rows))], axis=1)
+    tail = np.stack([1 - kept.sum(axis=1), *rng.random((TEMPERATURES - 1, rows))], axis=1)
     columns = np.linspace(1, 1.2, TEMPERATURES)
-    blank = silent[:, None]
+    unanswered = silent[:, None]
     return SparseLogits(
         ids_PK=np.where(listed, ids, 65535).astype(np.uint16),
         logprob_PK=np.log(kept, out=np.full(kept.shape, np.nan), where=listed).astype(np.float32),
         drawn_ids_PS=np.where(share > 0, drawn, 65535).astype(np.uint16),
         drawn_share_PS=share.astype(np.float32),
-        tail_PJ=np.where(blank, np.nan, tail).astype(np.float32),
-        gold_logprob_PJ=np.where(blank, np.nan, gold_logprob[:, None] * columns).astype(np.float32),
+        tail_PJ=np.where(unanswered, np.nan, tail).astype(np.float32),
+        gold_logprob_PJ=np.where(unanswered, np.nan, gold_logprob[:, None] * columns).astype(np.float32),
         gold_place_P=np.where(found.any(axis=1), found.argmax(axis=1) if most else 0, -1).astype(np.int32),
-        entropy_PJ=np.where(blank, np.nan, -(prob * np.log(prob)).sum(axis=1)[:, None] * columns).astype(np.float32),
-        sketch_PD=np.where(blank, 0, chance.integers(-127, 128, (rows, rank))).astype(np.int8),
-        spread_PJ=np.where(blank, np.nan, chance.normal(size=(rows, TEMPERATURES))).astype(np.float32),
+        entropy_PJ=np.where(unanswered, np.nan, -(prob * np.log(prob)).sum(axis=1)[:, None] * columns).astype(
+            np.float32
+        ),
+        sketch_PD=np.where(unanswered, 0, rng.integers(-127, 128, (rows, rank))).astype(np.int8),
+        spread_PJ=np.where(unanswered, np.nan, rng.normal(size=(rows, TEMPERATURES))).astype(np.float32),
     )
 
 
 def targets(rows: int, *, seed: int = 0, keep: int = 4, rank: int = 2) -> FusedTargets:
     """Mixtures of two teachers; every seventh row unanswered, every fifth with one entry fewer."""
-    chance = np.random.default_rng(seed)
-    prob = -np.sort(-chance.dirichlet(np.ones(keep + 1), rows), axis=1)
-    ids = np.argsort(chance.random((rows, VOCABULARY)), axis=1)[:, :keep]
+    rng = np.random.default_rng(seed)
+    prob = -np.sort(-rng.dirichlet(np.ones(keep + 1), rows), axis=1)
+    ids = np.argsort(rng.random((rows, VOCABULARY)), axis=1)[:, :keep]
     silent, short = np.arange(rows) % 7 == 6, np.arange(rows) % 5 == 4
     hole = silent[:, None] | (short[:, None] & (np.arange(keep) == keep - 1))
     tail = 1 - np.where(hole, 0, prob[:, :keep]).sum(axis=1)
-    weight = chance.dirichlet(np.ones(2), rows)
+    weight = rng.dirichlet(np.ones(2), rows)
     return FusedTargets(
         ids_PM=np.where(hole, 65535, ids).astype(np.uint16),
         logprob_PM=np.where(hole, np.nan, np.log(prob[:, :keep])).astype(np.float32),
         weight_PT=np.where(silent[:, None], np.nan, weight).astype(np.float32),
         tail_PT=np.where(silent[:, None], np.nan, weight * tail[:, None]).astype(np.float32),
-        gold_logprob_P=np.where(silent, np.nan, -chance.random(rows)).astype(np.float32),
-        sketch_PTD=chance.integers(-127, 128, (rows, 2, rank)).astype(np.int8),
+        gold_logprob_P=np.where(silent, np.nan, -rng.random(rows)).astype(np.float32),
+        sketch_PTD=rng.integers(-127, 128, (rows, 2, rank)).astype(np.int8),
     )
 
 
@@ -144,11 +146,11 @@ def targets_specs(*, keep: int = 4, rank: int = 2) -> dict[str, ArraySpec]:
 
 def hidden(rows: int, *, seed: int = 0, width: int = 5) -> HiddenStates:
     """Normal states; every seventh row unanswered."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     silent = np.arange(rows) % 7 == 6
     return HiddenStates(
-        hidden_PH=np.where(silent[:, None], np.nan, chance.normal(size=(rows, width))).astype(np.float16),
-        gold_id_P=np.where(silent, 65535, chance.integers(0, VOCABULARY, rows)).astype(np.uint16),
+        hidden_PH=np.where(silent[:, None], np.nan, rng.normal(size=(rows, width))).astype(np.float16),
+        gold_id_P=np.where(silent, 65535, rng.integers(0, VOCABULARY, rows)).astype(np.uint16),
     )
 
 
@@ -198,11 +200,11 @@ def write_sample_lexicon(out: Path, work_root: Path, *, parents: dict[str, str] 
 
 def plain(rows: int, *, seed: int, narrow: str, wide: str, width: int) -> Plain:
     """Any bit patterns of the dtypes, sentinels included."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     def bits(dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return np.frombuffer(chance.bytes(size), dtype).reshape(shape)
+        return np.frombuffer(rng.bytes(size), dtype).reshape(shape)
 
     return Plain(narrow_P=bits(narrow, (rows,)), wide_PK=bits(wide, (rows, width)))
 
@@ -212,7 +214,7 @@ def rows_of(record: Record, start: int, stop: int) -> Any:
 
 
 def logits_writer(out: Path, work_root: Path, **changes: Any) -> StoreWriter:
-    """A writer of teacher beliefs over `SPLITS`."""
+    """A writer of a teacher's store over `SPLITS`."""
     arguments: dict[str, Any] = {
         "specs": logits_specs(),
         "splits": SPLITS,
@@ -226,7 +228,7 @@ def logits_writer(out: Path, work_root: Path, **changes: Any) -> StoreWriter:
 
 
 def fill(writer: StoreWriter, *, shards: int | None = None) -> int:
-    """Write missing shards of teacher beliefs, at most `shards`; returns how many it wrote."""
+    """Write missing shards of a teacher's rows, at most `shards`; returns how many it wrote."""
     whole = {split: logits(plan.rows, seed=1) for split, plan in writer.splits.items()}
     left = list(writer.missing())[:shards]
     for shard in left:

@@ -62,7 +62,7 @@ def canonical(value: Any) -> bytes:
 
 
 class SecondStore:
-    """A store whose manifest is sound; files are compared with it when they are needed."""
+    """A store whose manifest is sound; files are compared with it when they are first read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,8 +72,8 @@ class SecondStore:
         need((body["format"], body["schema"]) == ("belief-store", 2), "other format or schema")
         checksum = body.pop("checksum")
         need(sha256(canonical(body)) == checksum, "the manifest's checksum does not fit")
-        question = {name: body[name] for name in ("inputs", "kind", "parents", "revision", "schema")}
-        need(sha256(canonical(question)) == body["identity"], "the identity does not fit")
+        hashed = {name: body[name] for name in ("inputs", "kind", "parents", "revision", "schema")}
+        need(sha256(canonical(hashed)) == body["identity"], "the identity does not fit")
         need(body["kind"] in GROUPS, "unknown kind")
         self.kind: str = body["kind"]
         self.identity: str = body["identity"]

@@ -90,7 +90,9 @@ def test_a_straggler_finds_nothing_to_write_to(tmp_path: Path, expected: dict[st
         fill(writer)
         seal(writer)
     before = samples.file_hashes(tmp_path)
-    with pytest.raises(StoreError, match=r"shard train/0 was not written. Either the driver's run is over, or this machine"):
+    with pytest.raises(
+        StoreError, match=r"shard train/0 was not written. Either the driver's run is over, or this machine"
+    ):
         attempt_at(attempt_writer, late)
     assert samples.file_hashes(tmp_path) == before
     with run(tmp_path):

@@ -64,13 +64,13 @@ def write(out: Path, make: Any, specs: Any, *, facts: dict[str, Any], constants:
 
 
 def logits_stores(out: Path, form: dict[str, int]) -> Any:
-    chance = np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     constants = {
         "order_V": samples.ORDER,
-        "tail_bias_JV": chance.normal(-5, 1, (samples.TEMPERATURES, samples.VOCABULARY)).astype(np.float32),
+        "tail_bias_JV": rng.normal(-5, 1, (samples.TEMPERATURES, samples.VOCABULARY)).astype(np.float32),
     }
     if form["rank"]:
-        constants["tail_basis_DV"] = chance.normal(0, 0.02, (form["rank"], samples.VOCABULARY)).astype(np.float16)
+        constants["tail_basis_DV"] = rng.normal(0, 0.02, (form["rank"], samples.VOCABULARY)).astype(np.float16)
     return write(
         out,
         partial(samples.logits, **form),
@@ -157,12 +157,12 @@ def test_whole_distributions_of_a_teacher(tmp_path: Path, form: dict[str, int], 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_targets(tmp_path: Path, rank: int) -> None:
-    chance = np.random.default_rng(3)
-    bias_TV = chance.normal(-5, 1, (2, samples.VOCABULARY)).astype(np.float32)
-    bias_TV[1, chance.random(samples.VOCABULARY) < 0.3] = -1e4
+    rng = np.random.default_rng(3)
+    bias_TV = rng.normal(-5, 1, (2, samples.VOCABULARY)).astype(np.float32)
+    bias_TV[1, rng.random(samples.VOCABULARY) < 0.3] = -1e4
     constants = {"order_V": samples.ORDER, "tail_bias_TV": bias_TV}
     if rank:
-        basis_TDV = chance.normal(0, 0.02, (2, rank, samples.VOCABULARY)).astype(np.float16)
+        basis_TDV = rng.normal(0, 0.02, (2, rank, samples.VOCABULARY)).astype(np.float16)
         basis_TDV[:, :, bias_TV[1] == -1e4] = 0
         constants["tail_basis_TDV"] = basis_TDV
     specs = samples.targets_specs(rank=rank)
@@ -269,7 +269,7 @@ class TestRefusals:
         with pytest.raises(Refused, match="checksum does not fit"):
             SecondStore(out)
 
-    def test_another_question(self, out: Path) -> None:
+    def test_other_inputs(self, out: Path) -> None:
         samples.edit_manifest(out, {"inputs": {}}, resealed=True)
         with pytest.raises(Refused, match="identity does not fit"):
             SecondStore(out)

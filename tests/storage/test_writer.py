@@ -185,7 +185,7 @@ def test_leftovers_of_killed_writes_are_not_published(tmp_path: Path, expected: 
     assert samples.file_hashes(out) == expected
 
 
-def test_another_question_begins_anew(tmp_path: Path) -> None:
+def test_other_inputs_begin_anew(tmp_path: Path) -> None:
     out, work = tmp_path / "store", tmp_path / "work"
     with logits_writer(out, work) as writer:
         fill(writer, shards=2)

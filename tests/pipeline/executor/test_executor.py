@@ -268,8 +268,8 @@ def accept(writer, attempt):
     accepted += 1
 
 if __name__ == "__main__":
-    real, dask.accept = dask.accept, accept with dask.dask_executor(tests.settings(scheduler="processes", workers=1),
-    gpu=False, command="fuse") as workers:
+    real, dask.accept = dask.accept, accept
+    with dask.dask_executor(tests.settings(scheduler="processes", workers=1), gpu=False, command="fuse") as workers:
         tests.fuse(
             tests.decode(tests.FUSION, tests.FusionParams, where="mixed"), sequences=Path(sys.argv[1]) / "sequences",
             masks=Path(sys.argv[1]) / "masks", logits=Path(sys.argv[1]) / "logits", out=Path("mixed"),

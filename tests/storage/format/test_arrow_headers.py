@@ -98,13 +98,13 @@ def test_what_is_no_arrow_file(tmp_path: Path, data: bytes) -> None:
 
 def test_any_damage_of_headers_is_refused_or_read(tmp_path: Path) -> None:
     """2000 files with three bytes changed: no other error, and no more than a few reads' worth of memory."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     good = write(tmp_path / "good", samples.documents(20), rows=7).read_bytes()
     refused = 0
     for _ in range(2000):
         data = bytearray(good)
         for _ in range(3):
-            data[chance.randrange(len(data))] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
+            data[rng.randrange(len(data))] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
         (tmp_path / "table").write_bytes(data)
         try:
             arrow.require_table(tmp_path / "table", remedy="")

@@ -53,12 +53,12 @@ def unpack(
 
 
 @settings(deadline=None)
-@given(made=lists(), chance=st.randoms(use_true_random=False), small=st.booleans())
-def test_lists_lie_end_to_end_by_rank_and_come_back(made: tuple[int, int, list[Row]], chance: Any, small: bool) -> None:
+@given(made=lists(), rng=st.randoms(use_true_random=False), small=st.booleans())
+def test_lists_lie_end_to_end_by_rank_and_come_back(made: tuple[int, int, list[Row]], rng: Any, small: bool) -> None:
     vocabulary, most, rows = made
     order = VOCABULARIES[vocabulary].tolist()
     ids_PK, codes_PK = arrays_of(rows, vocabulary=vocabulary, most=most)
-    place = [chance.randint(-1, len(row) - 1) for row in rows]
+    place = [rng.randint(-1, len(row) - 1) for row in rows]
     with pytest.MonkeyPatch.context() as patch:
         if small:
             patch.setattr(codec, "BLOCK_ENTRIES", 5)

@@ -1,6 +1,6 @@
-"""A store from a stranger, who computes checksums and identities as we do: refused before it costs anything.
+"""A hostile store with valid checksums and identity is refused before it costs memory or runs code.
 
-What is not tried here: a stranger who knows of a fault in the compressor's C code. The fuzzers run longer as
+Not tested here: an attacker who knows a fault in the compressor's C code. The fuzzers run longer as
 `python -m benchmarks.robustness.fuzz`.
 """
 
@@ -139,7 +139,7 @@ REFUSALS: list[tuple[str, Edit, str]] = [
     ("too deep", at("facts", "x", value=DEEP), "nested more than 32 deep"),
     ("not a number", at("facts", "x", value=float("nan")), "NaN is no JSON"),
     ("half a character", at("facts", "x", value="\ud800"), "cannot be hashed|surrogates not allowed"),
-    ("another question", at("inputs", "seed", value=9), ""),
+    ("other inputs", at("inputs", "seed", value=9), ""),
 ]  # fmt: skip
 
 
@@ -404,7 +404,7 @@ def test_metadata_module_needs_no_decoder() -> None:
 def test_fuzzed_manifests(bodies: dict[str, bytes]) -> None:
     found = fuzz.fuzz_manifests(list(bodies.values()), cases=2000, seed=1)
     assert found.failures == []
-    assert found.accepted > 60, "mutations that change nothing essential must pass"
+    assert found.accepted > 60, "mutations that change nothing essential must be accepted"
     assert found.refused > 1000
     assert len(found.reached) > 25, "as many different refusals: deep code is reached"
 

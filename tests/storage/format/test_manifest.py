@@ -69,20 +69,20 @@ def test_nothing_but_numbers_is_refused() -> None:
         canonical({"nll": float("nan")})
 
 
-QUESTION: dict[str, Any] = {"kind": "logits", "revision": 1, "inputs": {"keep": 4}, "parents": {"masks": "ab"}}
+INPUTS: dict[str, Any] = {"kind": "logits", "revision": 1, "inputs": {"keep": 4}, "parents": {"masks": "ab"}}
 
 
 def test_identity_is_the_same_on_every_machine() -> None:
     """Pinned: changing how it is computed makes every store in the world stale."""
-    assert identity_of(**QUESTION) == "7bb1605bc96fb235eedddc85b7691b3c544affa100803664d0597d51e8363af1"
+    assert identity_of(**INPUTS) == "7bb1605bc96fb235eedddc85b7691b3c544affa100803664d0597d51e8363af1"
 
 
 @pytest.mark.parametrize(
     "change",
     [{"kind": "targets"}, {"revision": 2}, {"inputs": {"keep": 5}}, {"parents": {"masks": "ac"}}, {"parents": {}}],
 )
-def test_every_part_of_the_question_changes_the_identity(change: dict[str, Any]) -> None:
-    assert identity_of(**{**QUESTION, **change}) != identity_of(**QUESTION)
+def test_every_part_of_the_inputs_changes_the_identity(change: dict[str, Any]) -> None:
+    assert identity_of(**{**INPUTS, **change}) != identity_of(**INPUTS)
 
 
 names = st.text("abcxyz019_-", min_size=1, max_size=6).filter(lambda name: name[0] != "-")

@@ -1,4 +1,4 @@
-"""JSON, names and paths from a stranger: what the standard parser gives, or one line."""
+"""Untrusted JSON, names and paths give the value of the standard parser, or one line of refusal."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_what_is_no_hash(value: Any) -> None:
 
 @settings(deadline=None)
 @given(value=json_values | st.text("\x1b\n\r\u2028é", max_size=200))
-def test_strangers_text_stays_one_short_line(value: Any) -> None:
+def test_untrusted_text_stays_one_short_line(value: Any) -> None:
     """No escape sequence reaches a terminal, no line break a log."""
     shown = untrusted.shown(value)
     assert shown.isascii()

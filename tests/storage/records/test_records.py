@@ -264,10 +264,10 @@ class TestSparseLogits:
             replace(self.made, **{name: broken}).check()
 
     def test_ids_without_statistics(self) -> None:
-        blank = {name: changed(self.made.arrays()[name], 2, np.nan) for name in ("tail_PJ", "gold_logprob_PJ")}
-        blank["entropy_PJ"] = changed(self.made.entropy_PJ, 2, np.nan)
+        unanswered = {name: changed(self.made.arrays()[name], 2, np.nan) for name in ("tail_PJ", "gold_logprob_PJ")}
+        unanswered["entropy_PJ"] = changed(self.made.entropy_PJ, 2, np.nan)
         with pytest.raises(RecordInvalid, match=r"^logits: a row has ids without statistics"):
-            replace(self.made, **blank).check()
+            replace(self.made, **unanswered).check()
 
     def test_draws(self) -> None:
         made = samples.logits(ROWS, most=2, draws=5, rank=0)

@@ -181,7 +181,7 @@ def test_an_archive_goes_elsewhere(store: Path, tmp_path: Path, place: str) -> N
 def test_two_exports_to_one_place_are_refused(store: Path, tmp_path: Path) -> None:
     with (tmp_path / ".x.tar.export").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(WorkBusy, match=r"another process is at it"):
+        with pytest.raises(WorkBusy, match=r"another process writes it"):
             pack(store, tmp_path / "x.tar")
     pack(store, tmp_path / "x.tar")
     assert not (tmp_path / ".x.tar.export").exists()
@@ -268,7 +268,7 @@ def test_a_huge_member_is_not_read(made: Path, tmp_path: Path) -> None:
     try:
         with pytest.raises(ArchiveRefused, match=f"expected .* bytes, got {2**40}"):
             unpack(path, tmp_path / "out")
-        assert tracemalloc.get_traced_memory()[1] < 8 * archive.PIECE_BYTES
+        assert tracemalloc.get_traced_memory()[1] < 8 * archive.READ_BYTES
     finally:
         tracemalloc.stop()
     assert nothing_at(tmp_path)
@@ -403,7 +403,7 @@ def test_two_imports_to_one_place_are_refused(made: Path, tmp_path: Path) -> Non
     (tmp_path / ".out.import").mkdir()
     with (tmp_path / ".out.import" / "lock").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(WorkBusy, match="another process is at it"):
+        with pytest.raises(WorkBusy, match="another process writes it"):
             unpack(made / "logits.tar", tmp_path / "out")
     unpack(made / "logits.tar", tmp_path / "out")
 

@@ -225,9 +225,9 @@ def test_masses_that_scaling_would_hide(copied: Callable[[str], Path], kind: str
 def test_masses_add_up_within_the_rounding_of_the_codes(
     listed: int, tails: int, concentration: float, seed: int, off: float
 ) -> None:
-    """What sums to 1 passes whatever its shape; with values `off` times as large, it does not."""
-    chance = np.random.default_rng(seed)
-    p = chance.dirichlet(np.full(listed + tails, concentration), 20) if listed + tails > 1 else np.ones((20, 1))
+    """Masses that sum to 1 are accepted whatever their shape; masses `off` times as large are not."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(listed + tails, concentration), 20) if listed + tails > 1 else np.ones((20, 1))
     with np.errstate(divide="ignore"):
         levels = codec.to_levels(np.log(p[:, :listed]).astype(np.float32))
     tail = codec.from_root(codec.to_root(p[:, listed:].astype(np.float32)))
@@ -281,8 +281,8 @@ def test_unknown_kinds_and_revisions(copied: Callable[[str], Path], kind: str, c
     """Files are still verified."""
     store = copied(kind)
     body = samples.manifest_of(store) | change
-    question = {key: body[key] for key in ("kind", "revision", "inputs", "parents")}
-    samples.edit_manifest(store, change | {"identity": identity_of(**question)}, resealed=True)
+    hashed = {key: body[key] for key in ("kind", "revision", "inputs", "parents")}
+    samples.edit_manifest(store, change | {"identity": identity_of(**hashed)}, resealed=True)
     name = damage.shard_files(store, "heldout/0")[0]
     samples.flip(store / name)
     first, second = audit(store)
@@ -450,9 +450,9 @@ def test_keys_of_ordered_records() -> None:
         ("order_V", np.append(np.arange(V - 1), 0).astype(np.uint32), "no order of 100 ids"),
         ("order_V", np.arange(V - 1, dtype=np.uint32), "no order of 100 ids"),
         ("pieces_utf8", np.frombuffer(str(["a"] * V).replace("'", '"').encode(), np.uint8), None),
-        ("pieces_utf8", np.frombuffer(b'["a"]', np.uint8), "no list of 100 pieces"),
-        ("pieces_utf8", np.frombuffer(str(list(range(V))).encode(), np.uint8), "no list of 100 pieces"),
-        ("pieces_utf8", np.frombuffer(b'["a", "', np.uint8), "no list of pieces: "),
+        ("pieces_utf8", np.frombuffer(b'["a"]', np.uint8), "no list of 100 tokens"),
+        ("pieces_utf8", np.frombuffer(str(list(range(V))).encode(), np.uint8), "no list of 100 tokens"),
+        ("pieces_utf8", np.frombuffer(b'["a", "', np.uint8), "no list of tokens: "),
         ("tail_prior_JV", np.full((2, V), 1 / V, np.float32), None),
         ("tail_prior_JV", np.full((2, V), 1 / 90, np.float32), "no distributions over 100 ids"),
         ("tail_prior_JV", np.full((2, V), 1 / 110, np.float32), "no distributions over 100 ids"),

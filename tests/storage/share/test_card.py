@@ -172,8 +172,8 @@ def test_a_store_made_again_with_another_card_leaves_the_old_file_alone(made: Pa
 
 def test_a_store_that_knows_little_has_a_card(tmp_path: Path) -> None:
     write(SparseLogits, tmp_path / "store", tmp_path / "work", provenance={})
-    assert "# What a model believes at masked positions" in text_of(tmp_path / "store")
-    assert "Blanks:" not in text_of(tmp_path / "store")
+    assert "# Predictions of a model at masked positions" in text_of(tmp_path / "store")
+    assert "Masks:" not in text_of(tmp_path / "store")
 
 
 def test_no_card_unless_asked(tmp_path: Path) -> None:

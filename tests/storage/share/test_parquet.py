@@ -36,8 +36,8 @@ from storage.work import Workspace
 from storage.writer import StoreWriter
 
 SPLITS = {"train": SplitPlan(rows=23, shard_rows=8), "heldout": SplitPlan(rows=0, shard_rows=8)}
-PIECES = [f"▁piece{i}" if i % 2 else f"stück{i}" for i in range(samples.VOCABULARY)]
-TEXT = np.frombuffer(json.dumps(PIECES, ensure_ascii=False).encode(), np.uint8)
+VOCABULARY_TOKENS = [f"▁token{i}" if i % 2 else f"stück{i}" for i in range(samples.VOCABULARY)]
+TEXT = np.frombuffer(json.dumps(VOCABULARY_TOKENS, ensure_ascii=False).encode(), np.uint8)
 BASIS = np.random.default_rng(3).normal(size=(2, 3, samples.VOCABULARY)).astype(np.float16)
 
 
@@ -147,11 +147,11 @@ def test_one_file_a_shard_and_one_for_an_empty_split(shelf: Path):
     assert pq.ParquetFile(out / "train" / "00000.parquet").metadata.row_group(0).column(1).compression == "ZSTD"
 
 
-def test_constants_are_tables_and_pieces_are_text(shelf: Path):
+def test_constants_are_tables_and_tokens_are_text(shelf: Path):
     logits = shelf / "parquet" / "logits" / "constants"
     assert pq.read_table(logits / "pieces.parquet").to_pydict() == {
         "row": list(range(samples.VOCABULARY)),
-        "piece": PIECES,
+        "piece": VOCABULARY_TOKENS,
     }
     assert pq.read_table(logits / "order_V.parquet").column("order_V").to_pylist() == samples.ORDER.tolist()
     basis = pq.read_table(logits / "tail_basis_DV.parquet").column("tail_basis_DV").to_pylist()
@@ -231,7 +231,7 @@ def test_an_output_that_exists_stays(shelf: Path, tmp_path: Path):
 def test_two_exports_at_once(shelf: Path, tmp_path: Path):
     (tmp_path / ".out.parquet").mkdir()
     with held(tmp_path / ".out.parquet" / "lock", wait=False):
-        with pytest.raises(WorkBusy, match="another process is at it"):
+        with pytest.raises(WorkBusy, match="another process writes it"):
             to_parquet(shelf / "masks", tmp_path / "out")
 
 
@@ -271,7 +271,7 @@ def test_what_is_no_store_or_of_another_kind(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", [b"no json", b"[1, 2]", b'{"a": "b"}', rb'["\ud800"]'])
-def test_pieces_that_are_no_text(tmp_path: Path, text: bytes):
+def test_tokens_that_are_no_text(tmp_path: Path, text: bytes):
     splits = {"train": SplitPlan(rows=4, shard_rows=4)}
     with StoreWriter(
         tmp_path / "sequences", Sequences, specs=sequence_specs(), splits=splits, inputs={}, parents={},

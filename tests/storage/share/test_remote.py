@@ -212,7 +212,7 @@ def test_an_interrupted_fetch_continues(web: FolderServer, tmp_path: Path):
 def test_two_fetches_to_one_place_at_once(web: FolderServer, tmp_path: Path):
     (tmp_path / ".bert.fetch").mkdir()
     with held(tmp_path / ".bert.fetch" / "lock", wait=False):
-        with pytest.raises(WorkBusy, match="another process is at it"):
+        with pytest.raises(WorkBusy, match="another process writes it"):
             fetch(web.url, tmp_path / "bert")
 
 
@@ -234,7 +234,7 @@ def lies() -> dict[str, tuple[Callable[[Handler, bytes], object], str]]:
         "wrong": (lambda handler, data: handler.answer(bytes(len(data))), "expected .* bytes, sha256 .* got"),
         "short": (lambda handler, data: handler.answer(data[:-1]), "expected .* got"),
         "empty": (lambda handler, data: handler.answer(b""), "expected .* got 0 bytes"),
-        "torn": (torn, "cannot be fetched: .*ClientPayloadError.* Run the same again; what was fetched is kept"),
+        "torn": (torn, "cannot be fetched: .*ClientPayloadError.* Run the same again; fetched files are kept"),
         "endless": (endless, "expected .* bytes, sha256"),
         "gzip": (lambda handler, data: handler.answer(data, Content_Encoding="gzip"), ""),
         "longer": (lambda handler, data: handler.answer(data + b"more"), ""),
