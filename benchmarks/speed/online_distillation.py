@@ -69,7 +69,7 @@ class Teacher:
                     temperatures=shape.temperatures,
                     tail=shape,
                 )
-            summary.ids_PK.cpu()
+            summary["ids_PK"].cpu()
 
     @property
     def _kind(self) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from pipeline.evaluate.fidelity import (
 )
 from pipeline.sparse.params import Keep, TailParams
 from pipeline.sparse.restore import Restored
-from pipeline.sparse.summary import summarise
+from pipeline.sparse.summary import record_of, summarise
 from pipeline.sparse.tail import TailShape
 from pipeline.sparse.tail_fit import fit_tail
 from pipeline.teach.calibration import fit_temperature
@@ -117,10 +116,7 @@ def kept(full: Full, keep: Keep, shape: TailShape) -> SparseLogits:
             tail=shape,
             uniform_PS=uniform_PS,
         )
-        for name in (field.name for field in fields(SparseLogits)):
-            values = getattr(summary, name).cpu().numpy()
-            if name in ("ids_PK", "drawn_ids_PS"):
-                values = np.where(values < 0, 65535, values).astype(np.uint16)
+        for name, values in record_of(summary, vocabulary=len(shape.order_V)).arrays().items():
             parts.setdefault(name, []).append(values)
     return SparseLogits(**{name: np.concatenate(values) for name, values in parts.items()})
 

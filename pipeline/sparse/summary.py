@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from pipeline.sparse.params import Keep
 from pipeline.sparse.restore import DRAWN_COLUMN
 from pipeline.sparse.selection import choose, chunk_rows, draw, largest
+from storage.format.arrays import sentinel
+from storage.records.base import id_dtype
+from storage.records.logits import SparseLogits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,30 +29,8 @@ if TYPE_CHECKING:
     from pipeline.sparse.tail import TailShape
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """The rows of a store for P rows of logits; tensors on the logits' device, fields as in `SparseLogits`."""
-
-    ids_PK: Tensor
-    """int64, most likely first; -1 where a row lists fewer."""
-    logprob_PK: Tensor
-    """float32, full softmax at temperature 1; NaN where there is no id."""
-    drawn_ids_PS: Tensor
-    """int64, most drawn first, ties by id; -1 where there are fewer."""
-    drawn_share_PS: Tensor
-    """float32, 0 where there is no id."""
-    tail_PJ: Tensor
-    """float32, mass outside the list."""
-    gold_logprob_PJ: Tensor
-    """float32."""
-    gold_place_P: Tensor
-    """int32, -1 where the true token is not listed."""
-    entropy_PJ: Tensor
-    """float32, nats."""
-    sketch_PD: Tensor
-    """int8."""
-    spread_PJ: Tensor
-    """float32; 0 where nothing lies outside the list."""
+Summary: TypeAlias = "dict[str, Tensor]"
+"""The fields of `SparseLogits` by name, as tensors on the logits' device; ids are int64, -1 where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +67,7 @@ def summarise(
         assert keep.most < vocabulary, f"all {vocabulary} ids are listed, none is left to draw"
         assert len(temperatures) > DRAWN_COLUMN, "ids are drawn at the second temperature"
         assert uniform_PS is not None and uniform_PS.shape == (rows, keep.draws), "draws need uniforms"
-    summary = _empty(logits_PV, keep=keep, tail=tail)
+    summary = _unanswered(logits_PV, keep=keep, tail=tail)
     size = max(1, min(rows, chunk_rows(logits_PV)))
     # Allocated once: page faults of fresh buffers cost more than the arithmetic on them.
     below, p, work = (torch.full((size, vocabulary), 0.0, device=logits_PV.device) for _ in range(3))
@@ -95,34 +76,44 @@ def summarise(
             chunk = slice(start, min(start + size, rows))
             count = chunk.stop - chunk.start
             below[:count].copy_(logits_PV[chunk])
-            part = Summary(**{name: getattr(summary, name)[chunk] for name in Summary.__slots__})
+            part = {name: column[chunk] for name, column in summary.items()}
             uniform_CS = None if uniform_PS is None else torch.from_numpy(uniform_PS[chunk]).to(logits_PV.device)
             buffers = below[:count], p[:count], work[:count]
             _summarise_chunk(gold_P[chunk], part, keep=keep, tail=tail, uniform_CS=uniform_CS, buffers=buffers)
     return summary
 
 
-def _empty(logits_PV: Tensor, *, keep: Keep, tail: TailShape) -> Summary:
+def record_of(summary: Summary, *, vocabulary: int) -> SparseLogits:
+    """The rows as a record, not checked, on the CPU; ids have the dtype of a store with this vocabulary."""
+    ids = np.dtype(id_dtype(vocabulary))
+
+    def array(column: Tensor) -> NDArray[Any]:
+        values: NDArray[Any] = column.cpu().numpy()
+        return np.where(values < 0, sentinel(ids), values).astype(ids) if values.dtype == np.int64 else values
+
+    return SparseLogits(**{name: array(column) for name, column in summary.items()})
+
+
+def _unanswered(logits_PV: Tensor, *, keep: Keep, tail: TailShape) -> Summary:
+    """Rows to be filled, as `SparseLogits.empty` has them."""
     import torch
 
     rows, vocabulary = logits_PV.shape
-    listed, columns = min(keep.most, vocabulary), len(tail.temperatures)
-
-    def full(*shape: int, value: float = float("nan"), dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.full((rows, *shape), value, dtype=dtype, device=logits_PV.device)
-
-    return Summary(
-        ids_PK=full(listed, value=-1, dtype=torch.int64),
-        logprob_PK=full(listed),
-        drawn_ids_PS=full(keep.draws, value=-1, dtype=torch.int64),
-        drawn_share_PS=full(keep.draws, value=0),
-        tail_PJ=full(columns),
-        gold_logprob_PJ=full(columns),
-        gold_place_P=full(value=-1, dtype=torch.int32),
-        entropy_PJ=full(columns),
-        sketch_PD=full(tail.size, value=0, dtype=torch.int8),
-        spread_PJ=full(columns),
+    record = SparseLogits.empty(
+        rows,
+        most=keep.most,
+        draws=keep.draws,
+        temperatures=len(tail.temperatures),
+        rank=tail.size,
+        vocabulary=vocabulary,
     )
+
+    def tensor(values: NDArray[Any]) -> Tensor:
+        no_ids = values.dtype.kind == "u"
+        filled = torch.full(values.shape, -1, dtype=torch.int64) if no_ids else torch.from_numpy(values)
+        return filled.to(logits_PV.device)
+
+    return {name: tensor(values) for name, values in record.arrays().items()}
 
 
 def _summarise_chunk(
@@ -162,20 +153,20 @@ def _summarise_chunk(
         log_max_C = (share_C * p_CQ[:, 0]).log()
         tempered[j] = _Tempered(p_CQ=p_CQ, rest_C=rest_C, share_C=share_C, log_max_C=log_max_C)
         mean_below_C = _dot(p_CV, below_CV, work_CV) + (p_CQ * below_CQ).sum(dim=1)
-        part.entropy_PJ[:, j] = -(share_C * mean_below_C / temperature + log_max_C)
-        part.gold_logprob_PJ[:, j] = gold_below_C / temperature + log_max_C
+        part["entropy_PJ"][:, j] = -(share_C * mean_below_C / temperature + log_max_C)
+        part["gold_logprob_PJ"][:, j] = gold_below_C / temperature + log_max_C
         if j == DRAWN_COLUMN and uniform_CS is not None:
             drawn_CS, share_CS = draw(p_CV, ids_CQ, p_CQ, uniform_CS=uniform_CS, listed=keep.most > 0)
-            part.drawn_ids_PS.copy_(drawn_CS)
-            part.drawn_share_PS.copy_(share_CS)
+            part["drawn_ids_PS"].copy_(drawn_CS)
+            part["drawn_share_PS"].copy_(share_CS)
     first = tempered[0]
     listed_CQ = choose(first.share_C[:, None] * first.p_CQ, keep)
     _store_list(part, ids_CQ, below_CQ + first.log_max_C[:, None], listed_CQ, gold_C)
     for j, at in tempered.items():
-        part.tail_PJ[:, j] = at.share_C * (at.rest_C + at.p_CQ.masked_fill(listed_CQ, 0.0).sum(dim=1))
+        part["tail_PJ"][:, j] = at.share_C * (at.rest_C + at.p_CQ.masked_fill(listed_CQ, 0.0).sum(dim=1))
     if tail.size:
-        part.sketch_PD.copy_(tail.codes(below_CV))
-    part.spread_PJ.copy_(tail.spread(part.sketch_PD, ids_CQ, listed_CQ=listed_CQ, buffers=buffers))
+        part["sketch_PD"].copy_(tail.codes(below_CV))
+    part["spread_PJ"].copy_(tail.spread(part["sketch_PD"], ids_CQ, listed_CQ=listed_CQ, buffers=buffers))
 
 
 def _tempered_softmax(below_CV: Tensor, temperature: float, work_CV: Tensor, p_CV: Tensor) -> None:
@@ -195,12 +186,12 @@ def _dot(a_CV: Tensor, b_CV: Tensor, work_CV: Tensor) -> Tensor:
 def _store_list(part: Summary, ids_CQ: Tensor, logprob_CQ: Tensor, listed_CQ: Tensor, gold_C: Tensor) -> None:
     import torch
 
-    if part.ids_PK.shape[1] == 0:
+    if part["ids_PK"].shape[1] == 0:
         return
-    part.ids_PK.copy_(ids_CQ.masked_fill(~listed_CQ, -1))
-    part.logprob_PK.copy_(logprob_CQ.masked_fill(~listed_CQ, float("nan")))
+    part["ids_PK"].copy_(ids_CQ.masked_fill(~listed_CQ, -1))
+    part["logprob_PK"].copy_(logprob_CQ.masked_fill(~listed_CQ, float("nan")))
     hit_CQ = (ids_CQ == gold_C[:, None]) & listed_CQ
-    part.gold_place_P.copy_(torch.where(hit_CQ.any(dim=1), hit_CQ.int().argmax(dim=1), -1))
+    part["gold_place_P"].copy_(torch.where(hit_CQ.any(dim=1), hit_CQ.int().argmax(dim=1), -1))
 
 
 def _order(temperatures: Sequence[float]) -> list[tuple[int, bool]]:

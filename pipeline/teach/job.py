@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pipeline.core.runtime import Runtime, settle
 from pipeline.text.corpus_view import MaskedCorpus
 from storage.errors import StaleParent
-from storage.format.arrays import sentinel
 from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.writer import Shard
@@ -174,16 +173,16 @@ def predict_shard(
 ) -> SparseLogits:
     """Predictions of the model `lm` at a shard's masked positions; calls `advance` with each batch's number of rows."""
     from pipeline.core.seeds import generator
-    from pipeline.sparse.summary import summarise
+    from pipeline.sparse.summary import record_of, summarise
 
-    size = shard.stop - shard.start
+    size, vocabulary = shard.stop - shard.start, len(part.inputs.tokenizer.tokens)
     record = SparseLogits.empty(
         size,
         most=params.keep.most,
         draws=params.keep.draws,
         temperatures=len(shape.temperatures),
         rank=params.tail_rank,
-        vocabulary=len(part.inputs.tokenizer.tokens),
+        vocabulary=vocabulary,
     )
     columns = record.arrays()
     # Drawn for the whole shard at once: a row's draws do not depend on how rows are batched.
@@ -201,10 +200,7 @@ def predict_shard(
         )
 
     for summary, row in part.map_logits(lm, shard.start, shard.stop, summary_of):
-        for name, column in columns.items():
-            values = getattr(summary, name).cpu().numpy()
-            if name in ("ids_PK", "drawn_ids_PS"):
-                values = np.where(values < 0, sentinel(column.dtype), values)
-            column[row] = values
+        for name, values in record_of(summary, vocabulary=vocabulary).arrays().items():
+            columns[name][row] = values
         advance(len(row))
     return record

@@ -25,10 +25,8 @@ from pipeline.sparse.params import (
     TopKSampled,
 )
 from pipeline.sparse.restore import listed_probability
-from pipeline.sparse.summary import Summary, summarise
+from pipeline.sparse.summary import Summary, record_of, summarise
 from pipeline.sparse.tail import NO_COUNTERPART, TailShape
-from storage.format.arrays import sentinel
-from storage.records.base import id_dtype
 from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
 from tests.helpers.reference import restore_fused, restore_teacher
@@ -56,11 +54,7 @@ def topk(k: int) -> TopK:
 
 
 def record(summary: Summary, vocabulary: int) -> SparseLogits:
-    dtype = np.dtype(id_dtype(vocabulary))
-    arrays = {name: getattr(summary, name).numpy() for name in Summary.__slots__}
-    for name in ("ids_PK", "drawn_ids_PS"):
-        arrays[name] = np.where(arrays[name] < 0, sentinel(dtype), arrays[name]).astype(dtype)
-    made = SparseLogits(**arrays)
+    made = record_of(summary, vocabulary=vocabulary)
     made.check()
     return made
 
@@ -69,31 +63,31 @@ def check_against_float64(logits: torch.Tensor, gold: torch.Tensor, summary: Sum
     """All but which entries are listed: that follows from the summary's own lists."""
     wide = logits.double()
     close: dict[str, Any] = {"rtol": 5e-6, "atol": 5e-6}
-    has_id = summary.ids_PK >= 0
+    has_id = summary["ids_PK"] >= 0
     logp = torch.log_softmax(wide, dim=1)
-    ids = summary.ids_PK.clamp_min(0)
+    ids = summary["ids_PK"].clamp_min(0)
     values = wide.topk(ids.shape[1], dim=1).values
     assert torch.equal(wide.gather(1, ids)[has_id], values[has_id])
-    assert all(len(set(row)) == len(row) for row in (row[row >= 0].tolist() for row in summary.ids_PK))
-    torch.testing.assert_close(summary.logprob_PK[has_id].double(), logp.gather(1, ids)[has_id], **close)
-    assert summary.logprob_PK[~has_id].isnan().all()
+    assert all(len(set(row)) == len(row) for row in (row[row >= 0].tolist() for row in summary["ids_PK"]))
+    torch.testing.assert_close(summary["logprob_PK"][has_id].double(), logp.gather(1, ids)[has_id], **close)
+    assert summary["logprob_PK"][~has_id].isnan().all()
     listed = torch.zeros(wide.shape[0], wide.shape[1] + 1, dtype=torch.bool)
     listed.scatter_(1, ids.where(has_id, wide.shape[1]), True)
     listed = listed[:, :-1]
-    for row, (true_id, place) in enumerate(zip(gold.tolist(), summary.gold_place_P.tolist(), strict=True)):
-        assert place == (summary.ids_PK[row].tolist().index(true_id) if listed[row, true_id] else -1)
-    exponent = summary.sketch_PD.double() @ tail.basis_DV.double()
+    for row, (true_id, place) in enumerate(zip(gold.tolist(), summary["gold_place_P"].tolist(), strict=True)):
+        assert place == (summary["ids_PK"][row].tolist().index(true_id) if listed[row, true_id] else -1)
+    exponent = summary["sketch_PD"].double() @ tail.basis_DV.double()
     for j, temperature in enumerate(tail.temperatures):
         tempered = torch.log_softmax(wide / temperature, dim=1)
         entropy = -(tempered.exp() * tempered).sum(dim=1)
-        torch.testing.assert_close(summary.entropy_PJ[:, j].double(), entropy, **close)
+        torch.testing.assert_close(summary["entropy_PJ"][:, j].double(), entropy, **close)
         gold_logprob = tempered.gather(1, gold[:, None])[:, 0]
-        torch.testing.assert_close(summary.gold_logprob_PJ[:, j].double(), gold_logprob, **close)
+        torch.testing.assert_close(summary["gold_logprob_PJ"][:, j].double(), gold_logprob, **close)
         outside = tempered.exp().masked_fill(listed, 0).sum(dim=1)
-        torch.testing.assert_close(summary.tail_PJ[:, j].double(), outside, rtol=1e-5, atol=1e-30)
+        torch.testing.assert_close(summary["tail_PJ"][:, j].double(), outside, rtol=1e-5, atol=1e-30)
         total = (tail.bias_JV[j].double() + exponent / temperature).masked_fill(listed, -torch.inf).logsumexp(dim=1)
         total = total.where(~listed.all(dim=1), 0.0)
-        torch.testing.assert_close(summary.spread_PJ[:, j].double(), total, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(summary["spread_PJ"][:, j].double(), total, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -105,11 +99,11 @@ def test_statistics_are_those_of_the_whole_row(vocabulary: int, keep: Keep, size
     gold = torch.randint(vocabulary, (50,), generator=generator)
     tail = shape(vocabulary, size=size)
     summary = summarise(logits, gold, keep=keep, temperatures=TEMPERATURES, tail=tail)
-    assert (summary.ids_PK >= 0).all()
+    assert (summary["ids_PK"] >= 0).all()
     check_against_float64(logits, gold, summary, tail)
-    assert summary.sketch_PD.shape == (50, size) and summary.drawn_ids_PS.shape == (50, 0)
+    assert summary["sketch_PD"].shape == (50, size) and summary["drawn_ids_PS"].shape == (50, 0)
     codes = logits.double() @ tail.encode_VD.double() - tail.offset_D.double()
-    assert ((summary.sketch_PD - codes.clamp(-127, 127)).abs() <= 0.5 + 1e-3).all()
+    assert ((summary["sketch_PD"] - codes.clamp(-127, 127)).abs() <= 0.5 + 1e-3).all()
 
 
 @pytest.mark.parametrize("keep", [NUCLEUS, NUCLEUS.model_copy(update={"mass": 1.0, "floor": 0.0, "most": 600})])
@@ -122,7 +116,7 @@ def test_a_nucleus_lists_what_its_rule_says(keep: Nucleus) -> None:
     check_against_float64(logits, gold, summary, tail)
     p = torch.softmax(logits.double(), dim=1).sort(dim=1, descending=True).values
     before = p.cumsum(dim=1) - p
-    for row, count in enumerate((summary.ids_PK >= 0).sum(dim=1).tolist()):
+    for row, count in enumerate((summary["ids_PK"] >= 0).sum(dim=1).tolist()):
         expected = int((((before[row] < keep.mass) | (keep.mass == 1)) & (p[row] >= keep.floor)).sum())
         assert count == min(max(expected, keep.least), keep.most, 500)
 
@@ -135,7 +129,7 @@ def test_a_tiny_tail_is_not_lost_in_one_minus_the_kept_mass() -> None:
     summary = summarise(logits, gold, keep=topk(3), temperatures=TEMPERATURES, tail=tail)
     check_against_float64(logits, gold, summary, tail)
     expected = 997 * np.exp(-35) / (1 + np.exp(-1) + np.exp(-2))
-    assert summary.tail_PJ[0, 0].item() == pytest.approx(expected, rel=1e-5, abs=0)
+    assert summary["tail_PJ"][0, 0].item() == pytest.approx(expected, rel=1e-5, abs=0)
 
 
 @pytest.mark.parametrize("size", [0, 2])
@@ -143,8 +137,8 @@ def test_everything_listed_leaves_no_tail(size: int) -> None:
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     tail = shape(9, size=size, temperatures=(1.0, 2.0))
     summary = summarise(logits, torch.arange(4), keep=topk(12), temperatures=(1.0, 2.0), tail=tail)
-    assert summary.ids_PK.shape == (4, 9)
-    assert (summary.tail_PJ == 0).all() and (summary.spread_PJ == 0).all()
+    assert summary["ids_PK"].shape == (4, 9)
+    assert (summary["tail_PJ"] == 0).all() and (summary["spread_PJ"] == 0).all()
     dense = restore_teacher(record(summary, 9), bias_JV=tail.bias_JV.numpy(), column=1, temperature=2.0)
     np.testing.assert_allclose(dense, torch.softmax(logits.double() / 2, dim=1), rtol=1e-5)
 
@@ -158,8 +152,8 @@ def test_rows_are_independent_of_the_chunk(keep: Keep, monkeypatch: pytest.Monke
     whole = summarise(logits, gold, uniform_PS=uniform, **settings)
     monkeypatch.setattr(selection, "CPU_CHUNK_ELEMENTS", 5 * 3000)
     cut = summarise(logits, gold, uniform_PS=uniform, **settings)
-    for name in Summary.__slots__:
-        torch.testing.assert_close(getattr(cut, name), getattr(whole, name), rtol=1e-6, atol=1e-6, equal_nan=True)
+    for name, column in whole.items():
+        torch.testing.assert_close(cut[name], column, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("keep", [topk(32), NUCLEUS, TopKSampled(form="topk+sampled", k=8, draws=20)])
@@ -202,7 +196,11 @@ def test_no_rows() -> None:
     none = torch.zeros(0, dtype=torch.int64)
     tail = shape(50, size=2)
     summary = summarise(torch.zeros(0, 50), none, keep=topk(4), temperatures=TEMPERATURES, tail=tail)
-    assert summary.ids_PK.shape == (0, 4) and summary.entropy_PJ.shape == (0, 4) and summary.sketch_PD.shape == (0, 2)
+    assert (
+        summary["ids_PK"].shape == (0, 4)
+        and summary["entropy_PJ"].shape == (0, 4)
+        and summary["sketch_PD"].shape == (0, 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,8 +246,8 @@ def test_masses_add_up_and_lists_are_restored(values: np.ndarray, keep: Keep, si
     check_against_float64(logits, gold, summary, tail)
     stored = record(summary, logits.shape[1])  # its check() holds listed mass and tail to MASS_TOLERANCE
     basis = tail.basis_DV.numpy() if size else None
-    none = summary.ids_PK.numpy() < 0
-    ids = np.where(none, 0, summary.ids_PK.numpy())
+    none = summary["ids_PK"].numpy() < 0
+    ids = np.where(none, 0, summary["ids_PK"].numpy())
     for column, temperature in enumerate(TEMPERATURES):
         dense = restore_teacher(
             stored, bias_JV=tail.bias_JV.numpy(), basis_DV=basis, column=column, temperature=temperature

@@ -18,12 +18,9 @@ from pipeline.sparse.params import (
     TailParams,
     TopK,
 )
-from pipeline.sparse.summary import summarise
+from pipeline.sparse.summary import record_of, summarise
 from pipeline.sparse.tail import NO_COUNTERPART, TailShape, tail_chunk
 from pipeline.sparse.tail_fit import fit_tail
-from storage.format.arrays import sentinel
-from storage.records.base import id_dtype
-from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
 from tests.helpers.reference import restore_fused, restore_teacher
 
@@ -39,13 +36,9 @@ def restored(logits: torch.Tensor, shape: TailShape, *, column: int, keep: Keep 
     """Through what is stored: the record and the constants."""
     gold = torch.zeros(len(logits), dtype=torch.int64)
     summary = summarise(logits, gold, keep=keep, temperatures=TEMPERATURES, tail=shape)
-    dtype = np.dtype(id_dtype(logits.shape[1]))
-    arrays = {name: getattr(summary, name).numpy() for name in summary.__slots__}
-    for name in ("ids_PK", "drawn_ids_PS"):
-        arrays[name] = np.where(arrays[name] < 0, sentinel(dtype), arrays[name]).astype(dtype)
     constants = shape.constants()
     return restore_teacher(
-        SparseLogits.from_arrays(arrays),
+        record_of(summary, vocabulary=logits.shape[1]),
         bias_JV=constants["tail_bias_JV"],
         basis_DV=constants.get("tail_basis_DV"),
         column=column,
