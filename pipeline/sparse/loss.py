@@ -100,7 +100,8 @@ class Term:
     targets: TargetBatch
     tails: Tails | None
     temperature: float
-    tail: Tail
+    tail: Tail | None
+    """None: all mass is listed."""
     weight: float
     """Of the sum over rows."""
 
@@ -112,7 +113,7 @@ def label_term(labels_B: Tensor, *, weight: float) -> Term:
     """
     certain_B1 = torch.ones_like(labels_B[:, None], dtype=torch.float32)
     targets = TargetBatch(labels_B[:, None], certain_B1, torch.zeros_like(certain_B1), certain_B1[:, :, None])
-    return Term(targets=targets, tails=None, temperature=1.0, tail="renormalised", weight=weight)
+    return Term(targets=targets, tails=None, temperature=1.0, tail=None, weight=weight)
 
 
 def target_term(targets: TargetBatch, tails: Tails | None, *, temperature: float, tail: Tail, weight: float) -> Term:
@@ -121,8 +122,7 @@ def target_term(targets: TargetBatch, tails: Tails | None, *, temperature: float
     With q = softmax(logits / T), its gradient is that of T^2 KL(target || q), and its value differs from it by T^2
     times `target_entropy`. The target by `tail`:
     prior: the restored distribution of `FusedTargets` over the whole vocabulary (this project's), by `tails`;
-    bucket: k + 1 outcomes, the last one for all ids that are not listed, in target and student alike;
-    renormalised: the listed probabilities divided by their sum, against q over the whole vocabulary.
+    bucket: k + 1 outcomes, the last one for all ids that are not listed, in target and student alike.
     """
     return Term(targets=targets, tails=tails, temperature=temperature, tail=tail, weight=weight)
 
@@ -140,9 +140,9 @@ def weighted_loss(logits_BV: Tensor, terms: Sequence[Term]) -> tuple[Tensor, lis
 def target_entropy(targets: TargetBatch, tails: Tails, *, tail: Tail = "prior") -> LossTerm:
     """Entropy of the targets in nats, for reports: KL = target_loss / T^2 - target_entropy. Needs no logits."""
     count = int((targets.ids_BM[:, 0] >= 0).sum())
-    p_BM, tail_B = _outcomes(targets, tail)
-    total = -torch.xlogy(p_BM, p_BM).sum()
+    total = -torch.xlogy(targets.prob_BM, targets.prob_BM).sum()
     if tail == "bucket":
+        tail_B = targets.tail_BT.sum(dim=1)
         total = total - torch.xlogy(tail_B, tail_B).sum()
     if tail == "prior":
         for _, outside_CV in tails.chunks(targets):
@@ -152,14 +152,6 @@ def target_entropy(targets: TargetBatch, tails: Tails, *, tail: Tail = "prior") 
 
 def _wide(logits_BV: Tensor) -> Tensor:
     return logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
-
-
-def _outcomes(targets: TargetBatch, tail: Tail) -> tuple[Tensor, Tensor]:
-    """Target probabilities of the listed ids and of all others together."""
-    if tail == "renormalised":
-        mass_B1 = targets.prob_BM.sum(dim=1, keepdim=True)
-        return targets.prob_BM / mass_B1.clamp_min(torch.finfo(mass_B1.dtype).tiny), torch.zeros_like(mass_B1[:, 0])
-    return targets.prob_BM, targets.tail_BT.sum(dim=1)
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -233,7 +225,7 @@ def _parts(logits_BV: Tensor, terms: tuple[Term, ...]) -> list[_Part]:
             softmaxes[temperature] = q_BV, largest_B / temperature - q_BV.amax(dim=1).log()
         q_BV, lse_B = softmaxes[temperature]
         ids_BM = term.targets.ids_BM.clamp_min(0)
-        net_BM, bucket_B = _outcomes(term.targets, term.tail)
+        net_BM, bucket_B = term.targets.prob_BM, term.targets.tail_BT.sum(dim=1)
         mass_B = net_BM.sum(dim=1)
         if term.tail == "prior":
             mass_B = mass_B + bucket_B

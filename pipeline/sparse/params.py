@@ -101,4 +101,5 @@ class TailParams(Section):
     """Of a number's 8-bit code, nats (root mean square over ids)."""
 
 
-Tail = Literal["prior", "bucket", "renormalised"]
+Tail = Literal["prior", "bucket"]
+"""How a loss treats unlisted ids: their restored probabilities, or one outcome for all of them."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from pipeline.core.config import Section
+from pipeline.sparse.params import Tail
 
 LABELS_ONLY = "data/masks"
 """Targets of a student without a teacher: the true tokens alone, which the mask store names."""
@@ -17,7 +18,7 @@ class LossParams(Section):
 
     targets: float = Field(default=0.0, ge=0)
     labels: float = Field(ge=0)
-    tail: Literal["prior", "bucket", "renormalised"] = "prior"
+    tail: Tail = "prior"
     anneal: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps over which the targets' weight falls linearly to 0; 0 keeps it.
 

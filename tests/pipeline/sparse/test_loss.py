@@ -5,8 +5,6 @@ Restored tails are made in float32, so what they enter is compared to six digits
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -25,8 +23,8 @@ from pipeline.sparse.loss import (
     weighted_loss,
 )
 
-TAILS = ["prior", "bucket", "renormalised"]
-EXACT = {"prior": 1e-7, "bucket": 1e-12, "renormalised": 1e-12}
+TAILS = ["prior", "bucket"]
+EXACT = {"prior": 1e-7, "bucket": 1e-12}
 
 
 def make(
@@ -154,16 +152,15 @@ def test_tails_are_restored_a_few_rows_at_a_time(tail_rank: int, monkeypatch: py
 
 
 def test_only_the_prior_restores_tails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other two kinds of tail do not compute restored tails."""
+    """A bucket needs no restored tail."""
     targets, tails = make(4, 15, keep=5, teachers=2, tail_rank=3)
 
     def never(*_: object) -> torch.Tensor:
         raise AssertionError("a tail was restored")
 
     monkeypatch.setattr(losses, "tail_chunk", never)
-    for tail in ("bucket", "renormalised"):
-        target_loss(leaf(4, 15), targets, tails, temperature=1.0, tail=tail)
-        target_entropy(targets, tails, tail=tail)
+    target_loss(leaf(4, 15), targets, tails, temperature=1.0, tail="bucket")
+    target_entropy(targets, tails, tail="bucket")
     with pytest.raises(AssertionError, match="a tail was restored"):
         target_loss(leaf(4, 15), targets, tails, temperature=1.0, tail="prior")
 
@@ -200,18 +197,6 @@ def test_bucket_is_kl_over_listed_ids_and_one_more_outcome(temperature):
     kl = found - temperature**2 * target_entropy(targets, tails, tail="bucket").total
     torch.testing.assert_close(kl, reference, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(gradient(found, logits), gradient(reference, logits), rtol=1e-8, atol=1e-11)
-
-
-def test_renormalised_is_kl_to_the_scaled_list():
-    targets, tails = make(5, 20, keep=6, teachers=2)
-    dense = restored(replace(targets, tail_BT=0 * targets.tail_BT), tails)
-    dense = dense / dense.sum(dim=1, keepdim=True).clamp_min(1e-300)
-    logits = leaf(5, 20)
-    reference = dense_kl(logits, dense, 2.0)
-    found = target_loss(logits, targets, tails, temperature=2.0, tail="renormalised").total
-    kl = found - 4 * target_entropy(targets, tails, tail="renormalised").total
-    torch.testing.assert_close(kl, reference, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(gradient(found, logits), gradient(reference, logits), rtol=1e-9, atol=1e-12)
 
 
 def test_bucket_survives_a_student_with_nothing_outside_the_list():
