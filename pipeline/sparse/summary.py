@@ -3,8 +3,8 @@
 A row lists its most likely ids with log-probabilities of the full softmax, never renormalised. Beside the list it has
 statistics: the mass outside the list, the entropy and the true token's log-probability at each temperature. The
 distribution outside the list is described by the row's low-rank tail (`pipeline.sparse.tail`) or, in forms that draw,
-by ids drawn from it. `storage.records.logits.SparseLogits` defines the numbers. The cost is measured by `python -m
-benchmarks.speed --only topk`.
+by ids drawn from it. `storage.records.logits.SparseLogits` defines the numbers.
+`python -m benchmarks.speed --only topk` measures the cost.
 """
 
 from __future__ import annotations

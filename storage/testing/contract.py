@@ -84,7 +84,7 @@ class StoreContract:
             name: (out / name).stat().st_size for name in found
         }
 
-    def test_same_question_same_bytes(self, out: Path, tmp_path: Path) -> None:
+    def test_same_inputs_same_bytes(self, out: Path, tmp_path: Path) -> None:
         self.write(tmp_path / "elsewhere" / "store", tmp_path / "other-work")
         assert samples.file_hashes(tmp_path / "elsewhere" / "store") == samples.file_hashes(out)
 
@@ -111,8 +111,8 @@ class StoreContract:
         samples.edit_manifest(out, {"revision": 9, "identity": other}, resealed=True)
         self.refused(out, SchemaMismatch, str(out), f"expected method revision {body['revision']}, got 9")
 
-    def test_identity_is_the_hash_of_the_question(self, out: Path) -> None:
-        samples.edit_manifest(out, {"inputs": {"another": "question"}}, resealed=True)
+    def test_identity_is_the_hash_of_the_inputs(self, out: Path) -> None:
+        samples.edit_manifest(out, {"inputs": {"another": "input"}}, resealed=True)
         self.refused(out, SchemaMismatch, "manifest.json", "is not the hash of its inputs")
 
     @pytest.mark.parametrize("key", ["facts", "inputs", "identity", "splits", "shards", "kind"])

@@ -1,6 +1,6 @@
 """Faults of a store on disk, one function each, and a reader's behaviour after them.
 
-A fault is done to a copy of a small store of some kind. `judge` reads it back, shard by shard, and audits it, and
+A fault is done to a copy of a small store of some kind. `check` reads it back, shard by shard, and audits it, and
 compares with what the undamaged store holds: was the fault refused by name, was anything read as good that is not, and
 is everything that the fault did not touch still there. No pytest here: the bench runs the same.
 """
@@ -403,7 +403,7 @@ class Verdict:
 
 
 def inflict(name: str, gallery: Gallery, folder: Path, rng: random.Random, *, thorough: bool) -> Verdict:
-    """Do the fault to a copy in `folder`, judge it and mend it; not `thorough`: fewer untouched shards are read.
+    """Do the fault to a copy in `folder`, check it and repair it; not `thorough`: fewer untouched shards are read.
 
     Copies are used again: that a mended one is whole is part of what is tried.
     """
@@ -411,12 +411,12 @@ def inflict(name: str, gallery: Gallery, folder: Path, rng: random.Random, *, th
     if not store.exists():
         shutil.copytree(gallery.store, store)
     touched = FAULTS[name](store, gallery, rng)
-    verdict = judge(store, gallery, touched, rng, thorough=thorough)
+    verdict = check(store, gallery, touched, rng, thorough=thorough)
     assert samples.file_hashes(store) == samples.file_hashes(gallery.store), name
     return verdict
 
 
-def judge(store: Path, gallery: Gallery, touched: set[str], rng: random.Random, *, thorough: bool) -> Verdict:
+def check(store: Path, gallery: Gallery, touched: set[str], rng: random.Random, *, thorough: bool) -> Verdict:
     """Read, audit, put back what was touched and read again."""
     before = _as_it_lies(store)
     hit = {unit for unit in gallery.content if touched & gallery.needs[unit]}

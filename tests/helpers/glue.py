@@ -1,4 +1,4 @@
-"""GLUE's published files in small, in their own columns and with their own oddities; for tests only."""
+"""Small copies of GLUE's published files, with their columns and irregularities; for tests only."""
 
 from __future__ import annotations
 

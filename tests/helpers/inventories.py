@@ -1,4 +1,4 @@
-"""A small sense inventory and texts with its words, made without a network: what lexical training is tested on."""
+"""A small sense inventory and texts with its words, for tests of lexical training; needs no network."""
 
 from __future__ import annotations
 

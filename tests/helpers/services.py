@@ -1,4 +1,4 @@
-"""Stand-ins for what lies outside the machine: a package index, a model hub, WordNet. All local, all real formats.
+"""Local stand-ins for a package index, a model hub and WordNet, with their real formats.
 
 The index is a folder of wheels that pip reads with --find-links; the hub is an HTTP server that answers the requests
 `huggingface_hub` makes; WordNet is a database of five synsets with true byte offsets.

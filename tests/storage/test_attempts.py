@@ -1,4 +1,4 @@
-"""Shards written beside a store: whole, checked when taken in, and harmless when they come late or twice."""
+"""Shards written beside a store: whole, checked when accepted, and harmless when they are late or duplicated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults by the hundred: each is named and shows the way out, none is read as good data, nothing good is lost.
+"""Hundreds of faults: each is named with a remedy, none is read as good data, no good data is lost.
 
 The bench `python -m benchmarks.robustness.faults` runs the same with thousands of cases; docs/results/store.md has
 its table.

@@ -1,4 +1,4 @@
-"""The store of arrays: the contract every store keeps, and what only arrays can have wrong."""
+"""The store of arrays: the contract of every store, and faults that only arrays can have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader written from FORMAT.md alone agrees with ours on stores of every kind and form, and refuses what ours does.
+"""A reader written from FORMAT.md alone agrees with the product's on every kind and form, and on what is refused.
 
 Not checked: that it refuses everything the page says; it is a reader for sound stores, ours is the careful one.
 """

@@ -1,4 +1,4 @@
-"""The work folder: lock, journal, sweeping, publishing, other code. What a store adds stands in the contract suite."""
+"""The work folder: lock, journal, sweeping, publishing, changed code. Stores add tests in the contract suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing a store: round trips through plain zarr, resuming, sealing. Kills and damage stand in the contract suite."""
+"""Writing a store: round trips through plain zarr, resuming, sealing. Kills and damage are in the contract suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An encoder without a head becomes a teacher; what is published is what was judged; a killed run ends the same.
+"""An encoder without a head becomes a teacher; the published model is the evaluated one; a killed run continues.
 
 Not checked here: how good an adapter of a real encoder is, and after how long.
 """
@@ -209,8 +209,8 @@ def test_what_the_corpus_uses_is_left_out(encoder: Path, tiny_stores: TinyStores
     ingested = tiny_stores.documents.parent / "text"
     with pytest.raises(DataError, match="no document to train on that the corpus does not use"):
         read_pages(settings(encoder, ingested), corpus=tiny_stores.documents)
-    learned, judged = read_pages(settings(encoder, tiny_stores.documents), corpus=tiny_stores.documents)
-    assert not {page.text for page in learned} & {page.text for page in judged}
+    learned, evaluated = read_pages(settings(encoder, tiny_stores.documents), corpus=tiny_stores.documents)
+    assert not {page.text for page in learned} & {page.text for page in evaluated}
     assert {page.doc_id.partition(":")[0] for page in learned} == {"animals"}
 
 
@@ -219,12 +219,12 @@ def test_files_of_every_kind_and_sources(encoder: Path, tiny_stores: TinyStores,
     (tmp_path / "own" / "plain.txt").write_text("A plain text of some words.\n", encoding="utf-8")
     (tmp_path / "own" / "copied.txt").write_text(TINY_TEXT[0], encoding="utf-8")
     params = settings(encoder, lines.parent, heldout=0.3)
-    learned, judged = read_pages(params, corpus=tiny_stores.documents)
-    texts = [page.text for page in (*learned, *judged)]
+    learned, evaluated = read_pages(params, corpus=tiny_stores.documents)
+    texts = [page.text for page in (*learned, *evaluated)]
     assert len(texts) == 41 and "A plain text of some words." in texts and TINY_TEXT[0] not in texts
     chosen = params.model_copy(update={"include": ["dog", "cat"]})
-    learned, judged = read_pages(chosen, corpus=tiny_stores.documents)
-    assert {page.source for page in (*learned, *judged)} == {"dog", "cat"}
+    learned, evaluated = read_pages(chosen, corpus=tiny_stores.documents)
+    assert {page.source for page in (*learned, *evaluated)} == {"dog", "cat"}
     wrong = params.model_copy(update={"include": ["dgo"]})
     with pytest.raises(DataError, match=r"include: no document of a source 'dgo' \(did you mean 'dog'\?\)"):
         read_pages(wrong, corpus=tiny_stores.documents)

@@ -1,4 +1,4 @@
-"""The list of what stages write, against dvc.yaml."""
+"""The list of stages' outputs agrees with dvc.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a long step says: a line every 30 seconds where there is no terminal."""
+"""Progress of a long step: a log line every 30 seconds where there is no terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device and number format: what is asked for is taken, `auto` takes what the hardware is good at."""
+"""Device and number format: settings are followed, and `auto` takes what the hardware is fast at."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARAMS = RuntimeParams(device="cpu", dtype="float32", threads=0, batch_tokens=40
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_what_is_asked_for_is_taken(dtype: str, expected: torch.dtype) -> None:
+def test_what_is_setting_for_is_taken(dtype: str, expected: torch.dtype) -> None:
     chosen = runtime.apply(PARAMS.model_copy(update={"dtype": dtype}), Workspace(code="x"))
     assert (chosen.device, chosen.dtype, chosen.batch_tokens) == (torch.device("cpu"), expected, 4096)
     assert (chosen.threads, chosen.checkpoint_seconds, chosen.workspace) == (0, 60.0, Workspace(code="x"))
@@ -28,7 +28,7 @@ def test_auto_takes_bfloat16_where_the_cpu_computes_in_it(
     assert runtime.apply(PARAMS.model_copy(update={"dtype": "auto"})).dtype == expected
 
 
-def test_threads_are_set_when_asked_for() -> None:
+def test_threads_are_set_when_setting_for() -> None:
     before = torch.get_num_threads()
     try:
         runtime.apply(PARAMS.model_copy(update={"threads": 1}))
@@ -38,7 +38,7 @@ def test_threads_are_set_when_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "asked", "expected"),
+    ("capability", "setting", "expected"),
     [
         ((7, 0), "auto", torch.float32),
         ((7, 5), "auto", torch.float32),
@@ -53,19 +53,19 @@ def test_a_gpu_never_emulates_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capability: tuple[int, int],
-    asked: str,
+    setting: str,
     expected: torch.dtype,
 ) -> None:
-    """A T4 answers True to is_bf16_supported, by emulation; what is taken instead of what was asked for is said."""
+    """A T4 answers True to is_bf16_supported, by emulation; a format taken instead of the setting is logged."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
-    chosen = runtime.apply(PARAMS.model_copy(update={"device": "cuda", "dtype": asked}))
+    chosen = runtime.apply(PARAMS.model_copy(update={"device": "cuda", "dtype": setting}))
     assert chosen.dtype == expected
     said = [record.message for record in caplog.records]
-    if capability < (8, 0) and asked != "float32":
+    if capability < (8, 0) and setting != "float32":
         (line,) = said
         assert line.startswith("Tesla T4 has no bfloat16 units: computing in float32")
-        assert ("although runtime.dtype is bfloat16" in line) == (asked == "bfloat16")
+        assert ("although runtime.dtype is bfloat16" in line) == (setting == "bfloat16")
     else:
         assert not said

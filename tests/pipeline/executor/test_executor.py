@@ -397,8 +397,8 @@ def test_a_worker_without_the_package_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_workers_choose_one_number_format(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
 
-    def choose(asked: dict[str, Any]) -> dict[str, str]:
-        chosen.append(asked["dtype"])
+    def choose(plain: dict[str, Any]) -> dict[str, str]:
+        chosen.append(plain["dtype"])
         return {"device": "cpu", "dtype": f"float{16 * len(chosen)}"}
 
     monkeypatch.setattr(cluster, "chosen", choose)

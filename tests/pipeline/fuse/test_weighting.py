@@ -1,4 +1,4 @@
-"""Each scheme against its formula written out for one row, and what must hold for all of them."""
+"""Each weighting against its formula written out for one row, and properties of all of them."""
 
 from __future__ import annotations
 

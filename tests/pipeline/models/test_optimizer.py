@@ -1,4 +1,4 @@
-"""The optimiser against AdamW written out, the learning rate by step, and which way of attention is chosen."""
+"""The optimiser against AdamW written out, the learning rate by step, and the choice of attention."""
 
 from __future__ import annotations
 

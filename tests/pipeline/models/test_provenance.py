@@ -1,4 +1,4 @@
-"""What a store says of where it came from, from a fetched model to the fused targets."""
+"""The provenance of a store, from a fetched model to the fused targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights as they are published: in shards, tied, in half precision, with the names of older versions."""
+"""Weights in published forms: in shards, tied, in half precision, with the names of older versions."""
 
 from __future__ import annotations
 

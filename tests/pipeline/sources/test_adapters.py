@@ -1,4 +1,4 @@
-"""Merging: the plain folder answers as body, adapter and head did; what does not fit is refused by name.
+"""Merging: the plain folder gives the logits of body, adapter and head; files that do not fit are refused by name.
 
 Not checked here: that the project's own adapters make good teachers; `evaluate` measures that.
 """

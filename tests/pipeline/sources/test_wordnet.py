@@ -1,4 +1,4 @@
-"""WordNet from every place it may be, and NLTK's reader on a folder NLTK would refuse.
+"""WordNet from every route, and NLTK's reader on a folder that NLTK would refuse.
 
 The database here has five synsets; its counts stand in for WordNet 3.0's. Not checked here: the real downloads.
 """

@@ -1,4 +1,4 @@
-"""What is listed follows the forms' rules; what is drawn has the right distribution, exactly, on a grid of uniforms."""
+"""Listed ids follow the forms' rules; drawn ids have the exact distribution on a grid of uniforms."""
 
 from __future__ import annotations
 

@@ -68,14 +68,14 @@ def test_the_range_is_not_left(best: float, expected: float):
 
 
 def test_few_evaluations():
-    asked: list[int] = []
+    counts: list[int] = []
 
     def nll_at(temperatures: Sequence[float]) -> list[float]:
-        asked.append(len(temperatures))
+        counts.append(len(temperatures))
         return [math.log(t / 1.3) ** 2 for t in temperatures]
 
     assert fit_temperature(nll_at) == pytest.approx(1.3, rel=1e-9)
-    assert asked == [7, 3, 3]
+    assert counts == [7, 3, 3]
 
 
 def test_a_flat_loss_gives_some_temperature_in_range():

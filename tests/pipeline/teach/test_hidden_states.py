@@ -1,4 +1,4 @@
-"""Kept hidden states give the full softmax back, for every kind of output layer."""
+"""Stored hidden states give the full softmax, for every kind of output layer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def kept(tiny_stores: TinyStores, tiny_teacher: Path, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="module")
-def asked(tiny_stores: TinyStores, tiny_teacher: Path) -> tuple[np.ndarray, np.ndarray]:
+def plain(tiny_stores: TinyStores, tiny_teacher: Path) -> tuple[np.ndarray, np.ndarray]:
     """Logits and true ids of all held-out masked positions, from the model without a hook."""
     with masked_lm(tiny_teacher, device=CPU, dtype=torch.float32) as lm, torch.inference_mode():
         teacher_inputs = TeacherInputs.open(tiny_teacher, lm, tiny_stores.corpus(), batch_tokens=300)
@@ -65,8 +65,8 @@ def softmax_again(store: Store[HiddenStates]) -> np.ndarray:
     return np.asarray(power / power.sum(axis=1, keepdims=True))
 
 
-def test_states_give_the_full_softmax_back(kept: Store[HiddenStates], asked: tuple[np.ndarray, np.ndarray]) -> None:
-    logits, gold = asked
+def test_states_give_the_full_softmax_back(kept: Store[HiddenStates], plain: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, gold = plain
     record = kept.read("heldout")
     answered = gold[:40] >= 0
     assert 10 < answered.sum() < 40

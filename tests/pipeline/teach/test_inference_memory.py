@@ -1,4 +1,4 @@
-"""What a split holds in memory does not depend on how often a document was cut."""
+"""A split's memory does not depend on how many windows a document is cut into."""
 
 from __future__ import annotations
 

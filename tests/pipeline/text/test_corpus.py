@@ -1,4 +1,4 @@
-"""What happens to a document depends on its id and its text, and everything that is dropped is counted."""
+"""A document's split depends on its id and text alone, and every dropped document is counted."""
 
 from __future__ import annotations
 

@@ -64,11 +64,11 @@ def view_of(seed: int, *, sequences: int = 7, copies: int = 2) -> tuple[Sequence
 @settings(max_examples=60, deadline=None)
 def test_every_prediction_occurs_once_with_its_own_masked_positions(seed: int, batch_tokens: int) -> None:
     sequences, masks, view = view_of(seed)
-    asked = np.zeros(len(masks), int)
+    seen = np.zeros(len(masks), int)
     for batch in token_batches(view.lengths_G(), batch_tokens):
         inputs = model_inputs(view, batch)
         for q, prediction in enumerate(inputs.prediction_Q):
-            asked[prediction] += 1
+            seen[prediction] += 1
             row = int(masks.sequence_P[prediction])
             same = (masks.sequence_P == row) & (masks.copy_P == masks.copy_P[prediction])
             expected = sequences.input_ids_NL[row, : sequences.length_N[row]].astype(int)
@@ -78,7 +78,7 @@ def test_every_prediction_occurs_once_with_its_own_masked_positions(seed: int, b
             assert got[used].tolist() == expected.tolist()
             assert (got[~used] == SPECIAL["pad"]).all()
             assert inputs.column_Q[q] == masks.column_P[prediction]
-    assert (asked == 1).all()
+    assert (seen == 1).all()
 
 
 @given(st.lists(st.integers(1, 128), min_size=1, max_size=200), st.integers(1, 600))

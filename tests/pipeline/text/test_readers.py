@@ -1,4 +1,4 @@
-"""Every format gives the same documents, and what is damaged is named by file and line."""
+"""Every format gives the same documents, and damage is named by file and line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizers opened as their folder says, and a store of sequences that does not depend on how it was made."""
+"""Tokenizers opened by their folder's files, and a store of sequences that does not depend on batches."""
 
 from __future__ import annotations
 

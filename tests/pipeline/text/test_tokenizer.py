@@ -1,4 +1,4 @@
-"""Tokenizers as published: transformers' ids and special tokens, whatever the files leave unsaid; words of any kind."""
+"""Published tokenizers have transformers' ids and special tokens, also where files lack them; words of any kind."""
 
 from __future__ import annotations
 

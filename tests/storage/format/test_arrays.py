@@ -1,4 +1,4 @@
-"""Arrays on disk, looked at with plain zarr: fills, chunks, checksums, whole shards."""
+"""Arrays on disk, read with plain zarr: fills, chunks, checksums, whole shards."""
 
 from __future__ import annotations
 

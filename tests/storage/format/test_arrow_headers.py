@@ -1,4 +1,4 @@
-"""Headers of Arrow files, compared with what Arrow itself says of them."""
+"""Headers of Arrow files, compared with Arrow's own reading of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifest, identity, shard plan. What a reader refuses stands in the contract suite."""
+"""Manifest, identity, shard plan. Refusals of a reader are in the contract suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records refuse what no writer of ours produces; each refusal by its message."""
+"""Records refuse values that this project's writers never produce; each refusal by its message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file for a store: equal stores give equal bytes, and whatever else is in an archive publishes nothing."""
+"""One file for a store: equal stores give equal bytes, and an archive with anything else publishes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An audit lists everything that is wrong and never raises. A record's own check is tried with the records."""
+"""An audit lists every fault and never raises. A record's own check is tested with the records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of stores from their manifests alone."""
+"""Descriptions of stores from their manifests alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet says what the reader says, and what is absent is null or left out."""
+"""Parquet files hold the reader's values; absent values are null or left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores behind URLs: whole, lying and failing ones, and several readers of one cache.
+"""Stores behind URLs: sound, false and failing ones, and several readers of one cache.
 
 Not checked here: real object stores, which differ from these only inside fsspec's drivers.
 """
