@@ -19,10 +19,13 @@ from stages.command import Run, params_option, path_option, runtime_params, stag
 @path_option("--sequences", "Store of sequences.")
 @path_option("--masks", "Store of masks.")
 @path_option("--logits", "Folder of the teachers' stores.")
+@path_option("--documents", "Store of documents; opened where weights depend on sources of text.", required=False)
 @path_option("--out", "Store of targets to write.")
 @params_option
 @stage
-def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, params_file: Path) -> None:
+def main(
+    name: str, sequences: Path, masks: Path, logits: Path, documents: Path | None, out: Path, params_file: Path
+) -> None:
     """Make the fused targets NAME of params.yaml."""
     params = section(params_file, f"fusions.{name}", FusionParams)
     settings = runtime_params(params_file)
@@ -36,6 +39,7 @@ def main(name: str, sequences: Path, masks: Path, logits: Path, out: Path, param
             sequences=sequences,
             masks=masks,
             logits=logits,
+            documents=documents,
             out=out,
             declared=load(params_file).get("teachers") or (),
             threads=threads,

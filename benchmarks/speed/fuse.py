@@ -55,7 +55,8 @@ def measure_kernel(_machine: Machine, _folder: Path) -> Measured:
 
 def kernel_ratios(form: Form) -> list[float]:
     """One thread, lists of `form`."""
-    from pipeline.fuse.mixture import BLOCK_ROWS, Teacher, fuse_shard
+    from pipeline.fuse.mixture import fuse_shard
+    from pipeline.fuse.teacher import BLOCK_ROWS, Teacher
 
     records = [simulate(form, rows=KERNEL_ROWS, seed=seed)[0] for seed in range(len(TEACHERS))]
     teachers = [

@@ -9,20 +9,20 @@ bias, so fused stores restore the corrected tail like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fuse.mixture import RestoredRows, Teacher, restate
+from pipeline.fuse.teacher import RestoredRows, Teacher, restate
 from storage.records.logits import SparseLogits
 
-MOST_SHARDS = 64
-"""Train shards that the ratio is fitted to, evenly spread."""
+DENSE_ROWS = 32
+"""Rows whose tails are made dense at once: as many as stay in a core's cache."""
 
-DENSE_ROWS = 64
-"""Rows whose tails are made dense at once."""
+NO_TAIL = -1e4
+"""Stands for the logarithm of 0, which no matrix product can hold."""
 
 
 def count_ratio(label_V: NDArray[np.float64], summed_V: NDArray[np.float64], *, counts: float) -> NDArray[np.float64]:
@@ -35,16 +35,14 @@ def fit_ratio(
 ) -> NDArray[np.float64]:
     """The ratio [V] over the students' ids, from rows of a teacher's store and their true tokens."""
     label_V, summed_V = np.zeros(teacher.vocabulary), np.zeros(teacher.vocabulary + 1)
+    matrix_XV = _tail_matrix(teacher)
     for record, label_P in parts:
         rows = restate(record, teacher)
         answered_B = np.asarray((rows.ids_BK < teacher.vocabulary).any(axis=1))
         label_V += np.bincount(label_P[answered_B], minlength=teacher.vocabulary)
         np.add.at(summed_V, rows.ids_BK[answered_B], rows.p_BK[answered_B])
-        for first in range(0, len(record), DENSE_ROWS):
-            chunk = slice(first, first + DENSE_ROWS)
-            power_CV = _outside(rows, teacher, chunk)
-            rate_C = np.where(answered_B[chunk], np.exp(rows.log_rate_B[chunk].astype(np.float64)), 0)
-            summed_V += rate_C @ power_CV
+        for first, tail_CV in _dense_tails(rows, matrix_XV):
+            summed_V += answered_B[first : first + len(tail_CV)].astype(np.float32) @ tail_CV
     return count_ratio(label_V, summed_V[:-1], counts=counts)
 
 
@@ -53,40 +51,28 @@ class Debias:
     """The correction of a teacher's rows by a ratio; made by `debiased`."""
 
     ratio_V: NDArray[np.float64]
-    plain: Teacher
-    """The teacher before the correction."""
-    bias_V1: NDArray[np.float32]
-    """Of the corrected tails."""
+    matrix_XV: NDArray[np.float32]
+    """Of the tails before the correction (`_tail_matrix`)."""
+    shift: float
+    """A corrected tail at v is the old one times r(v), so its exponent differs by log r(v) and by this."""
 
     def rows(self, rows: RestoredRows) -> tuple[RestoredRows, NDArray[np.float64]]:
         """Rows times the ratio, each summing to 1 again, and the log [B] of the sum that each was divided by."""
-        ratio_V1 = np.append(self.ratio_V, 0.0)
+        ratio_V1 = np.append(self.ratio_V, 0.0).astype(np.float32)
         p_BK = rows.p_BK * ratio_V1.take(rows.ids_BK)
-        size = len(rows.tail_B)
-        tail_B, spread_B = np.zeros(size), np.zeros(size)
-        # The corrected tail at v is the old one times r(v), so its exponent differs by log r and one constant.
-        shift = float((self.bias_V1[:-1] - self.plain.bias_V1[:-1] - np.log(self.ratio_V))[self._known_V].mean())
-        for first in range(0, size, DENSE_ROWS):
-            chunk = slice(first, first + DENSE_ROWS)
-            power_C = _outside(rows, self.plain, chunk) @ ratio_V1
-            tail_B[chunk] = np.exp(rows.log_rate_B[chunk].astype(np.float64)) * power_C
-            spread_B[chunk] = np.log(power_C, out=np.zeros(len(power_C)), where=power_C > 0) + shift
+        tail_B = np.zeros(len(p_BK))
+        for first, tail_CV in _dense_tails(rows, self.matrix_XV):
+            tail_B[first : first + len(tail_CV)] = tail_CV @ ratio_V1
         total_B = p_BK.sum(axis=1, dtype=np.float64) + tail_B
-        log_total_B = np.log(total_B, out=np.zeros(size), where=total_B > 0)
-        tail_B *= np.exp(-log_total_B)
-        log_tail_B = np.log(tail_B, out=np.full(size, -np.inf), where=tail_B > 0)
+        log_total_B = np.log(total_B, out=np.zeros(len(total_B)), where=total_B > 0)
         corrected = RestoredRows(
             ids_BK=rows.ids_BK,
             p_BK=(p_BK * np.exp(-log_total_B)[:, None]).astype(np.float32),
-            tail_B=tail_B.astype(np.float32),
-            log_rate_B=(log_tail_B - spread_B).astype(np.float32),
+            tail_B=(tail_B * np.exp(-log_total_B)).astype(np.float32),
+            log_rate_B=np.where(tail_B > 0, rows.log_rate_B - log_total_B - self.shift, -np.inf).astype(np.float32),
             coordinates_BD=rows.coordinates_BD,
         )
         return corrected, log_total_B
-
-    @property
-    def _known_V(self) -> NDArray[np.bool_]:
-        return self.plain.prior_V1[:-1] > 0
 
 
 def debiased(teacher: Teacher, ratio_V: NDArray[np.float64]) -> Teacher:
@@ -94,21 +80,38 @@ def debiased(teacher: Teacher, ratio_V: NDArray[np.float64]) -> Teacher:
     known_V = teacher.prior_V1[:-1] > 0
     log_V = teacher.bias_V1[:-1][known_V] + np.log(ratio_V[known_V])
     largest = log_V.max()
+    log_sum = largest + np.log(np.exp(log_V - largest).sum())
     bias_V1 = teacher.bias_V1.astype(np.float64)
-    bias_V1[:-1][known_V] = log_V - largest - np.log(np.exp(log_V - largest).sum())
+    bias_V1[:-1][known_V] = log_V - log_sum
     stored_V1 = bias_V1.astype(np.float32)
     return replace(
         teacher,
         bias_V1=stored_V1,
         prior_V1=np.exp(stored_V1),
-        correction=Debias(ratio_V=ratio_V, plain=teacher, bias_V1=stored_V1),
+        correction=Debias(ratio_V=ratio_V, matrix_XV=_tail_matrix(teacher), shift=-float(log_sum)),
     )
 
 
-def _outside(rows: RestoredRows, teacher: Teacher, chunk: slice) -> NDArray[np.float64]:
-    """[C, V + 1]: exp(bias + coordinates @ basis) at ids a row does not list, 0 at those it lists and at "no id"."""
-    exponent_CV = rows.coordinates_BD[chunk] @ teacher.basis_V1D.T + teacher.bias_V1
-    power_CV = np.exp(exponent_CV.astype(np.float64))
-    np.put_along_axis(power_CV, rows.ids_BK[chunk].astype(np.intp), 0.0, axis=1)
-    power_CV[:, -1] = 0
-    return power_CV
+def _tail_matrix(teacher: Teacher) -> NDArray[np.float32]:
+    """[D + 2, V + 1]: coordinates, 1 and log rate of a row times this are the logs of its tail at every id."""
+    ones_V1 = np.ones_like(teacher.bias_V1)
+    return np.ascontiguousarray(np.concatenate([teacher.basis_V1D.T, [teacher.bias_V1, ones_V1]]))
+
+
+def _dense_tails(rows: RestoredRows, matrix_XV: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The tails of some rows from a first one on, [C, V + 1] over all ids, 0 at those that a row lists and at "no id".
+
+    float32 throughout, 2e-6 of each sum; the array is used again for the next rows.
+    """
+    size = len(rows.tail_B)
+    row_BX = np.column_stack(
+        [rows.coordinates_BD, np.ones(size, np.float32), np.maximum(rows.log_rate_B, np.float32(NO_TAIL))]
+    )
+    buffer_CV = np.zeros((DENSE_ROWS, matrix_XV.shape[1]), np.float32)
+    for first in range(0, size, DENSE_ROWS):
+        chunk = row_BX[first : first + DENSE_ROWS]
+        tail_CV = np.matmul(chunk, matrix_XV, out=buffer_CV[: len(chunk)])
+        np.exp(tail_CV, out=tail_CV)
+        np.put_along_axis(tail_CV, rows.ids_BK[first : first + DENSE_ROWS].astype(np.intp), 0, axis=1)
+        tail_CV[:, -1] = 0
+        yield first, tail_CV

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import nearest
 from pipeline.executor.base import Executor, LocalExecutor
-from pipeline.fuse.debias import debiased
-from pipeline.fuse.job import FITTED, FuseJob, fit, open_teacher
-from pipeline.fuse.mixture import Teacher
+from pipeline.fuse.fitted import Fitted, gate_facts
+from pipeline.fuse.job import FITTED, FuseJob, fit_once, open_teacher
 from pipeline.fuse.params import FusionParams
+from pipeline.fuse.teacher import Teacher
 from pipeline.models.provenance import fusion_provenance
 from storage.errors import ParamsError, StoreError
 from storage.format.manifest import Manifest
@@ -46,15 +46,18 @@ def fuse(
     out: Path,
     declared: Collection[str],
     threads: int,
+    documents: Path | None = None,
     executor: Executor | None = None,
     workspace: Workspace = Workspace(),
 ) -> Manifest:
     """Write the fused targets of one fusion to `out`, whose name is the fusion's.
 
     `executor` does the work, by default `threads` threads of this process. logits is the folder of the teachers'
-    stores, declared the names of all teachers in params.yaml. Raises ParamsError for an unknown teacher or a
-    temperature that has no statistics, StoreError for a teacher's folder that params.yaml no longer names, StaleParent
-    for a teacher that answered other masks, VocabularyError when no token of a teacher has a counterpart.
+    stores, declared the names of all teachers in params.yaml. documents is opened only where the weights depend on the
+    sources of documents. Raises ParamsError for an unknown teacher, a temperature that has no statistics or a source
+    that no document has, StoreMissing without a store that is needed, StoreError for a teacher's folder that
+    params.yaml no longer names, StaleParent for a teacher that answered other masks, VocabularyError when no token of a
+    teacher has a counterpart, DataError when nothing is there that learned weights could be fitted to.
     """
     where = f"fusions.{out.name}"
     for name in params.teachers:
@@ -72,6 +75,7 @@ def fuse(
             mask_store.identity,
             *(open_teacher(logits / name, mask_store).identity for name in params.teachers),
         ),
+        documents=documents,
     )
     with (
         nullcontext(executor) if executor is not None else LocalExecutor(threads=threads) as active_executor,
@@ -90,6 +94,7 @@ def fuse(
             parents={
                 "masks": mask_store.identity,
                 **{f"logits/{name}": store.identity for name, store in stores.items()},
+                **({} if mixer.sources is None else {"documents": mixer.sources.identity}),
             },
             workspace=workspace,
             constants={
@@ -97,13 +102,12 @@ def fuse(
             },
         )
         with writer:
-            if params.debias is not None:
+            fitted = Fitted(ratios={}, gate=None)
+            if params.debias is not None or params.weighting == "learned":
                 first = job
-                ratios = writer.remember_arrays(FITTED, lambda: active_executor.once(first, fit))
+                fitted = Fitted.of_arrays(writer.remember_arrays(FITTED, lambda: active_executor.once(first, fit_once)))
                 job = replace(job, fitted=writer.arrays_file(FITTED))
-                constants = tail_constants(
-                    [debiased(teacher, ratios[name]) for name, teacher in zip(params.teachers, teachers, strict=True)]
-                )
+                constants = tail_constants(fitted.applied(dict(zip(params.teachers, teachers, strict=True))))
             active_executor.shards(job, writer, label=f"fuse {out.name}")
             return writer.seal(
                 facts={
@@ -114,6 +118,7 @@ def fuse(
                     "keep": params.keep,
                     "bridges": mixer.coverage,
                     **_weight_facts(writer, params.teachers),
+                    **gate_facts(fitted.gate, params.teachers, mixer.sources),
                     "provenance": fusion_provenance({name: store.manifest for name, store in stores.items()}),
                 },
                 constants=constants,

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fuse.debias import MOST_SHARDS, debiased, fit_ratio
-from pipeline.fuse.mixture import Teacher, fuse_shard
+from pipeline.fuse.fitted import Fitted, fit
+from pipeline.fuse.gate import Gate
+from pipeline.fuse.mixture import fuse_shard
+from pipeline.fuse.sources import Sources, log_prior_by_source, open_documents, read_sources
+from pipeline.fuse.teacher import Teacher
 from pipeline.text.vocabulary import Bridge, bridge, decode_tokens
 from storage.errors import ParamsError, StaleParent, VocabularyError
 from storage.reader import Store
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FITTED = "debias"
-"""Name under which the driver remembers the ratios that were fitted."""
+FITTED = "fitted"
+"""Name under which the driver remembers what was fitted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +45,11 @@ class Mixer:
     teachers: list[Teacher]
     coverage: dict[str, Any]
     """By teacher, how many of its tokens have a counterpart, by kind of match."""
+    sources: Sources | None
+    """Where the weights depend on them."""
+    log_prior_ST: NDArray[np.float64] | None
+    """Of the teachers by source: the settings' prior, and the part of the gate's scores that no evidence decides."""
+    gate: Gate | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +63,15 @@ class FuseJob:
     logits: Path
     identities: tuple[str, ...]
     """Of the masks and of the teachers' stores that the driver opened."""
+    documents: Path | None = None
+    """Opened where the weights depend on the sources of documents."""
     fitted: Path | None = None
-    """Where the driver keeps the ratios from `fit`; None before, and where nothing is fitted."""
+    """Where the driver keeps what `fit_once` gave; None before, and where nothing is fitted."""
+
+    @property
+    def where(self) -> str:
+        """The path of its settings."""
+        return f"fusions.{self.name}"
 
     @property
     def key(self) -> str:
@@ -70,72 +85,83 @@ class FuseJob:
             sequences=self.sequences.absolute(),
             masks=self.masks.absolute(),
             logits=self.logits.absolute(),
+            documents=None if self.documents is None else self.documents.absolute(),
             fitted=None if self.fitted is None else self.fitted.absolute(),
         )
 
     @contextmanager
     def opened(self) -> Iterator[Mixer]:
         """Open and check everything; raises as `fuse` does, and StaleParent for stores the driver does not have."""
-        where = f"fusions.{self.name}"
         mask_store = Store(self.masks, Masks)
         mask_store.require_parent("sequences", text := Store(self.sequences, Sequences))
         stores = {name: open_teacher(self.logits / name, mask_store) for name in self.params.teachers}
         if (mask_store.identity, *(store.identity for store in stores.values())) != self.identities:
             raise StaleParent(f"{self.logits}: other stores than the driver has there. Share one file system")
-        columns = {name: _columns(self.params, store, where) for name, store in stores.items()}
+        columns = {name: _columns(self.params, store, self.where) for name, store in stores.items()}
         student = decode_tokens(text.constant("pieces_utf8"))
         bridges = {
             name: bridge(decode_tokens(store.constant("pieces_utf8")), student) for name, store in stores.items()
         }
-        teachers = [
-            _teacher(self.params, stores[name], bridges[name], columns[name], vocabulary=len(student))
-            for name in self.params.teachers
-        ]
+        teachers = {
+            name: _teacher(self.params, store, bridges[name], columns[name], vocabulary=len(student))
+            for name, store in stores.items()
+        }
+        sources, log_prior_ST = None, None
+        if why := self.params.reads_sources:
+            sources = read_sources(open_documents(self.documents, where=self.where, why=why), text)
+            log_prior_ST = log_prior_by_source(
+                self.params.by_source, sources.names, self.params.teachers, where=f"{self.where}.prior.by_source"
+            )
+        fitted = Fitted(ratios={}, gate=None)
         if self.fitted is not None:
             with np.load(self.fitted, allow_pickle=False) as held:
-                teachers = [
-                    debiased(teacher, held[name]) for name, teacher in zip(self.params.teachers, teachers, strict=True)
-                ]
+                fitted = Fitted.of_arrays(held)
+            if fitted.gate is not None:
+                assert log_prior_ST is not None, "learned weights read sources"
+                log_prior_ST = log_prior_ST + fitted.gate.teacher_T + fitted.gate.source_ST
         yield Mixer(
             stores=stores,
             masks=mask_store,
-            teachers=teachers,
+            teachers=fitted.applied(teachers),
             coverage={name: own_bridge.coverage for name, own_bridge in bridges.items()},
+            sources=sources,
+            log_prior_ST=log_prior_ST,
+            gate=fitted.gate,
         )
 
     def make(
         self, mixer: Mixer, shard: Shard, *, advance: Callable[[int], None]
     ) -> tuple[FusedTargets, dict[str, NDArray[Any]]]:
         """The fused rows of a shard."""
-        records = [store.shard(shard.split, shard.index) for store in mixer.stores.values()]
+        masks = mixer.masks.shard(shard.split, shard.index)
+        log_prior_PT = None
+        if mixer.sources is not None and mixer.log_prior_ST is not None:
+            log_prior_PT = mixer.log_prior_ST[mixer.sources.of_positions(shard.split, masks.sequence_P)]
         targets = fuse_shard(
-            records,
+            [store.shard(shard.split, shard.index) for store in mixer.stores.values()],
             mixer.teachers,
             keep=self.params.keep,
             weighting=self.params.weighting,
             tau=self.params.tau,
-            label_P=mixer.masks.shard(shard.split, shard.index).label_P.astype(np.int64),
+            label_P=masks.label_P.astype(np.int64),
+            log_prior_PT=log_prior_PT,
+            gate=mixer.gate,
         )
         advance(len(targets))
         return targets, {"sums": _sums(targets)}
 
 
-def fit(job: FuseJob, mixer: Mixer) -> dict[str, NDArray[Any]]:
-    """The ratio [V] of each teacher by its name, from train shards, evenly spread."""
-    assert job.params.debias is not None
-    shards = mixer.masks.plan("train").shards
-    chosen = np.unique(np.linspace(0, shards - 1, min(shards, MOST_SHARDS)).round().astype(int)).tolist()
-    return {
-        name: fit_ratio(
-            (
-                (store.shard("train", index), mixer.masks.shard("train", index).label_P.astype(np.int64))
-                for index in chosen
-            ),
-            teacher,
-            counts=job.params.debias.counts,
-        )
-        for (name, store), teacher in zip(mixer.stores.items(), mixer.teachers, strict=True)
-    }
+def fit_once(job: FuseJob, mixer: Mixer) -> dict[str, NDArray[Any]]:
+    """The arrays of what is fitted before any shard is made; `mixer` has the teachers as their stores have them."""
+    fitted = fit(
+        job.params,
+        where=job.where,
+        stores=mixer.stores,
+        masks=mixer.masks,
+        teachers=dict(zip(job.params.teachers, mixer.teachers, strict=True)),
+        sources=mixer.sources,
+    )
+    return fitted.arrays()
 
 
 def open_teacher(path: Path, masks: Store[Masks]) -> Store[SparseLogits]:
@@ -153,6 +179,11 @@ def _columns(params: FusionParams, store: Store[SparseLogits], where: str) -> tu
         raise ParamsError(
             f"{where}: {store.path} holds draws, which stand for the calibrated temperature alone; expected "
             f"calibrated: true and temperature: 1.0. Set these, or another form in teachers.{store.path.name}.keep"
+        )
+    if params.weighting == "learned" and store.facts["keep"].get("draws"):
+        raise ParamsError(
+            f"{where}.weighting: learned reads which tokens are likely, and {store.path} holds draws, which would then "
+            f"no longer be unbiased. Choose another weighting, or another form in teachers.{store.path.name}.keep"
         )
     if not params.calibrated:
         return 0, 0
@@ -186,8 +217,8 @@ def _teacher(
     log_prior = 0.0
     if params.prior == "calibration":
         log_prior = -float(store.facts["calibration"]["nll" if params.calibrated else "nll_raw"])
-    elif isinstance(params.prior, dict):
-        log_prior = math.log(params.prior[name])
+    elif params.by_teacher:
+        log_prior = math.log(params.by_teacher[name])
     temperatures: list[float] = store.facts["temperatures"]
     return Teacher.of(
         own_bridge.to_student_V,

@@ -19,129 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.fuse.gate import Gate, evidence
+from pipeline.fuse.teacher import RestoredRows, Teacher, blocks, restore_block, tail_at
 from pipeline.fuse.weighting import Weighting, weights
-from pipeline.sparse.restore import listed_probability
-from pipeline.sparse.tail import NO_COUNTERPART
 from storage.format.arrays import sentinel
 from storage.records.base import id_dtype
 from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
-
-OUTSIDE_MINIMUM = 1e-6
-"""Least prior mass outside a list over which a tail is spread: about the rounding of 1 minus a float32 sum."""
-
-BLOCK_ROWS = 1024
-"""Rows fused at once: fewer cost more overhead a row, more cost memory."""
-
-
-class Correction(Protocol):
-    """A change of a teacher's rows that multiplies probabilities by one number a token (`pipeline.fuse.debias`)."""
-
-    @property
-    def ratio_V(self) -> NDArray[np.float64]:
-        """By students' id."""
-        ...
-
-    def rows(self, rows: RestoredRows) -> tuple[RestoredRows, NDArray[np.float64]]:
-        """The changed rows, and the natural log [B] of the sum that each was divided by to sum to 1 again."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Teacher:
-    """How one teacher's records are read in a fusion; made by `Teacher.of`."""
-
-    lookup_V1: NDArray[np.uint32]
-    """Student id of each of its Vt ids, V where it has no counterpart; one more entry, V, for "no id"."""
-    bias_V1: NDArray[np.float32]
-    """Its tail's bias over the V student ids, `NO_COUNTERPART` where it has none; one more entry for "no id"."""
-    prior_V1: NDArray[np.float32]
-    """Exponential of `bias_V1`; sums to 1."""
-    basis_V1D: NDArray[np.float32]
-    """Its tail's basis over student ids, divided by `temperature`; D may be 0."""
-    column: int
-    """Of the statistics at the targets' temperature."""
-    temperature: float
-    """That of `column`."""
-    weight_column: int
-    """Of the statistics that its weight is computed from."""
-    log_prior: float
-    """Natural log of its prior weight, up to a constant."""
-    merges: bool
-    """Whether two of its tokens share a student id."""
-    correction: Correction | None = None
-    """Applied to its restored rows; `bias_V1` is then that of the corrected tails."""
-
-    @staticmethod
-    def of(
-        to_student_V: NDArray[np.int64],
-        bias_V: NDArray[np.floating],
-        basis_DV: NDArray[np.floating],
-        *,
-        vocabulary: int,
-        column: int,
-        temperature: float,
-        weight_column: int,
-        log_prior: float = 0.0,
-    ) -> Teacher:
-        """A teacher by its bridge (-1 where there is no counterpart) and its tail's bias and basis over its own ids.
-
-        The exponentials of the bias sum to 1. Several tokens of one student id share it: their exponentials add up, and
-        their basis is the mean, weighted by them. A token without a counterpart takes no part of a tail; the others are
-        scaled up to hold all of it.
-        """
-        matched_V = to_student_V >= 0
-        student_V = to_student_V[matched_V]
-        prior_V = np.exp(bias_V[matched_V].astype(np.float64))
-        mass_V = np.bincount(student_V, weights=prior_V, minlength=vocabulary)
-        known_V = mass_V > 0
-        bias_V1 = np.full(vocabulary + 1, NO_COUNTERPART)
-        bias_V1[:-1][known_V] = np.log(mass_V[known_V] / mass_V.sum())
-        basis_V1D = np.zeros((vocabulary + 1, len(basis_DV)))
-        for d, basis_V in enumerate(basis_DV[:, matched_V].astype(np.float64)):
-            total_V = np.bincount(student_V, weights=prior_V * basis_V, minlength=vocabulary)
-            basis_V1D[:-1, d] = np.divide(total_V, mass_V, out=np.zeros(vocabulary), where=known_V) / temperature
-        lookup_V = np.where(matched_V, to_student_V, vocabulary)
-        return Teacher(
-            lookup_V1=np.append(lookup_V, vocabulary).astype(np.uint32),
-            bias_V1=bias_V1.astype(np.float32),
-            prior_V1=np.exp(bias_V1).astype(np.float32),
-            basis_V1D=basis_V1D.astype(np.float32),
-            column=column,
-            temperature=temperature,
-            weight_column=weight_column,
-            log_prior=log_prior,
-            merges=len(np.unique(student_V)) < len(student_V),
-        )
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of student ids."""
-        return len(self.bias_V1) - 1
-
-    @property
-    def tail_rank(self) -> int:
-        """D, the number of coordinates of a row's tail."""
-        return int(self.basis_V1D.shape[1])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RestoredRows:
-    """B rows of one teacher in the students' vocabulary, restored: p_BK at ids_BK, a tail of tail_B elsewhere."""
-
-    ids_BK: NDArray[np.uint32]
-    """V where there is none."""
-    p_BK: NDArray[np.float32]
-    tail_B: NDArray[np.float32]
-    """Mass that is not at ids_BK."""
-    log_rate_B: NDArray[np.float32]
-    """The tail at v is exp(log_rate + bias(v) + coordinates @ basis(v)); -inf where there is no tail."""
-    coordinates_BD: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,20 +55,27 @@ def fuse_shard(
     weighting: Weighting,
     tau: float,
     label_P: NDArray[np.int64] | None = None,
+    log_prior_PT: NDArray[np.float64] | None = None,
+    gate: Gate | None = None,
 ) -> FusedTargets:
     """Fuse the same rows of T teachers, whose true tokens are label_P; only a correction reads them.
 
-    The result's `gold_logprob` is of their full softmax, whatever is listed; with a correction, of the corrected one
-    divided by what the restored row was.
+    log_prior_PT is added to the teachers' log priors; the weighting `learned` needs a gate. The result's `gold_logprob`
+    is of their full softmax, whatever is listed; with a correction, of the corrected one divided by what the restored
+    row was.
     """
     fused = _unanswered(len(records[0]), teachers, keep=keep)
-    columns = [record.arrays() for record in records]
-    for start in range(0, len(fused), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        parts = [SparseLogits(**{name: values[block] for name, values in column.items()}) for column in columns]
-        part = FusedTargets(**{name: values[block] for name, values in fused.arrays().items()})
+    log_prior_T = np.array([teacher.log_prior for teacher in teachers])
+    for block, parts in blocks(records):
         _fuse_block(
-            parts, teachers, part, weighting=weighting, tau=tau, label_B=None if label_P is None else label_P[block]
+            parts,
+            teachers,
+            FusedTargets(**{name: values[block] for name, values in fused.arrays().items()}),
+            weighting=weighting,
+            tau=tau,
+            label_B=None if label_P is None else label_P[block],
+            log_prior_BT=log_prior_T if log_prior_PT is None else log_prior_T + log_prior_PT[block],
+            gate=gate,
         )
     return fused
 
@@ -206,28 +102,22 @@ def _fuse_block(
     weighting: Weighting,
     tau: float,
     label_B: NDArray[np.int64] | None,
+    log_prior_BT: NDArray[np.float64],
+    gate: Gate | None,
 ) -> None:
     """Fill the rows of `fused` that some teacher answered."""
     pairs = list(zip(parts, teachers, strict=True))
-    predictions = [restate(part, teacher) for part, teacher in pairs]
-    log_change_BT = np.zeros((len(parts[0]), len(pairs)))
-    for t, teacher in enumerate(teachers):
-        if teacher.correction is not None:
-            assert label_B is not None, "a correction needs the true tokens"
-            predictions[t], log_total_B = teacher.correction.rows(predictions[t])
-            log_change_BT[:, t] = np.log(teacher.correction.ratio_V[label_B]) - log_total_B
-    covered_BT = np.stack(
-        [(prediction.ids_BK < teachers[0].vocabulary).any(axis=1) for prediction in predictions], axis=1
-    )
+    block = restore_block(parts, teachers)
     weight_BT = weights(
         weighting,
-        entropy_PT=np.stack([part.entropy_PJ[:, teacher.weight_column] for part, teacher in pairs], axis=1),
+        entropy_PT=block.entropy_BT,
         gold_logprob_PT=np.stack([part.gold_logprob_PJ[:, teacher.weight_column] for part, teacher in pairs], axis=1),
-        covered_PT=covered_BT,
-        log_prior_T=np.array([teacher.log_prior for teacher in teachers]),
+        covered_PT=block.covered_BT,
+        log_prior_PT=log_prior_BT,
         tau=tau,
+        score_PT=None if gate is None else evidence(block, teachers, rarity_V=gate.rarity_V) @ gate.slope_F,
     )
-    ids_BM, p_BM, tail_BT = _mix(predictions, weight_BT, teachers, keep=fused.ids_PM.shape[1])
+    ids_BM, p_BM, tail_BT = _mix(block.rows, weight_BT, teachers, keep=fused.ids_PM.shape[1])
     # The stored values are rounded, so a row's sum is not quite 1: scale it to 1.
     total_B = np.maximum(p_BM.sum(axis=1) + tail_BT.sum(axis=1), np.finfo(np.float32).tiny)[:, None]
     p_BM, tail_BT = p_BM / total_B, tail_BT / total_B
@@ -235,11 +125,15 @@ def _fuse_block(
     np.copyto(fused.ids_PM[:, : ids_BM.shape[1]], ids_BM, casting="same_kind", where=listed_BM)
     log_p_BM = np.log(p_BM, out=np.zeros_like(p_BM), where=listed_BM)
     np.copyto(fused.logprob_PM[:, : ids_BM.shape[1]], log_p_BM, casting="same_kind", where=listed_BM)
-    answered_B = covered_BT.any(axis=1)
+    answered_B = block.covered_BT.any(axis=1)
     fused.weight_PT[answered_B] = weight_BT[answered_B]
     fused.tail_PT[answered_B] = tail_BT[answered_B]
-    gold_BT = np.stack([part.gold_logprob_PJ[:, teacher.column] for part, teacher in pairs], axis=1)
-    fused.gold_logprob_P[answered_B] = _log_mean(gold_BT + log_change_BT, weight_BT)[answered_B]
+    gold_BT = np.stack([part.gold_logprob_PJ[:, teacher.column] for part, teacher in pairs], axis=1).astype(np.float64)
+    for t, teacher in enumerate(teachers):
+        if teacher.correction is not None:
+            assert label_B is not None, "a correction needs the true tokens"
+            gold_BT[:, t] += np.log(teacher.correction.ratio_V[label_B]) - block.log_total_BT[:, t]
+    fused.gold_logprob_P[answered_B] = _log_mean(gold_BT, weight_BT)[answered_B]
     for t, (part, teacher) in enumerate(pairs):
         fused.sketch_PTD[answered_B, t, : teacher.tail_rank] = part.sketch_PD[answered_B]
 
@@ -251,61 +145,6 @@ def _log_mean(log_p_BT: NDArray[np.floating], weight_BT: NDArray[np.float32]) ->
     largest_B1[~np.isfinite(largest_B1)] = 0
     mean_B = (weight_BT * np.exp(score_BT - largest_B1)).sum(axis=1)
     return np.asarray(largest_B1[:, 0] + np.log(mean_B, out=np.full(len(mean_B), np.nan), where=mean_B > 0))
-
-
-def _entries(part: SparseLogits, column: int, temperature: float) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Ids and probabilities of all that a row lists or has drawn; 0 where there is no id."""
-    p_BK = listed_probability(part, column=column, temperature=temperature)
-    if not part.drawn_ids_PS.shape[1]:
-        return part.ids_PK, p_BK
-    drawn_BS = part.drawn_share_PS * np.nan_to_num(part.tail_PJ[:, column, None])
-    return np.concatenate([part.ids_PK, part.drawn_ids_PS], axis=1), np.concatenate([p_BK, drawn_BS], axis=1)
-
-
-def restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
-    """One teacher's rows in the students' vocabulary.
-
-    All mass that is not at an entry with a student id is tail. A list that holds every id the teacher has a prior for
-    (with a plain tail: all but `OUTSIDE_MINIMUM` of the prior) is scaled to sum to 1, as no id is left for a tail.
-    """
-    ids_BK, p_BK = _entries(part, teacher.column, teacher.temperature)
-    ids_BK = teacher.lookup_V1.take(ids_BK, mode="clip")  # the sentinel is clipped to the last entry, "no id"
-    p_BK = p_BK * (ids_BK < teacher.vocabulary)
-    if teacher.merges or part.drawn_ids_PS.shape[1]:
-        ids_BK, p_BK = _add_equal_ids(ids_BK, p_BK, teacher.vocabulary)
-    mass_B = p_BK.sum(axis=1)
-    if teacher.tail_rank:
-        spread_B = np.nan_to_num(part.spread_PJ[:, teacher.column])
-        has_tail_B = (ids_BK < teacher.vocabulary).sum(axis=1) < np.count_nonzero(teacher.prior_V1)
-    else:
-        outside_B = 1 - teacher.prior_V1.take(ids_BK).sum(axis=1)
-        has_tail_B = outside_B > OUTSIDE_MINIMUM
-        spread_B = np.log(outside_B, out=np.zeros_like(outside_B), where=has_tail_B)
-    total_B = np.where(has_tail_B, np.maximum(mass_B, 1), np.where(mass_B > 0, mass_B, 1)).astype(np.float32)
-    tail_B = (1 - mass_B / total_B) * has_tail_B
-    log_tail_B = np.log(tail_B, out=np.full_like(tail_B, -np.inf), where=tail_B > 0)
-    return RestoredRows(
-        ids_BK=ids_BK,
-        p_BK=p_BK / total_B[:, None],
-        tail_B=tail_B,
-        log_rate_B=(log_tail_B - spread_B).astype(np.float32),
-        coordinates_BD=part.sketch_PD.astype(np.float32),
-    )
-
-
-def _add_equal_ids(
-    ids_BK: NDArray[np.uint32], p_BK: NDArray[np.float32], vocabulary: int
-) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-    """Give the first of equal ids in a row their sum, and the others no id."""
-    order_BK = np.argsort(ids_BK, axis=1, kind="stable")
-    ids_BK = np.take_along_axis(ids_BK, order_BK, axis=1)
-    p_BK = np.take_along_axis(p_BK, order_BK, axis=1)
-    for column in range(ids_BK.shape[1] - 1, 0, -1):
-        equal_B = ids_BK[:, column] == ids_BK[:, column - 1]
-        p_BK[:, column - 1] += p_BK[:, column] * equal_B
-        p_BK[equal_B, column] = 0
-        ids_BK[equal_B, column] = vocabulary
-    return ids_BK, p_BK
 
 
 def _sorted_entries(predictions: Sequence[RestoredRows], weight_BT: NDArray[np.float32], vocabulary: int) -> Entries:
@@ -386,23 +225,12 @@ def _unlisted(
     """For each teacher, its tail at ids it does not list itself and 0 at the others; empty for a single teacher."""
     if len(teachers) == 1:
         return []
-    index_BE = ids_BE.astype(np.intp)
+    index_X = ids_BE.astype(np.intp).ravel()
     parts = []
     for t, (prediction, teacher) in enumerate(zip(predictions, teachers, strict=True)):
-        unlisted_BE = first_BE & (lists_BE & (1 << t) == 0)
-        if teacher.tail_rank:
-            tail_BE = np.zeros(ids_BE.shape, np.float32)
-            place = np.flatnonzero(unlisted_BE)
-            row, ids = place // ids_BE.shape[1], index_BE.ravel().take(place)
-            exponent = np.einsum(
-                "nd,nd->n", prediction.coordinates_BD.take(row, axis=0), teacher.basis_V1D.take(ids, axis=0)
-            )
-            exponent += prediction.log_rate_B.take(row) + teacher.bias_V1.take(ids)
-            tail_BE.ravel()[place] = np.minimum(np.exp(exponent), prediction.tail_B.take(row))
-        else:
-            tail_BE = teacher.prior_V1.take(index_BE)
-            tail_BE *= np.exp(prediction.log_rate_B)[:, None]
-            tail_BE *= unlisted_BE
+        place_N = np.flatnonzero(first_BE & (lists_BE & (1 << t) == 0))
+        tail_BE = np.zeros(ids_BE.shape, np.float32)
+        tail_BE.ravel()[place_N] = tail_at(prediction, teacher, place_N // ids_BE.shape[1], index_X.take(place_N))
         parts.append(tail_BE)
     return parts
 

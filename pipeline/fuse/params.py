@@ -14,6 +14,9 @@ MOST_TEACHERS = 32
 """The lists that an id is in are kept as bits of one integer of at most 32 bits."""
 
 
+Numbers = dict[str, dict[str, float]]
+
+
 class DebiasParams(Section):
     """Removal of each token's own bias from the teachers (`pipeline.fuse.debias`)."""
 
@@ -30,8 +33,11 @@ class FusionParams(Section):
     """Temperature of the weights, nats."""
     calibrated: bool
     """Take each teacher at its fitted temperature (times `temperature`), not with its raw logits."""
-    prior: Literal["equal", "calibration"] | dict[str, float]
-    """Of the teachers: equal, exp(-NLL on the calibration split), or a number each; it multiplies the weights."""
+    prior: Literal["equal", "calibration"] | dict[str, float] | dict[Literal["by_source"], Numbers]
+    """Of the teachers: equal, exp(-NLL on the calibration split), a number each, or by_source; multiplies the weights.
+
+    by_source has source of documents to teacher to number, "*" for all other sources. What is left out is 1.
+    """
     temperature: float = Field(gt=0)
     """Of the targets; one of those that the teachers' statistics were computed at."""
     keep: int = Field(ge=1, le=1024)
@@ -55,12 +61,15 @@ class FusionParams(Section):
     @field_validator("prior", mode="before")
     @classmethod
     def _known_prior(cls, value: Any) -> Any:
-        numbers = isinstance(value, dict) and all(
-            isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf
-            for number in value.values()
-        )
-        if not numbers and value not in ("equal", "calibration"):
-            raise ValueError("must be equal, calibration, or a positive number for each teacher")
+        if isinstance(value, dict) and value.keys() == {"by_source"}:
+            if not value["by_source"] or not isinstance(value["by_source"], dict):
+                raise ValueError("by_source needs numbers of teachers for at least one source")
+            for source, numbers in value["by_source"].items():
+                if not _positive_numbers(numbers):
+                    raise ValueError(f"by_source needs positive numbers of teachers for '{source}', got {numbers!r}")
+            return value
+        if not _positive_numbers(value) and value not in ("equal", "calibration"):
+            raise ValueError("must be equal, calibration, by_source, or a positive number for each teacher")
         return value
 
     @model_validator(mode="after")
@@ -70,11 +79,42 @@ class FusionParams(Section):
                 f"temperature must be 1.0 when calibrated is false, got {self.temperature}: statistics at other "
                 "temperatures are those of calibrated teachers"
             )
-        if isinstance(self.prior, dict):
-            for name in self.prior:
+        for numbers in (self.by_teacher, *self.by_source.values()):
+            for name in numbers:
                 if name not in self.teachers:
                     raise ValueError(f"prior names '{name}', no teacher of this fusion{nearest(name, self.teachers)}")
+        if self.by_teacher:
             for name in self.teachers:
                 if name not in self.prior:
                     raise ValueError(f"prior has no number for teacher '{name}'")
         return self
+
+    @property
+    def by_source(self) -> Numbers:
+        """The prior by source; empty where it is another."""
+        numbers = self.prior.get("by_source") if isinstance(self.prior, dict) else None
+        return numbers if isinstance(numbers, dict) else {}
+
+    @property
+    def by_teacher(self) -> dict[str, float]:
+        """The prior by teacher; empty where it is another."""
+        numbers = self.prior if isinstance(self.prior, dict) else {}
+        return {name: number for name, number in numbers.items() if not isinstance(number, dict)}
+
+    @property
+    def reads_sources(self) -> str:
+        """Which setting makes the weights depend on the source of a document; empty if none does."""
+        if self.by_source:
+            return "prior by_source"
+        return "weighting learned" if self.weighting == "learned" else ""
+
+
+def _positive_numbers(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value != {}
+        and all(
+            isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf
+            for number in value.values()
+        )
+    )

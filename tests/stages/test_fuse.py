@@ -19,6 +19,7 @@ FUSION = {
 }  # fmt: skip
 RUNTIME = {"device": "cpu", "dtype": "auto", "threads": 1, "batch_tokens": 4096, "checkpoint_seconds": 60.0}
 PATHS = ["--sequences", "data/sequences", "--masks", "data/masks", "--logits", "data/logits"]
+DOCUMENTS = ["--documents", "data/documents"]
 
 
 @pytest.fixture
@@ -35,6 +36,19 @@ def test_fuse_writes_a_store_and_what_the_run_cost(project: Path):
     rows = Store(Path("data/targets/mixed"), FusedTargets).read("train")
     assert rows.covered_P().all()
     assert json.loads(Path("reports/runs/fuse-mixed.json").read_text())["predictions"] >= len(rows)
+
+
+def test_learned_weights_read_the_documents(project: Path):
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["fusions"]["learned"] = FUSION | {"weighting": "learned"}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    without = CliRunner().invoke(main, ["learned", *PATHS, "--out", "data/targets/learned"])
+    assert without.exit_code == 2
+    (line,) = [line for line in without.output.splitlines() if line.startswith("Error")]
+    assert line.startswith("Error: fusions.learned: weighting learned reads the source of each document, but")
+    made = CliRunner().invoke(main, ["learned", *PATHS, *DOCUMENTS, "--out", "data/targets/learned"])
+    assert made.exit_code == 0, made.output
+    assert set(Store(Path("data/targets/learned"), FusedTargets).facts["gate"]) == {"slopes", "teachers", "sources"}
 
 
 def test_a_mistyped_name_costs_one_line(project: Path):

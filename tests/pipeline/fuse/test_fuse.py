@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from pipeline.core.config import decode
+from pipeline.fuse import fitted as fuse_fitted
 from pipeline.fuse import job as fuse_job
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
 from storage.errors import (
+    DataError,
     ParamsError,
     StaleParent,
     StoreError,
@@ -31,12 +33,13 @@ from storage.format.manifest_parse import read_manifest
 from storage.reader import Store
 from storage.records.base import SPLITS
 from storage.records.logits import SparseLogits
-from storage.records.sequences import Masks
+from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
+from storage.tables import DocumentStore
 from storage.writer import StoreWriter
 from tests.helpers.distributions import cooled
 from tests.helpers.reference import restore_fused, restore_teacher
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TINY_TEXT, TinyStores
 from tests.helpers.teacher_stores import TEMPERATURES, World, make_world
 
 BASIC: dict[str, Any] = {
@@ -86,12 +89,18 @@ def params(**changes: Any) -> FusionParams:
 
 
 def run(
-    world: World, *, name: str = "mixed", threads: int = 2, declared: Any = ("alpha", "beta"), **changes: Any
+    world: World,
+    *,
+    name: str = "mixed",
+    threads: int = 2,
+    declared: Any = ("alpha", "beta"),
+    documents: Path | None = None,
+    **changes: Any,
 ) -> Manifest:
     data = world.data
     return fuse(
         params(**changes), sequences=data / "sequences", masks=data / "masks", logits=data / "logits",
-        out=data / "targets" / name, declared=declared, threads=threads,
+        out=data / "targets" / name, declared=declared, threads=threads, documents=documents,
     )  # fmt: skip
 
 
@@ -262,6 +271,158 @@ def test_priors_multiply_the_weights(world: World):
     np.testing.assert_allclose(both[both[:, 1] > 0][0], [share, 1 - share], atol=1 / 500 + 1e-6)
 
 
+def source_of_positions(world: World, split: str = "heldout") -> np.ndarray:
+    documents = DocumentStore(world.data / "documents").read(split).column("source").to_pylist()
+    sequences, masks = Store(world.data / "sequences", Sequences), Store(world.data / "masks", Masks)
+    return np.array(documents)[sequences.read(split).document_N[masks.read(split).sequence_P]]
+
+
+def test_a_prior_by_source_multiplies_the_weights_there(world: World):
+    prior = {"by_source": {"dog": {"alpha": 3}, "cat": {"alpha": 1.0, "beta": 4}, "*": {"beta": 2}}}
+    manifest = run_with_documents(world, weighting="uniform", prior=prior)
+    assert manifest.inputs["prior"] == prior
+    assert manifest.parents["documents"] == DocumentStore(world.data / "documents").identity
+    seen = set()
+    for split in SPLITS:
+        both = open_targets(world).read(split).weight_PT
+        for source, weight_T in zip(source_of_positions(world, split), both, strict=True):
+            share = {"dog": 3 / 4, "cat": 1 / 5}.get(source, 1 / 3)
+            expected = [share, 1 - share] if weight_T[1] > 0 else [1, 0]
+            np.testing.assert_allclose(weight_T, expected, atol=1 / 500 + 1e-6)
+            seen.add(source)
+    assert {"dog", "cat", "cow"} <= seen
+    with_entropy = run_with_documents(world, name="entropy", prior=prior)
+    assert with_entropy.identity != run(world, name="plain").identity
+
+
+def test_a_source_that_no_document_has_is_refused(world: World):
+    message = r"fusions.mixed.prior.by_source.dgo: no document has this source \(did you mean 'dog'\?\)"
+    with pytest.raises(ParamsError, match=message):
+        run_with_documents(world, prior={"by_source": {"dgo": {"alpha": 2}, "*": {"beta": 2}}})
+
+
+def run_with_documents(world: World, **more: Any) -> Manifest:
+    return run(world, documents=world.data / "documents", **more)
+
+
+@pytest.mark.parametrize("fixture", ["world", "low_rank"])
+def test_learned_weights_are_those_of_the_fitted_gate(fixture: str, request: pytest.FixtureRequest):
+    """What the store says of its gate, applied to what its reader can read of the teachers, gives its weights."""
+    world = request.getfixturevalue(fixture)
+    manifest = run_with_documents(world, weighting="learned", tau=2.0)
+    gate = manifest.facts["gate"]
+    assert set(gate["slopes"]) == {"entropy", "peak", "agreement", "rarity"}
+    assert set(gate["teachers"]) == {"alpha", "beta"} and "dog" in gate["sources"]
+    names = ("alpha", "beta")
+    answers = [restored(world, name, 1) for name in names]
+    label_P = Store(world.data / "masks", Masks).read("train").label_P.astype(np.int64)
+    count_V = np.bincount(label_P, minlength=answers[0].shape[1])
+    rarity_V = -np.log((count_V + 1) / (count_V + 1).sum())
+    store = open_targets(world)
+    weight_PT, sources = store.read("heldout").weight_PT, source_of_positions(world)
+    records = [Store(world.data / "logits" / name, SparseLogits).read("heldout") for name in names]
+    # What is stored has few levels, so two ids may be the most likely: the first of the list counts.
+    top_PT = np.stack([record.ids_PK[:, 0].astype(int) for record in records], axis=1)
+    top_PT[:, 1] = len(count_V) - 1 - top_PT[:, 1]  # beta numbers them the other way round
+    compared = 0
+    for row, source in enumerate(sources):
+        if np.isnan(answers[1][row, 0]):
+            assert weight_PT[row].tolist() == [1, 0]
+            continue
+        top = top_PT[row]
+        scores = [
+            -gate["slopes"]["entropy"] * records[t].entropy_PJ[row, 1]
+            + gate["slopes"]["peak"] * np.log(answers[t][row, top[t]])
+            + gate["slopes"]["agreement"] * np.log(max(answers[t][row, top[1 - t]], 1e-9))
+            + gate["slopes"]["rarity"] * rarity_V[top[t]]
+            + gate["teachers"][name]
+            + gate["sources"].get(source, {}).get(name, 0.0)
+            for t, name in enumerate(names)
+        ]
+        expected = 1 / (1 + np.exp(scores[1] - scores[0]))
+        assert weight_PT[row, 0] == pytest.approx(expected, abs=1 / 500 + 2e-3)
+        compared += 1
+    assert compared > 20
+
+
+def test_learned_weights_fit_calibration_better_than_entropy(world: World):
+    """And the better of two teachers, who answers less, counts more where both answer."""
+
+    def loss(name: str) -> float:
+        store = open_targets(world, name)
+        dense = restore_fused(store.read("calibration"), bias_TV=store.constant("tail_bias_TV"))
+        label_P = Store(world.data / "masks", Masks).read("calibration").label_P.astype(np.int64)
+        return float(-np.log(dense[np.arange(len(label_P)), label_P]).mean())
+
+    run(world, name="entropy")
+    run_with_documents(world, name="learned", weighting="learned")
+    assert loss("learned") < loss("entropy")
+    weight_PT = open_targets(world, "learned").read("train").weight_PT
+    assert weight_PT[weight_PT[:, 1] > 0, 1].mean() > 0.5
+
+
+def test_what_decides_learned_weights_is_in_the_identity(world: World):
+    learned = run_with_documents(world, name="learned", weighting="learned")
+    assert learned.parents["documents"] == DocumentStore(world.data / "documents").identity
+    entropy = run_with_documents(world, name="entropy")
+    assert "documents" not in entropy.parents and "gate" not in entropy.facts
+    others = [run_with_documents(world, name="tau", weighting="learned", tau=2.0), entropy]
+    assert len({learned.identity, *(other.identity for other in others)}) == 3
+
+
+def test_learned_weights_are_the_same_bytes_with_any_number_of_threads_and_with_debias(world: World):
+    settings = {"weighting": "learned", "debias": {"counts": 2.0}}
+    run_with_documents(world, threads=1, **settings)
+    one = files_of(world.data / "targets" / "mixed")
+    shutil.rmtree(world.data / "targets")
+    shutil.rmtree(".work")
+    run_with_documents(world, threads=5, **settings)
+    assert files_of(world.data / "targets" / "mixed") == one
+
+
+def test_learned_weights_of_one_teacher_are_one(world: World):
+    run_with_documents(world, weighting="learned", teachers=["beta"])
+    rows = open_targets(world).read("heldout")
+    assert (rows.weight_PT[rows.covered_P()] == 1).all()
+
+
+def test_without_the_documents_the_other_weightings_fuse(world: World):
+    """A group that was given stores without the text."""
+    (world.data / "documents").unlink()
+    run_with_documents(world, name="entropy")
+    message = (
+        r"fusions.mixed: weighting learned reads the source of each document, but .*data/documents: no sealed store "
+        r"here.* Without the documents choose weighting entropy or uniform"
+    )
+    with pytest.raises(StoreMissing, match=message):
+        run_with_documents(world, weighting="learned")
+    with pytest.raises(StoreMissing, match=r"prior by_source reads .*no store of documents was given"):
+        run(world, prior={"by_source": {"dog": {"alpha": 2}}})
+
+
+def test_documents_of_other_sequences_are_refused(world: World, tmp_path: Path):
+    from tests.helpers.stores import tiny_documents
+
+    other = tiny_documents(tmp_path / "other", texts=TINY_TEXT[:40])
+    with pytest.raises(StaleParent, match=r"sequences: made from documents"):
+        run(world, documents=other, weighting="learned")
+
+
+def test_learned_weights_need_positions_that_two_teachers_answer(world: World, monkeypatch: pytest.MonkeyPatch):
+    real_answers = fuse_fitted.answers
+    monkeypatch.setattr(fuse_fitted, "answers", lambda _, *others, **more: real_answers([], *others, **more))
+    message = r"fusions.mixed.weighting: learned is fitted to calibration positions that two teachers answer"
+    with pytest.raises(DataError, match=message):
+        run_with_documents(world, weighting="learned")
+    run_with_documents(world, weighting="learned", teachers=["alpha"])
+
+
+def test_learned_weights_do_not_read_draws(drawn: World):
+    message = r"fusions.mixed.weighting: learned reads which tokens are likely, and .*alpha holds draws.*alpha.keep"
+    with pytest.raises(ParamsError, match=message):
+        run_with_documents(drawn, weighting="learned")
+
+
 def test_one_teacher_alone(world: World):
     run(world, teachers=["beta"])
     store = open_targets(world)
@@ -405,12 +566,19 @@ def test_a_teacher_without_a_shared_token_is_refused(world: World, monkeypatch: 
         ({"prior": {"alpha": 1.0, "gamma": 1.0}}, r"prior names 'gamma', no teacher of this fusion"),
         ({"prior": {"alpha": 1.0, "bta": 1.0}}, r"no teacher of this fusion \(did you mean 'beta'\?\)"),
         ({"prior": {"alpha": 1.0}}, r"prior has no number for teacher 'beta'"),
-        ({"prior": {"alpha": 1.0, "beta": 0}}, r"prior: must be equal, calibration, or a positive number for each"),
-        ({"prior": "best"}, r"prior: must be equal, calibration, or a positive number for each teacher, got 'best'"),
+        ({"prior": {"alpha": 1.0, "beta": 0}}, r"prior: must be equal, calibration, by_source, or a positive number"),
+        ({"prior": "best"}, r"prior: must be equal, .* or a positive number for each teacher, got 'best'"),
+        ({"prior": {"by_source": {"dog": {"gamma": 2}}}}, r"prior names 'gamma', no teacher of this fusion"),
+        ({"prior": {"by_source": {"dog": {"beta": -1}}}}, r"prior: by_source needs positive numbers .* for 'dog'"),
+        ({"prior": {"by_source": {"dog": 2}}}, r"prior: by_source needs positive numbers .* for 'dog', got 2"),
+        ({"prior": {"by_source": {}}}, r"prior: by_source needs .* at least one source"),
+        ({"prior": {"by_source": 3}}, r"prior: by_source needs .* at least one source"),
+        ({"prior": {}}, r"prior: must be equal, calibration"),
+        ({"prior": {"by_source": {"dog": {}}}}, r"prior: by_source needs positive numbers .* for 'dog'"),
         ({"prior": True}, r"prior: must be equal, calibration"),
         ({"teachers": ["alpha", "alpha"]}, r"teachers: names a teacher twice"),
         ({"teachers": []}, r"teachers: List should have at least 1 item"),
-        ({"weighting": "entropie"}, r"weighting: Input should be 'entropy', 'gold', 'ca_mkd' or 'uniform'"),
+        ({"weighting": "entropie"}, r"weighting: Input should be 'entropy', 'learned', 'gold', 'ca_mkd' or 'uniform'"),
         ({"tau": 0.0}, r"tau: Input should be greater than 0"),
         ({"keep": 0}, r"keep: Input should be greater than or equal to 1"),
         ({"tua": 1.0}, r"unknown key 'tua' \(did you mean 'tau'\?\)"),

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.fuse import mixture
-from pipeline.fuse.mixture import OUTSIDE_MINIMUM, Teacher, fuse_shard
+from pipeline.fuse import teacher as teacher_module
+from pipeline.fuse.mixture import fuse_shard
+from pipeline.fuse.teacher import OUTSIDE_MINIMUM, Teacher
 from pipeline.fuse.weighting import Weighting, weights
 from pipeline.sparse.tail import NO_COUNTERPART
 from storage.records.logits import SparseLogits
@@ -246,7 +248,7 @@ def test_drawing_is_right_on_average():
     np.testing.assert_array_less(np.abs(mean[:-1] / 6000 - expected), 4 * error + 1e-6)
 
 
-@pytest.mark.parametrize("weighting", get_args(Weighting))
+@pytest.mark.parametrize("weighting", [name for name in get_args(Weighting) if name != "learned"])
 @pytest.mark.parametrize("draws", [0, 6])
 def test_weights_are_taken_at_their_own_column(weighting: Weighting, draws: int):
     records, readers, _ = scene(3, teachers=3, column=2 if draws == 0 else 1, draws=draws, keep=2)
@@ -260,7 +262,7 @@ def test_weights_are_taken_at_their_own_column(weighting: Weighting, draws: int)
             [bool(entries(record, teacher, row)) and record.covered_P()[row] for row in range(12)]
             for record, teacher in zip(records, readers, strict=True)
         ], axis=1),
-        log_prior_T=np.array([0, 0.3, 0.6]),
+        log_prior_PT=np.array([0, 0.3, 0.6]),
         tau=0.7,
     )  # fmt: skip
     np.testing.assert_allclose(fused.weight_PT[answered], expected[answered], rtol=1e-4, atol=1e-7)
@@ -454,7 +456,7 @@ def test_large_vocabularies_sort_by_wide_keys():
 def test_rows_are_independent_of_the_block(monkeypatch: pytest.MonkeyPatch, tail_rank: int, draws: int):
     records, readers, _ = scene(10, teachers=3, rows=50, tail_rank=tail_rank, draws=draws)
     whole = fuse_shard(records, readers, keep=7, weighting="entropy", tau=1.0)
-    monkeypatch.setattr(mixture, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(teacher_module, "BLOCK_ROWS", 7)
     cut = fuse_shard(records, readers, keep=7, weighting="entropy", tau=1.0)
     for name, values in whole.arrays().items():
         np.testing.assert_array_equal(cut.arrays()[name], values, err_msg=name)

@@ -14,15 +14,16 @@ from pipeline.fuse.weighting import Weighting, weights
 
 ENTROPY = np.array([[1.0, 2.0, 3.5]], np.float32)
 GOLD = np.log(np.array([[0.1, 0.4, 0.05]], np.float32))
+SCORE = np.array([[-0.5, 1.0, 0.25]])
 EQUAL = np.zeros(3)
 
 
 def ask(name: Weighting, covered: list[bool] | None = None, **changes: Any) -> np.ndarray:
     arguments: dict[str, Any] = {
         "entropy_PT": ENTROPY, "gold_logprob_PT": GOLD,
-        "covered_PT": np.array([covered or [True] * 3]), "log_prior_T": EQUAL, "tau": 1.0,
+        "covered_PT": np.array([covered or [True] * 3]), "log_prior_PT": EQUAL, "tau": 1.0,
     } | changes  # fmt: skip
-    return weights(name, **arguments)[0]
+    return weights(name, score_PT=SCORE if name == "learned" else None, **arguments)[0]
 
 
 def scaled(*values: float) -> list[float]:
@@ -37,6 +38,20 @@ def test_uniform():
 def test_entropy():
     assert ask("entropy") == pytest.approx(scaled(math.exp(-1), math.exp(-2), math.exp(-3.5)))
     assert ask("entropy", tau=0.5) == pytest.approx(scaled(math.exp(-2), math.exp(-4), math.exp(-7)))
+
+
+def test_learned_scores_are_given():
+    assert ask("learned", tau=7.0) == pytest.approx(scaled(math.exp(-0.5), math.exp(1), math.exp(0.25)))
+    assert ask("learned", [True, False, True]) == pytest.approx(scaled(math.exp(-0.5), 0, math.exp(0.25)))
+
+
+def test_a_prior_may_differ_by_position():
+    prior = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    found = weights(
+        "uniform", entropy_PT=ENTROPY.repeat(2, 0), gold_logprob_PT=GOLD.repeat(2, 0),
+        covered_PT=np.ones((2, 3), bool), log_prior_PT=np.log(prior), tau=1.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(found, prior, rtol=1e-6)
 
 
 def test_gold_is_the_posterior_of_the_teacher():
@@ -60,7 +75,7 @@ def test_ca_mkd_survives_a_teacher_that_excludes_the_truth():
 def test_a_prior_multiplies(name: Weighting):
     prior = np.array([0.5, 0.3, 0.2])
     plain = ask(name)
-    assert ask(name, log_prior_T=np.log(prior)) == pytest.approx(scaled(*(plain * prior)), rel=1e-5)
+    assert ask(name, log_prior_PT=np.log(prior)) == pytest.approx(scaled(*(plain * prior)), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", get_args(Weighting))
@@ -86,8 +101,9 @@ def test_rows_sum_to_one_over_the_teachers_that_answer(name: Weighting, teachers
         entropy_PT=generator.gamma(1.0, 3.0, shape),
         gold_logprob_PT=-generator.gamma(1.0, 4.0, shape),
         covered_PT=covered,
-        log_prior_T=np.log(generator.dirichlet(np.ones(teachers))),
+        log_prior_PT=np.log(generator.dirichlet(np.ones(teachers))),
         tau=tau,
+        score_PT=generator.normal(0, 3, shape) if name == "learned" else None,
     )
     assert found.dtype == np.float32 and found.shape == shape
     assert (found >= 0).all() and (found[~covered] == 0).all()
