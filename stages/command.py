@@ -84,6 +84,11 @@ def runtime_params(params_file: Path) -> RuntimeParams:
     return section(params_file, "runtime", RuntimeParams)
 
 
+def shard_threads(settings: RuntimeParams) -> int:
+    """How many shards this process makes at a time when `runtime.scheduler` is `threads`."""
+    return settings.threads or os.cpu_count() or 1
+
+
 class Run:
     """Record of one run, written to `reports/runs/<name>.json` when the block ends without an exception.
 

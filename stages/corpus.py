@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from pipeline.core.config import section
-from pipeline.text.corpus import assemble
+from pipeline.executor.dask import open_executor
+from pipeline.text.documents.corpus import assemble
 from pipeline.text.params import CorpusParams, input_params
-from stages.command import Run, params_option, path_option, stage
+from stages.command import Run, params_option, path_option, runtime_params, shard_threads, stage
 
 
 @click.command()
@@ -18,11 +19,16 @@ from stages.command import Run, params_option, path_option, stage
 @params_option
 @stage
 def main(text: Path, out: Path, params_file: Path) -> None:
-    """Draw the share, drop duplicates, split by document."""
+    """Draw the share, drop duplicates, split by document, hold out nothing that is nearly in train."""
     inputs, params = input_params(params_file), section(params_file, "corpus", CorpusParams)
-    with Run("corpus", __file__) as run:
-        facts = assemble(text, inputs, params, out, workspace=run.workspace).facts
-        run.add(documents=sum(facts["documents"].values()), words=sum(facts["words"].values()))
+    settings = runtime_params(params_file)
+    with (
+        Run("corpus", __file__) as run,
+        open_executor(settings, threads=shard_threads(settings), gpu=False, command=run.command) as (executor, _),
+    ):
+        facts = assemble(text, inputs, params, out, executor=executor, workspace=run.workspace).facts
+        names = ("documents", "words", "duplicates", "near_duplicates")
+        run.add(**{name: sum(facts[name].values()) for name in names})
 
 
 if __name__ == "__main__":

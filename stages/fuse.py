@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -11,7 +10,7 @@ from pipeline.core.config import load, section
 from pipeline.executor.dask import open_executor
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
-from stages.command import Run, params_option, path_option, runtime_params, stage
+from stages.command import Run, params_option, path_option, runtime_params, shard_threads, stage
 
 
 @click.command()
@@ -29,7 +28,7 @@ def main(
     """Make the fused targets NAME of params.yaml."""
     params = section(params_file, f"fusions.{name}", FusionParams)
     settings = runtime_params(params_file)
-    threads = settings.threads or os.cpu_count() or 1
+    threads = shard_threads(settings)
     with (
         Run(f"fuse-{name}", __file__) as run,
         open_executor(settings, threads=threads, gpu=False, command=run.command) as (executor, _),

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from pipeline.core.config import section
-from pipeline.text.corpus import ingest
+from pipeline.executor.dask import open_executor
+from pipeline.text.documents.ingest import ingest
 from pipeline.text.params import InputParams
-from stages.command import Run, params_option, path_option, stage
+from stages.command import Run, params_option, path_option, runtime_params, shard_threads, stage
 
 
 @click.command()
@@ -20,8 +21,13 @@ from stages.command import Run, params_option, path_option, stage
 def main(name: str, out: Path, params_file: Path) -> None:
     """Read the input NAME of params.yaml."""
     params = section(params_file, f"inputs.{name}", InputParams)
-    with Run(f"ingest-{name}", __file__) as run:
-        run.add(**ingest(name, params, out, workspace=run.workspace).facts["counts"])
+    settings = runtime_params(params_file)
+    with (
+        Run(f"ingest-{name}", __file__) as run,
+        open_executor(settings, threads=shard_threads(settings), gpu=False, command=run.command) as (executor, _),
+    ):
+        manifest = ingest(name, params, out, executor=executor, workspace=run.workspace)
+        run.add(**manifest.facts["counts"])
 
 
 if __name__ == "__main__":

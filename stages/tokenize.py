@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from pipeline.core.config import section
+from pipeline.executor.dask import open_executor
 from pipeline.text.params import TokenizeParams
 from pipeline.text.tokenize import tokenize
-from stages.command import Run, params_option, path_option, stage
+from stages.command import Run, params_option, path_option, runtime_params, shard_threads, stage
 
 
 @click.command()
@@ -20,8 +21,13 @@ from stages.command import Run, params_option, path_option, stage
 def main(documents: Path, out: Path, params_file: Path) -> None:
     """Tokenize all splits."""
     params = section(params_file, "tokenize", TokenizeParams)
-    with Run("tokenize", __file__) as run:
-        counts = tokenize(params, documents, out=out, workspace=run.workspace).facts["counts"]
+    settings = runtime_params(params_file)
+    with (
+        Run("tokenize", __file__) as run,
+        open_executor(settings, threads=shard_threads(settings), gpu=False, command=run.command) as (executor, _),
+    ):
+        manifest = tokenize(params, documents, out=out, executor=executor, workspace=run.workspace)
+        counts = manifest.facts["counts"]
         run.add(**{key: sum(split[key] for split in counts.values()) for key in ("sequences", "tokens", "words")})
 
 

@@ -1,6 +1,7 @@
-"""Tables of text as Arrow IPC files with a manifest: documents, sense inventories, lexical instances; a file per table.
+"""Tables of text as Arrow IPC files with a manifest: documents, sense inventories, lexical instances.
 
-A table is written at once (it takes minutes even for gigabytes, so it cannot be resumed) and sealed like every store.
+Tables other than documents are small: each is one file, written at once and sealed like every store. Documents
+may have any size (`storage.documents`).
 """
 
 from __future__ import annotations
@@ -24,29 +25,10 @@ DOCUMENTS = "documents"
 REVISION = 1
 """Of documents. Raised when the method changes, so that stores made by the old one are refused."""
 DOCUMENT_SCHEMA = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("text", pa.string())])
+BATCH_ROWS = 8192
+"""Rows of a record batch."""
 COLUMNS = "columns"
 """Fact of every store of tables except documents, whose columns are fixed: type by table and column."""
-
-
-def write_documents(
-    out: Path,
-    tables: Mapping[str, pa.Table],
-    *,
-    inputs: dict[str, Any],
-    facts: dict[str, Any],
-    workspace: Workspace,
-) -> Manifest:
-    """Publish one table per split with columns doc_id, source, text (strings), in the order given."""
-    return write_tables(
-        out,
-        tables,
-        kind=DOCUMENTS,
-        revision=REVISION,
-        schemas=dict.fromkeys(tables, DOCUMENT_SCHEMA),
-        inputs=inputs,
-        facts=facts,
-        workspace=workspace,
-    )
 
 
 def write_tables(
@@ -72,7 +54,7 @@ def write_tables(
             file = work.content / f"{name}.arrow"
             with beside(file) as partial:
                 with ipc.new_file(str(partial), table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as sink:
-                    sink.write_table(table, max_chunksize=8192)
+                    sink.write_table(table, max_chunksize=BATCH_ROWS)
             shards.append(ShardEntry(split=name, index=0, rows=len(table), files={file.name: FileEntry.of(file)}))
         manifest = Manifest(
             kind=kind,
@@ -106,16 +88,21 @@ def read_table(store: Path, shard: ShardEntry, *, remedy: str) -> pa.Table:
 
     Raises ShardCorrupt when the file changed since sealing or is no table.
     """
-    ((file, expected),) = shard.files.items()
-    path = store / file
-    expected.require_in(store, file, remedy=remedy)
-    require_table(path, remedy=remedy)
+    path = require_file(store, shard, remedy=remedy)
     try:
         table = ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate(full=True)  # Arrow trusts offsets: a wrong one would read other memory
     except (pa.ArrowException, OSError) as error:
         raise ShardCorrupt(f"{path}: cannot be decoded ({type(error).__name__}). {remedy}") from error
     return table
+
+
+def require_file(store: Path, shard: ShardEntry, *, remedy: str) -> Path:
+    """Where the file of a shard lies; raises ShardCorrupt when it is not what was sealed or no table."""
+    ((file, expected),) = shard.files.items()
+    expected.require_in(store, file, remedy=remedy)
+    require_table(store / file, remedy=remedy)
+    return store / file
 
 
 class TableStore:
@@ -154,7 +141,7 @@ class TableStore:
             )
 
     def read(self, name: str) -> pa.Table:
-        """The table of a name (of documents: a split), memory-mapped.
+        """The table of a name, memory-mapped.
 
         Raises ShardCorrupt when the file changed since sealing or is no table, SchemaMismatch for no such table
         or it has other columns or rows.
@@ -162,18 +149,19 @@ class TableStore:
         shards = [shard for shard in self.manifest.shards if shard.split == name]
         if len(shards) != 1:
             raise SchemaMismatch(f"{self.path}: {len(shards)} tables of split {name}; expected one. {self.remedy}")
-        table = read_table(self.path, shards[0], remedy=self.remedy)
-        schema = self.schemas.get(name, DOCUMENT_SCHEMA)
-        if table.schema != schema or len(table) != shards[0].rows:
-            raise SchemaMismatch(
-                f"{self.path / next(iter(shards[0].files))}: expected {shards[0].rows} rows of "
-                f"{', '.join(schema.names)}; got {len(table)} rows of {len(table.schema)} columns. {self.remedy}"
-            )
+        return self.table(shards[0])
+
+    def table(self, shard: ShardEntry) -> pa.Table:
+        """The table of a shard; raises as `read` does."""
+        table = read_table(self.path, shard, remedy=self.remedy)
+        self.require_shape(shard, table.schema, len(table))
         return table
 
-
-class DocumentStore(TableStore):
-    """A sealed store of documents: a table a split."""
-
-    def __init__(self, path: Path, *, made_by: str = "corpus") -> None:
-        super().__init__(path, kind=DOCUMENTS, revision=REVISION, schemas={}, made_by=made_by)
+    def require_shape(self, shard: ShardEntry, schema: pa.Schema, rows: int) -> None:
+        """Raise SchemaMismatch unless a shard has the columns and rows that it must have."""
+        expected = self.schemas.get(shard.split, DOCUMENT_SCHEMA)
+        if schema != expected or rows != shard.rows:
+            raise SchemaMismatch(
+                f"{self.path / next(iter(shard.files))}: expected {shard.rows} rows of "
+                f"{', '.join(expected.names)}; got {rows} rows of {len(schema)} columns. {self.remedy}"
+            )

@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pipeline.text.alignment import teacher_view
-from pipeline.text.corpus import ALL
+from pipeline.text.documents.ingest import ALL
+from pipeline.text.documents.readers import Fields, Found, read_json_lines
 from pipeline.text.masking import choose_masked_positions
-from pipeline.text.readers import Fields, Found, read_json_lines
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.text.vocabulary import START, bridge, is_punctuation, space_variants
 from pipeline.text.windows import encode_windows
+from storage.documents import DocumentStore
 from storage.format.arrays import sentinel
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
 
 NAMES = {"pad": "<pad>", "mask": "<mask>", "cls": "<s>", "sep": "</s>", "unk": "<unk>"}
 TOKENS = 30_000

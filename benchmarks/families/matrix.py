@@ -53,8 +53,9 @@ class World:
         from pipeline.senses.instances import build_instances
         from pipeline.senses.lexicon import Lexicon, build_lexicon
         from pipeline.senses.params import LexiconParams, SensesParams
-        from pipeline.text.corpus import assemble, ingest
-        from pipeline.text.masking import mask
+        from pipeline.text.documents.corpus import assemble
+        from pipeline.text.documents.ingest import ingest
+        from pipeline.text.mask import mask
         from pipeline.text.params import CorpusParams, InputParams, MaskParams, TokenizeParams
         from pipeline.text.tokenize import tokenize
 

@@ -29,6 +29,7 @@ from pathlib import Path
 import click
 
 from benchmarks.robustness.watch import Watch
+from storage.documents import DocumentStore
 from storage.errors import DistillError
 from storage.format.manifest import MANIFEST, Manifest
 from storage.format.manifest_parse import parse_manifest
@@ -36,7 +37,7 @@ from storage.reader import Store
 from storage.records.layout import RECORDS
 from storage.share.archive import pack, unpack
 from storage.share.audit import audit
-from storage.tables import DOCUMENTS, DocumentStore
+from storage.tables import DOCUMENTS
 from storage.testing import damage
 from storage.testing.mutations import change_archive, change_file, mutate, scramble, sealed
 

@@ -23,7 +23,7 @@ def texts(folder: str, pages: int) -> dict[str, float]:
     """Write the first pages of WordNet as JSON Lines."""
     from itertools import islice
 
-    from pipeline.text.readers import Found, read_wordnet
+    from pipeline.text.documents.readers import Found, read_wordnet
 
     lines = []
     for number, found in enumerate(islice(read_wordnet(Path("data/sources/wordnet")), pages)):
@@ -36,7 +36,7 @@ def texts(folder: str, pages: int) -> dict[str, float]:
 
 def ingest(folder: str) -> dict[str, float]:
     """Stage `ingest`."""
-    from pipeline.text.corpus import ingest as stage
+    from pipeline.text.documents.ingest import ingest as stage
     from pipeline.text.params import InputParams
 
     return _timed(
@@ -46,7 +46,7 @@ def ingest(folder: str) -> dict[str, float]:
 
 def corpus(folder: str) -> dict[str, float]:
     """Stage `corpus`."""
-    from pipeline.text.corpus import assemble
+    from pipeline.text.documents.corpus import assemble
     from pipeline.text.params import CorpusParams, InputParams
 
     entry = InputParams(kind="jsonl", path=f"{folder}/pages.jsonl")
@@ -65,7 +65,7 @@ def tokenize(folder: str) -> dict[str, float]:
 
 def mask(folder: str) -> dict[str, float]:
     """Stage `mask`; also counts what the later stages meet."""
-    from pipeline.text.masking import mask as stage
+    from pipeline.text.mask import mask as stage
     from pipeline.text.params import MaskParams
     from storage.reader import Store
     from storage.records.sequences import Sequences

@@ -59,11 +59,11 @@ class Stores:
 
 def small_stores(folder: Path, kind: Literal["cpu", "cuda"]) -> Stores:
     """The first pages of each split of data/documents as stores of their own, under `folder`."""
-    from pipeline.text.masking import mask
+    from pipeline.text.mask import mask
     from pipeline.text.params import MaskParams, TokenizeParams
     from pipeline.text.tokenize import tokenize
+    from storage.documents import DocumentStore, write_documents
     from storage.records.base import SPLITS
-    from storage.tables import DocumentStore, write_documents
     from storage.work import Workspace
 
     corpus = DocumentStore(require("data/documents", run="make repro"))

@@ -18,9 +18,8 @@ import numpy as np
 from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import nearest
 from pipeline.core.seeds import unit_hash
-from pipeline.text.corpus import ALL
-from pipeline.text.masking import choose_masked_positions
-from pipeline.text.readers import (
+from pipeline.text.documents.ingest import ALL
+from pipeline.text.documents.readers import (
     JSON_LINES,
     PARQUET,
     PLAIN_TEXT,
@@ -33,12 +32,13 @@ from pipeline.text.readers import (
     read_parquet,
     read_text_file,
 )
+from pipeline.text.masking import choose_masked_positions
 from pipeline.text.tokenizer import FastTokenizer
 from pipeline.text.windows import encode_windows
+from storage.documents import DocumentStore
 from storage.errors import DataError
 from storage.records.base import SPLITS
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
 
 HELDOUT_TOKENS = 16_384
 """Most held-out tokens: some 2,400 masked positions."""

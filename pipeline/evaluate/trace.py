@@ -22,13 +22,13 @@ from pipeline.evaluate.results import training_record
 from pipeline.evaluate.top_tokens import SHOWN_TOKENS, spelled, tops_of
 from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.vocabulary import decode_tokens
+from storage.documents import DocumentStore
 from storage.errors import DataError
 from storage.reader import Store
 from storage.records.base import SPLITS, Record
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
-from storage.tables import DocumentStore
 
 R = TypeVar("R", bound=Record)
 

@@ -14,20 +14,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress
+from storage.parts import Parts, make_part
 from storage.records.base import Record
 from storage.writer import Shard, StoreWriter
 
 Arrays = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
 
 
-class Job(Protocol):
-    """The work for the shards of one store, in any process; small, and can be pickled."""
+class Openable(Protocol):
+    """What there is to do, in any process; small, and can be pickled."""
 
     @property
     def key(self) -> str:
@@ -38,6 +41,17 @@ class Job(Protocol):
 
     def opened(self) -> AbstractContextManager[Any]:
         """Open what the job needs in this process, such as its model; kept for many shards."""
+
+
+class PartJob(Openable, Protocol):
+    """What there is to do for the parts of a round (`storage.parts`)."""
+
+    def make_part(self, tools: Any, name: str, folder: Path, *, advance: Callable[[int], None]) -> None:
+        """Write the files of a part into `folder`; tells `advance` of every so many finished units."""
+
+
+class Job(Openable, Protocol):
+    """What there is to do for the shards of one store."""
 
     def make(self, tools: Any, shard: Shard, *, advance: Callable[[int], None]) -> tuple[Record, Arrays]:
         """The rows of a shard and its sidecars; calls `advance` with numbers of finished rows."""
@@ -53,8 +67,8 @@ class ResourceCache:
         self._tools: Any = None
 
     @contextmanager
-    def opened(self, job: Job) -> Iterator[Any]:
-        """The job's resources; opened unless they are open, after those of another job were closed."""
+    def opened(self, job: Openable) -> Iterator[Any]:
+        """What the job opens; opened now unless it is open, after what another job had open was closed."""
         with self._lock:
             if self._key != job.key:
                 self.close(None, None, None)
@@ -91,6 +105,9 @@ class Executor(Protocol):
     def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
         """Compute and write every missing shard of `writer`, which is open and has its constants."""
 
+    def parts(self, job: PartJob, parts: Parts, sizes: Mapping[str, int], *, unit: str, label: str) -> None:
+        """Make the missing ones of the parts that `sizes` names, each with its size in units, for progress."""
+
 
 class LocalExecutor:
     """Runs jobs in this process; `threads` shards at a time are computed, written and in memory."""
@@ -122,24 +139,49 @@ class LocalExecutor:
             return shard.stop - shard.start
 
         with shard_progress(writer, missing, label=label) as progress:
-            if not missing:
-                return
-            with self.resources.opened(job) as tools:
-                if self._threads == 1:
-                    for shard in missing:
-                        done(shard, progress.advance)
-                    return
-                with ThreadPoolExecutor(self._threads) as pool:
-                    futures = [pool.submit(done, shard, lambda _: None) for shard in missing]
-                    try:
-                        for future in as_completed(futures):
-                            progress.advance(future.result())
-                    finally:
-                        pool.shutdown(wait=True, cancel_futures=True)
+            if missing:
+                with self.resources.opened(job) as tools:
+                    self._each(missing, done, progress)
+
+    def parts(self, job: PartJob, parts: Parts, sizes: Mapping[str, int], *, unit: str, label: str) -> None:
+        """Make and take in every missing part; in the given order when there is one thread."""
+        missing = [name for name in sizes if not parts.has(name)]
+        accepting = threading.Lock()
+
+        def done(name: str, advance: Callable[[int], None]) -> int:
+            made = make_part(desk, name, lambda folder: job.make_part(tools, name, folder, advance=advance))
+            with accepting:
+                parts.accept(made)
+            return sizes[name]
+
+        with part_progress(sizes, missing, unit=unit, label=label) as progress:
+            if missing:
+                with parts.desk() as desk, self.resources.opened(job) as tools:
+                    self._each(missing, done, progress)
+
+    def _each(self, items: list[T], done: Callable[[T, Callable[[int], None]], int], progress: Progress) -> None:
+        """Do each item, `threads` at a time; what `done` returns is its size, for progress."""
+        if self._threads == 1:
+            for item in items:
+                done(item, progress.advance)
+            return
+        with ThreadPoolExecutor(self._threads) as pool:
+            futures = [pool.submit(done, item, lambda _: None) for item in items]
+            try:
+                for future in as_completed(futures):
+                    progress.advance(future.result())
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
 
 def shard_progress(writer: StoreWriter, missing: list[Shard], *, label: str) -> Progress:
     """Progress over all rows of a store of which the shards `missing` are to be computed."""
     total = sum(plan.rows for plan in writer.splits.values())
     left = sum(shard.stop - shard.start for shard in missing)
-    return Progress(total, unit="predictions", label=label, done=total - left)
+    return Progress(total, unit="rows", label=label, done=total - left)
+
+
+def part_progress(sizes: Mapping[str, int], missing: list[str], *, unit: str, label: str) -> Progress:
+    """Progress over parts of the given sizes of which `missing` are to be made."""
+    total = sum(sizes.values())
+    return Progress(total, unit=unit, label=label, done=total - sum(sizes[name] for name in missing))

@@ -32,7 +32,7 @@ CONNECT_SECONDS = 15.0
 GPU = "gpu"
 """Resource of a worker, taken by one teacher at a time."""
 
-VERSIONED = ("numpy", "zarr", "numcodecs", "torch", "transformers", "tokenizers")
+VERSIONED = ("numpy", "zarr", "numcodecs", "torch", "transformers", "tokenizers", "pyarrow", "rensa")
 """Packages whose version may change a store's bytes."""
 
 MODULES = module_digests()

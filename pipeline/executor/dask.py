@@ -14,13 +14,23 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from pipeline.core.params import RuntimeParams
 from pipeline.core.progress import LINE_SECONDS
-from pipeline.executor.base import Executor, Job, LocalExecutor, ResourceCache, shard_progress
+from pipeline.executor.base import (
+    Executor,
+    Job,
+    LocalExecutor,
+    Openable,
+    PartJob,
+    ResourceCache,
+    part_progress,
+    shard_progress,
+)
 from pipeline.executor.cluster import (
     GPU,
     connected,
@@ -39,6 +49,7 @@ from storage.attempts import (
     open_attempts,
 )
 from storage.errors import ClusterError
+from storage.parts import PartAttempt, Parts, make_part
 from storage.writer import Shard, StoreWriter
 
 if TYPE_CHECKING:
@@ -117,8 +128,22 @@ class DaskExecutor:
                 tally.add(worker)
         log.info("%s", tally.line())
 
-    def _finished(self, job: Job, tasks: deque[_Task], *, label: str) -> Iterator[tuple[_Task, Any]]:
-        """Tasks with their results as they finish; a few for each worker are submitted at a time."""
+    def parts(self, job: PartJob, parts: Parts, sizes: Mapping[str, int], *, unit: str, label: str) -> None:
+        """Have every missing part made by a worker, and take it in."""
+        missing = [name for name in sizes if not parts.has(name)]
+        if not missing:
+            return
+        with part_progress(sizes, missing, unit=unit, label=label) as progress, parts.desk() as desk:
+            there = job.with_absolute_paths()
+            tasks = deque(
+                _Task(name=name, arguments=(_part_on_worker, there, desk, name, self._environment)) for name in missing
+            )
+            for task, attempt in self._finished(job, tasks, label=label):
+                parts.accept(attempt)
+                progress.advance(sizes[task.name])
+
+    def _finished(self, job: Openable, tasks: deque[_Task], *, label: str) -> Iterator[tuple[_Task, Any]]:
+        """What workers made of each task, as they finish; a few for each worker are handed out at a time."""
         from distributed import KilledWorker
 
         self._jobs.add(job.key)
@@ -237,6 +262,16 @@ def _shard_on_worker(job: Job, attempts: AttemptWriter, shard: Shard, driver: di
     with _resources_of(worker).opened(job) as tools:
         record, sidecar = job.make(tools, shard, advance=lambda _: None)
         return _name_of(worker), attempts.write(shard, record, sidecar=sidecar)
+
+
+def _part_on_worker(job: PartJob, desk: Path, name: str, driver: dict[str, str]) -> PartAttempt:
+    """On a worker: make one part in a folder of its own."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    require_same(_name_of(worker), environment(driver["command"]), driver)
+    with _resources_of(worker).opened(job) as tools:
+        return make_part(desk, name, lambda folder: job.make_part(tools, name, folder, advance=lambda _: None))
 
 
 def _once_on_worker(job: Job, work: Callable[[Any, Any], Any], driver: dict[str, str]) -> Any:

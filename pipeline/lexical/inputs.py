@@ -21,11 +21,12 @@ from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.ragged import Int
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.train.train import open_targets
+from storage.documents import DocumentStore
 from storage.errors import DataError, ParamsError, VocabularyError
 from storage.format.manifest import digest
 from storage.reader import Store
 from storage.records.targets import FusedTargets
-from storage.tables import DocumentStore, TableStore
+from storage.tables import TableStore
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,10 @@ from pipeline.tasks.params import RewriteParams
 from pipeline.text.inputs import token_batches
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.text.vocabulary import START
+from storage.documents import DocumentStore
 from storage.errors import DataError, VocabularyError
 from storage.format.manifest import Manifest, identity_of
-from storage.tables import DocumentStore, write_tables
+from storage.tables import write_tables
 from storage.work import WorkFolder
 
 KIND = "rewritten"

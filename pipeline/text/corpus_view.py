@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.text.vocabulary import decode_tokens
+from storage.documents import DocumentStore
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,23 +15,12 @@ copy, drawn with a seed of its own, so their positions change with the rate alon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.seeds import generator
-from pipeline.text.params import MaskParams
-from pipeline.text.vocabulary import decode_tokens
-from storage.errors import DataError
-from storage.format.manifest import Manifest, SplitPlan
-from storage.reader import Store
-from storage.records.base import SPLITS
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
-from storage.work import Workspace
-from storage.writer import StoreWriter
 
 EVALUATION_SEED = 0
 """Seed of the calibration and held-out positions: scores of runs with other mask seeds stay comparable."""
@@ -125,77 +114,3 @@ def choose_masked_positions(
         column_P=column_P.astype(np.uint16),
         label_P=sequences.input_ids_NL[row_P, column_P],
     )
-
-
-def mask(
-    params: MaskParams, documents: Path, *, sequences: Path, out: Path, workspace: Workspace = Workspace()
-) -> Manifest:
-    """Write the store of masks of all splits to `out`.
-
-    Raises StaleParent when `sequences` were not made from `documents`, DataError when a split has no word to mask,
-    WorkBusy when another process writes `out`.
-    """
-    texts, store = DocumentStore(documents), Store(sequences, Sequences)
-    store.require_parent("documents", texts)
-    masks = {split: _split(params, texts, store, split) for split in SPLITS}
-    for split, record in masks.items():
-        if not len(record):
-            raise DataError(
-                f"{sequences}: {split} has no word that can be masked; is the tokenizer made for this text?"
-            )
-    writer = StoreWriter(
-        out,
-        Masks,
-        specs=Masks.specs(vocabulary=store.facts["vocabulary"]),
-        splits={split: SplitPlan(rows=len(masks[split]), shard_rows=params.shard_rows) for split in SPLITS},
-        inputs=params.model_dump(),
-        parents={"sequences": store.identity},
-        workspace=workspace,
-    )
-    with writer:
-        for shard in writer.missing():
-            rows = slice(shard.start, shard.stop)
-            writer.write(shard, Masks(**{name: a[rows] for name, a in masks[shard.split].arrays().items()}))
-        return writer.seal(
-            facts={
-                "vocabulary": store.facts["vocabulary"],
-                "copies": params.copies,
-                "counts": {split: _counts(masks[split], store, split) for split in SPLITS},
-            }
-        )
-
-
-def _split(params: MaskParams, documents: DocumentStore, store: Store[Sequences], split: str) -> Masks:
-    trained = split == "train"
-    white_space_V = np.array([not token.strip("▁ \t\r\n") for token in decode_tokens(store.constant("pieces_utf8"))])
-    ids = documents.read(split).column("doc_id")
-    parts: list[Masks] = []
-    for index in range(store.plan(split).shards):
-        sequences = store.shard(split, index)
-        record = choose_masked_positions(
-            sequences,
-            ids.take(sequences.document_N.astype(np.int64)).to_pylist(),
-            rate=params.rate,
-            copies=params.copies if trained else 1,
-            seed=params.seed if trained else EVALUATION_SEED,
-            unknown=store.facts["special"]["unk"],
-            white_space_V=white_space_V,
-        )
-        first = np.uint32(store.plan(split).bounds(index)[0])
-        parts.append(Masks(record.copy_P, record.sequence_P + first, record.column_P, record.label_P))
-    joined = {name: np.concatenate([part.arrays()[name] for part in parts]) for name in parts[0].arrays()}
-    order = np.argsort(joined["copy_P"], kind="stable")
-    return Masks(**{name: values[order] for name, values in joined.items()})
-
-
-def _counts(masks: Masks, store: Store[Sequences], split: str) -> dict[str, Any]:
-    first_copy = masks.sequence_P[masks.copy_P == 0]
-    examples = len(np.unique(masks.copy_P.astype(np.int64) << 32 | masks.sequence_P))
-    tokens = store.facts["counts"][split]["tokens"]
-    return {
-        "sequences": store.plan(split).rows,
-        "without_blank": store.plan(split).rows - len(np.unique(first_copy)),
-        "passes": examples,
-        "predictions": len(masks),
-        "rate": round(len(first_copy) / tokens, 6),
-    }

@@ -1,109 +1,146 @@
-"""Write the corpus as windows of whole words in the reference vocabulary, the students'."""
+"""Write the corpus as windows of whole words in the reference vocabulary, the students'.
+
+How many windows a split has is known when all of it is encoded, so there are two rounds, both made by any executor. A
+part of the first are the windows of a shard of documents, a shard of the store is a range of these.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.core.progress import Progress
+from pipeline.executor.base import Executor, LocalExecutor
 from pipeline.text.params import TokenizeParams
+from pipeline.text.spool import read_rows, write_rows
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.text.vocabulary import START, encode_tokens
 from pipeline.text.windows import encode_windows
-from storage.errors import DataError, SourceError
-from storage.format.manifest import Manifest, SplitPlan
+from storage.documents import DocumentStore
+from storage.errors import DataError, SourceError, StaleParent
+from storage.format.manifest import Manifest, SplitPlan, identity_of
+from storage.parts import Parts
 from storage.records.base import SPLITS
 from storage.records.sequences import Sequences
-from storage.tables import DocumentStore
-from storage.work import Workspace
-from storage.writer import StoreWriter
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
+from storage.work import WorkFolder, Workspace
+from storage.writer import Shard, StoreWriter
 
 SHARD_SEQUENCES = 8192
 """Sequences a shard: 128 tokens each make about 16 MB before compression."""
 
+SHARDS_SILENT = 2**13
+"""Shards of a split up to which they keep that size; then they double, for a manifest lists every file of each."""
+
 BATCH_CHARACTERS = 1_000_000
-"""Text encoded at once: about 0.2 M tokens, 100 MB as Python objects."""
-
-KEEP_BYTES = 512 * 1024 * 1024
-"""Windows kept in memory between counting and writing; text beyond that (some 40 M tokens) is encoded twice."""
+"""Text encoded at once: about 0.2 M tokens, 100 MB while they are Python objects."""
 
 
-class SplitWindows:
-    """The windows of one split's documents, encoded batch by batch.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizeJob:
+    """Both rounds of a store of sequences."""
 
-    `count` encodes everything to count the rows. Its windows are kept in memory up to `keep_bytes`; the others are
-    encoded again by `read`.
-    """
-
-    def __init__(
-        self, texts: pa.ChunkedArray, tokenizer: FastTokenizer, *, sequence_tokens: int, keep_bytes: int
-    ) -> None:
-        self._texts = texts
-        self._tokenizer = tokenizer
-        self._sequence_tokens = sequence_tokens
-        self._bounds = _batches(texts)
-        self._kept: dict[int, Sequences] = {}
-        self._room = keep_bytes
-        self._rows: list[int] = []
-        self.counts: Counter[str] = Counter()
+    params: TokenizeParams
+    documents: Path
+    identities: tuple[str, str]
+    """Of the documents and of the tokenizer, as the driver has them."""
+    parts: Path
+    """Folder of the parts, absolute."""
+    sizes: Mapping[str, list[list[int]]] | None = None
+    """For each split, of each part of it the windows of each batch that it wrote; None in the first round."""
 
     @property
-    def rows(self) -> int:
-        """Windows in all; complete after `count`."""
-        return sum(self._rows)
+    def key(self) -> str:
+        """Names documents and tokenizer."""
+        return f"tokenize {self.identities}"
 
-    def count(self) -> Iterator[int]:
-        """Encode everything once, and yield the number of documents after each batch."""
-        for batch, (start, stop) in enumerate(self._bounds):
-            sequences, counts = self._encode(batch)
-            self._rows.append(len(sequences))
-            self.counts.update(counts)
-            self._room -= sum(array.nbytes for array in sequences.arrays().values())
-            if self._room >= 0:
-                self._kept[batch] = sequences
-            yield stop - start
+    def with_absolute_paths(self) -> TokenizeJob:
+        """The job for a process that is in another folder."""
+        tokenizer = str(Path(self.params.tokenizer).absolute())
+        return replace(
+            self,
+            params=self.params.model_copy(update={"tokenizer": tokenizer}),
+            documents=self.documents.absolute(),
+        )
 
-    def read(self, start: int, stop: int) -> Sequences:
-        """Rows [start, stop), `document_N` counted through the split."""
-        end_B = np.cumsum(self._rows)
-        first = int(np.searchsorted(end_B, start, side="right"))
-        last = int(np.searchsorted(end_B, stop, side="left"))
-        parts = [self._batch(batch).arrays() for batch in range(first, last + 1)]
-        skip = start - int(end_B[first] - self._rows[first])
-        rows = slice(skip, skip + stop - start)
-        return Sequences(**{name: np.concatenate([part[name] for part in parts])[rows] for name in parts[0]})
+    @contextmanager
+    def opened(self) -> Iterator[tuple[DocumentStore, FastTokenizer]]:
+        """Open documents and tokenizer; raises StaleParent when they are not those the driver has."""
+        store, tokenizer = DocumentStore(self.documents), load_tokenizer(Path(self.params.tokenizer))
+        if (store.identity, tokenizer.identity) != self.identities:
+            raise StaleParent(
+                f"{self.documents}, {self.params.tokenizer}: not what the driver has there. Share one file system"
+            )
+        yield store, tokenizer
 
-    def _batch(self, batch: int) -> Sequences:
-        sequences = self._kept[batch] if batch in self._kept else self._encode(batch)[0]
-        return replace(sequences, document_N=sequences.document_N + np.uint32(self._bounds[batch][0]))
+    def make_part(
+        self,
+        tools: tuple[DocumentStore, FastTokenizer],
+        name: str,
+        folder: Path,
+        *,
+        advance: Callable[[int], None],
+    ) -> None:
+        """The windows of a shard of documents, and counts."""
+        store, tokenizer = tools
+        _, split, index = name.split("/")
+        counts: Counter[str] = Counter()
 
-    def _encode(self, batch: int) -> tuple[Sequences, Counter[str]]:
-        start, stop = self._bounds[batch]
-        texts = self._texts.slice(start, stop - start).to_pylist()
-        return encode_windows(texts, self._tokenizer, sequence_tokens=self._sequence_tokens)
+        def windows() -> Iterator[Sequences]:
+            for first, texts in _batches(store, split, int(index)):
+                sequences, found = encode_windows(texts, tokenizer, sequence_tokens=self.params.sequence_tokens)
+                counts.update(found)
+                yield replace(sequences, document_N=sequences.document_N + np.uint32(first))
+                advance(len(texts))
+
+        sizes = write_rows(folder / "windows.arrow", windows())
+        (folder / "said.json").write_text(json.dumps({"sizes": sizes, "counts": counts}), encoding="utf-8")
+
+    def make(
+        self, tools: Any, shard: Shard, *, advance: Callable[[int], None]
+    ) -> tuple[Sequences, dict[str, NDArray[Any]]]:
+        """A shard of the store."""
+        assert self.sizes is not None
+        parts = [
+            (self.parts / f"windows/{shard.split}/{index}/windows.arrow", sizes)
+            for index, sizes in enumerate(self.sizes[shard.split])
+        ]
+        sequences = Sequences(**read_rows(parts, shard.start, shard.stop))
+        advance(len(sequences))
+        return sequences, {}
 
 
-def _batches(texts: pa.ChunkedArray) -> list[tuple[int, int]]:
-    """Cut documents into runs of about BATCH_CHARACTERS; bounds [start, stop)."""
-    from pyarrow import compute
+def _batches(store: DocumentStore, split: str, index: int) -> Iterator[tuple[int, list[str]]]:
+    """Texts of a shard in runs of about BATCH_CHARACTERS, each with the row of its first in the split."""
+    start, stop = store.plan(split).bounds(index)
+    texts: list[str] = []
+    size, first = 0, start
+    for batch in store.batches(split, start=start, stop=stop, columns=["text"]):
+        for text in batch.column("text").to_pylist():
+            texts.append(text)
+            size += len(text)
+            if size >= BATCH_CHARACTERS:
+                yield first, texts
+                first, texts, size = first + len(texts), [], 0
+    if texts:
+        yield first, texts
 
-    end_D = np.cumsum(compute.utf8_length(texts).to_numpy())
-    borders = np.flatnonzero(np.diff(end_D // BATCH_CHARACTERS)) + 1
-    return list(pairwise([0, *borders.tolist(), len(end_D)])) if len(end_D) else []
 
-
-def tokenize(params: TokenizeParams, documents: Path, *, out: Path, workspace: Workspace = Workspace()) -> Manifest:
-    """Write the store of sequences of all splits to `out`.
+def tokenize(
+    params: TokenizeParams,
+    documents: Path,
+    *,
+    out: Path,
+    executor: Executor | None = None,
+    workspace: Workspace = Workspace(),
+) -> Manifest:
+    """Write the store of sequences of all splits to `out`; `executor` makes parts and shards, by default this process.
 
     Raises DataError when a split has no window, WorkBusy when another process writes `out`, and what `load_tokenizer`
     raises; SourceError too when the tokenizer does not tell words apart.
@@ -115,48 +152,71 @@ def tokenize(params: TokenizeParams, documents: Path, *, out: Path, workspace: W
             "pre_tokenizer and no token that begins with a space. Set tokenize.tokenizer to another one"
         )
     store = DocumentStore(documents)
-    splits = _count_windows(store, tokenizer, params.sequence_tokens)
-    writer = StoreWriter(
-        out,
-        Sequences,
-        specs=Sequences.specs(tokens=params.sequence_tokens, vocabulary=len(tokenizer.tokens)),
-        splits={name: SplitPlan(rows=split.rows, shard_rows=SHARD_SEQUENCES) for name, split in splits.items()},
-        inputs={"sequence_tokens": params.sequence_tokens, "tokenizer": tokenizer.identity},
-        parents={"documents": store.identity},
-        workspace=workspace,
-    )
-    with writer:
-        for shard in writer.missing():
-            writer.write(shard, splits[shard.split].read(shard.start, shard.stop))
-        return writer.seal(
-            facts={
-                "vocabulary": len(tokenizer.tokens),
-                "tokens": params.sequence_tokens,
-                "special": tokenizer.special,
-                "counts": {name: {"sequences": split.rows, **split.counts} for name, split in splits.items()},
-            },
-            constants={"pieces_utf8": encode_tokens(tokenizer.tokens)},
+    inputs = {"sequence_tokens": params.sequence_tokens, "tokenizer": tokenizer.identity}
+    parents = {"documents": store.identity}
+    identity = identity_of(kind=Sequences.kind, revision=Sequences.revision, inputs=inputs, parents=parents)
+    name = f"{Sequences.kind}-{out.name}-windows"
+    work = WorkFolder(out, name=name, identity=identity, workspace=workspace)
+    with nullcontext(executor) if executor is not None else LocalExecutor() as executing, Parts(work) as parts:
+        job = TokenizeJob(
+            params=params, documents=documents, identities=(store.identity, tokenizer.identity), parts=parts.root
         )
-
-
-def _count_windows(store: DocumentStore, tokenizer: FastTokenizer, sequence_tokens: int) -> dict[str, SplitWindows]:
-    splits = {
-        name: SplitWindows(
-            store.read(name).column("text"),
-            tokenizer,
-            sequence_tokens=sequence_tokens,
-            keep_bytes=KEEP_BYTES // len(SPLITS),
+        found = parts.recall("windows") or parts.remember("windows", _encode(job, parts, executing, store))
+        rows = {split: sum(map(sum, found[split]["sizes"])) for split in SPLITS}
+        writer = StoreWriter(
+            out,
+            Sequences,
+            specs=Sequences.specs(tokens=params.sequence_tokens, vocabulary=len(tokenizer.tokens)),
+            splits={split: SplitPlan(rows=rows[split], shard_rows=_shard_rows(rows[split])) for split in SPLITS},
+            inputs=inputs,
+            parents=parents,
+            workspace=workspace,
         )
-        for name in SPLITS
-    }
-    documents = sum(plan.rows for plan in store.manifest.splits.values())
-    with Progress(documents, unit="documents", label="tokenize") as progress:
-        for split in splits.values():
-            for done in split.count():
-                progress.advance(done)
-    for name, split in splits.items():
-        if not split.rows:
-            raise DataError(
-                f"{store.path}: the documents of {name} give no window. Give more text or raise corpus.share"
+        with writer:
+            if any(True for _ in writer.missing()):
+                _encode(job, parts, executing, store)
+                sizes = {split: found[split]["sizes"] for split in SPLITS}
+                executing.shards(replace(job, sizes=sizes), writer, label=f"write {out.name}")
+            parts.forget("windows")
+            manifest = writer.seal(
+                facts={
+                    "vocabulary": len(tokenizer.tokens),
+                    "tokens": params.sequence_tokens,
+                    "special": tokenizer.special,
+                    "counts": {split: {"sequences": rows[split], **found[split]["counts"]} for split in SPLITS},
+                },
+                constants={"pieces_utf8": encode_tokens(tokenizer.tokens)},
             )
-    return splits
+        work.finish()
+        return manifest
+
+
+def _encode(job: TokenizeJob, parts: Parts, executor: Executor, store: DocumentStore) -> dict[str, Any]:
+    """Make the missing parts of the first round; for each split the sizes of its parts and the counts."""
+    shards = {
+        f"windows/{split}/{index}": store.plan(split).bounds(index)
+        for split in SPLITS
+        for index in range(max(1, store.plan(split).shards))
+    }
+    documents = {name: stop - start for name, (start, stop) in shards.items()}
+    executor.parts(job, parts, documents, unit="documents", label="tokenize")
+    found: dict[str, Any] = {split: {"sizes": [], "counts": Counter()} for split in SPLITS}
+    for name in shards:
+        said = json.loads((parts.folder(name) / "said.json").read_text(encoding="utf-8"))
+        split = name.split("/")[1]
+        found[split]["sizes"].append(said["sizes"])
+        found[split]["counts"].update(said["counts"])
+    for split in SPLITS:
+        if not sum(map(sum, found[split]["sizes"])):
+            raise DataError(
+                f"{store.path}: the documents of {split} give no window. Give more text or raise corpus.share"
+            )
+    return found
+
+
+def _shard_rows(rows: int) -> int:
+    """Sequences a shard of a split."""
+    size = SHARD_SEQUENCES
+    while rows > size * SHARDS_SILENT:
+        size *= 2
+    return size

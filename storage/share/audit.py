@@ -10,12 +10,17 @@ were all rewritten are another valid store, and only its owner can say which one
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.documents import DocumentStore
 from storage.errors import DistillError, RecordInvalid, SchemaMismatch
 from storage.format import untrusted
 from storage.format.manifest import CONSTANTS, MANIFEST, Manifest
@@ -27,7 +32,7 @@ from storage.records.invariants import constant_faults, first_and_last, record_f
 from storage.records.layout import RECORDS
 from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
-from storage.tables import COLUMNS, DOCUMENTS, DocumentStore, columns_of, read_table
+from storage.tables import COLUMNS, DOCUMENTS, columns_of, read_table
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -152,10 +157,16 @@ class _Audit:
     def documents(self) -> None:
         """Read every split's table: columns, rows, valid text, ids that are there and unique."""
         for opened in self.attempt("manifest", MANIFEST, DocumentStore, self.path):
-            for shard in self.manifest.shards:
-                if self.sound([shard.split, *shard.files]):
-                    for table in self.attempt("shard", shard.split, opened.read, shard.split):
-                        self.attempt("record", shard.split, _require_documents, table)
+            for split, plan in self.manifest.splits.items():
+                ids: list[NDArray[np.uint64]] = []
+                for shard in self.manifest.shards:
+                    where = split if plan.shards <= 1 else f"{split}/{shard.index}"
+                    if shard.split == split and self.sound([split, *shard.files]):
+                        for table in self.attempt("shard", where, opened.shard, split, shard.index):
+                            self.attempt("record", where, _require_documents, table)
+                            ids.append(_hashes(table.column("doc_id").to_pylist()))
+                if len(ids) > 1 and len(np.unique(np.concatenate(ids))) < sum(map(len, ids)):
+                    self.add("record", split, f"documents of several shards that share an id. {REMEDY}")
 
     def tables(self) -> None:
         """Read every table: the columns that the facts name, the rows that the plan has, no nulls."""
@@ -243,6 +254,12 @@ def _require_table(table: Any, columns: Any, *, rows: int) -> None:
         )
     if empty := [name for name in table.column_names if table.column(name).null_count]:
         raise RecordInvalid(f"nulls in {', '.join(empty)}. {REMEDY}")
+
+
+def _hashes(names: list[str | None]) -> NDArray[np.uint64]:
+    """64 bits of each name: those of a split of any size fit into memory."""
+    found = b"".join(hashlib.blake2b((name or "").encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(found, np.uint64)
 
 
 def _require_documents(table: Any) -> None:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from storage.atomic import disk, staged
+from storage.documents import DocumentStore
 from storage.errors import ArchiveRefused, RecordInvalid, WrongKind
 from storage.format import untrusted
 from storage.format.arrays import sentinel
@@ -37,7 +38,7 @@ from storage.format.untrusted import Refused
 from storage.reader import Store
 from storage.records.base import Record
 from storage.records.layout import RECORDS
-from storage.tables import COLUMNS, DOCUMENTS, DocumentStore, read_table
+from storage.tables import COLUMNS, DOCUMENTS, read_table
 
 LISTS = {
     "input_ids_NL": ("word_NL", "char_start_NL", "char_end_NL"),
@@ -92,9 +93,10 @@ def _tables(store: Path, manifest: Manifest) -> Iterator[tuple[str, pa.Table]]:
     """Name of a file below the output, without its ending, and what goes into it."""
     if manifest.kind == DOCUMENTS:
         documents = DocumentStore(store)
-        for split in manifest.splits:
-            table = documents.read(split)
-            yield f"{split}/00000", table.add_column(0, "row", _count(0, len(table)))
+        for split, plan in manifest.splits.items():
+            for index in range(max(1, plan.shards)):
+                table = documents.shard(split, index)
+                yield f"{split}/{index:05}", table.add_column(0, "row", _count(plan.bounds(index)[0], len(table)))
         return
     if manifest.kind not in RECORDS and COLUMNS in manifest.facts:
         for shard in manifest.shards:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from storage.documents import DocumentStore, write_documents
 from storage.errors import DistillError
 from storage.format.manifest import MANIFEST, SplitPlan
 from storage.reader import Store
@@ -26,7 +27,7 @@ from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.share.audit import audit
-from storage.tables import DOCUMENTS, DocumentStore, write_documents
+from storage.tables import DOCUMENTS
 from storage.testing import samples
 from storage.work import Workspace
 from storage.writer import StoreWriter

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from storage.documents import write_documents
 from storage.format.arrays import ArraySpec
 from storage.format.manifest import SplitPlan
 from storage.records.base import Record
@@ -20,7 +21,7 @@ from storage.records.hidden_states import HiddenStates
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
-from storage.tables import DOCUMENT_SCHEMA, write_documents, write_tables
+from storage.tables import DOCUMENT_SCHEMA, write_tables
 from storage.work import Workspace
 from storage.writer import StoreWriter
 

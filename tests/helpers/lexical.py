@@ -19,7 +19,7 @@ from pipeline.lexical.train import train_lexical
 from pipeline.senses.instances import Instances, build_instances
 from pipeline.senses.lexicon import Lexicon
 from pipeline.senses.params import SensesParams
-from storage.tables import DocumentStore
+from storage.documents import DocumentStore
 from tests.helpers import stores as fakes
 from tests.helpers.inventories import tiny_lexicon, tokenizer_with_quotes
 from tests.helpers.stores import TinyStores, cpu_runtime

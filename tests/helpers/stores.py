@@ -247,7 +247,8 @@ def tiny_documents(
     folder: Path, *, texts: tuple[str, ...] = TINY_TEXT, calibration: float = 0.35, heldout: float = 0.25
 ) -> Path:
     """Run ingest and corpus over `texts` in `folder`; returns `folder/data/documents`."""
-    from pipeline.text.corpus import assemble, ingest
+    from pipeline.text.documents.corpus import assemble
+    from pipeline.text.documents.ingest import ingest
     from pipeline.text.params import CorpusParams, InputParams
 
     source = write_jsonl(folder / "texts" / "animals.jsonl", texts)
@@ -280,7 +281,7 @@ def tiny_masks(
     folder: Path, tokenizer_folder: Path, *, rate: float = 0.3, copies: int = 2, seed: int = 0, shard_rows: int = 64
 ) -> TinyStores:
     """Mask words of `folder/data/sequences` (made when absent); returns where all three stores lie."""
-    from pipeline.text.masking import mask
+    from pipeline.text.mask import mask
     from pipeline.text.params import MaskParams
 
     if not (folder / "data" / "sequences").exists():

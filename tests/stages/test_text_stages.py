@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
+from storage.documents import DocumentStore
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
 from tests.helpers.stores import write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +38,13 @@ def write_params(tokenizer: Path, **changes: object) -> None:
         "corpus": {"share": 1.0, "calibration": 0.2, "heldout": 0.2},
         "tokenize": {"tokenizer": str(tokenizer), "sequence_tokens": 24},
         "mask": {"rate": 0.2, "copies": 2, "seed": 0, "shard_rows": 64},
+        "runtime": {
+            "device": "cpu",
+            "dtype": "float32",
+            "threads": 1,
+            "batch_tokens": 256,
+            "checkpoint_seconds": 60.0,
+        },
     }
     Path("params.yaml").write_text(yaml.safe_dump(params | changes), encoding="utf-8")
 

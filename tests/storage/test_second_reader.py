@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from storage.documents import DocumentStore
 from storage.format import manifest as manifests
 from storage.format.manifest import SplitPlan
 from storage.reader import Store
@@ -23,7 +24,7 @@ from storage.records.hidden_states import HiddenStates
 from storage.records.layout import RECORDS
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DOCUMENTS, DocumentStore
+from storage.tables import DOCUMENTS
 from storage.testing import samples
 from storage.work import Workspace
 from storage.writer import StoreWriter

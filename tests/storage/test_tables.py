@@ -11,17 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import ipc
 
+from storage.documents import DocumentStore, write_documents
 from storage.errors import SchemaMismatch, StaleParent
 from storage.share.audit import audit
-from storage.tables import (
-    COLUMNS,
-    DOCUMENT_SCHEMA,
-    DocumentStore,
-    TableStore,
-    columns_of,
-    write_documents,
-    write_tables,
-)
+from storage.tables import COLUMNS, DOCUMENT_SCHEMA, TableStore, columns_of, write_tables
 from storage.testing import samples
 from storage.testing.contract import StoreContract
 from storage.work import Workspace

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.tasks.machine_paraphrases.entries import Entry, PublishedPart, Rejects, refuse_bad
-from pipeline.text.readers import PARQUET_ROWS, raw_lines
+from pipeline.text.documents.readers import PARQUET_ROWS, raw_lines
 from storage.errors import DataError
 
 REQUIRED = ("text", "label")

@@ -255,7 +255,7 @@ def test_a_student_without_a_teacher_says_so(
 @pytest.fixture(scope="module")
 def other_masks(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Masks of the same sequences at another rate."""
-    from pipeline.text.masking import mask
+    from pipeline.text.mask import mask
     from pipeline.text.params import MaskParams
 
     out = tmp_path_factory.mktemp("other") / "masks"

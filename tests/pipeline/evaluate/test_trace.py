@@ -10,6 +10,7 @@ import torch
 
 from pipeline.evaluate.top_tokens import spelled
 from pipeline.evaluate.trace import Stores, Trace, lines, trace
+from storage.documents import DocumentStore
 from storage.errors import DataError, StaleParent, StoreMissing
 from storage.format.codec import LEVELS, LOGPROB_STEPS
 from storage.reader import Store
@@ -17,7 +18,6 @@ from storage.records.base import SPLITS
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
-from storage.tables import DocumentStore
 from tests.helpers.stores import TinyStores, cpu_runtime, words_of
 from tests.helpers.teacher_stores import World, make_world, write_student
 

@@ -300,7 +300,7 @@ def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) 
 
 
 def write_heldout(folder: Path, rows: list[dict[str, str]]) -> None:
-    from storage.tables import write_documents
+    from storage.documents import write_documents
     from storage.work import Workspace
 
     table = pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)

@@ -13,7 +13,7 @@ from pipeline.teach import extend
 from pipeline.teach.inference import SplitInputs
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
-from pipeline.text.masking import mask
+from pipeline.text.mask import mask
 from pipeline.text.params import MaskParams
 from storage.errors import ShardCorrupt, StoreMissing
 from storage.reader import Store

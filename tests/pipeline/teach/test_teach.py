@@ -23,12 +23,12 @@ from pipeline.teach import job as teach_job
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
 from pipeline.text.inputs import group_examples
+from storage.documents import DocumentStore
 from storage.errors import DataError, StaleParent, TeacherRefused
 from storage.reader import Store
 from storage.records.base import SPLITS
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
 from tests.helpers import stores as fakes
 from tests.helpers.reference import restore_teacher
 from tests.helpers.stores import TinyStores, cpu_runtime

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.core.config import decode
-from pipeline.text.masking import choose_masked_positions, mask
+from pipeline.text.mask import mask
+from pipeline.text.masking import choose_masked_positions
 from pipeline.text.params import MaskParams
+from storage.documents import DocumentStore
 from storage.errors import DataError, ParamsError, StaleParent
 from storage.format.arrays import sentinel
 from storage.reader import Store
 from storage.records.base import SPLITS
 from storage.records.sequences import Masks, Sequences
-from storage.tables import DocumentStore
 from tests.helpers.stores import TinyStores, folder_bytes, tiny_documents, tiny_sequences
 
 UNKNOWN, SPACE = 3, 4
@@ -204,7 +205,7 @@ def test_a_copy_added_later_keeps_the_first_copy(texts: Path) -> None:
 def test_another_process_with_another_hash_seed_makes_the_same_bytes(texts: Path) -> None:
     masked(texts, "here", copies=2)
     code = (
-        "from pathlib import Path; from pipeline.text.masking import MaskParams, mask;"
+        "from pathlib import Path; from pipeline.text.mask import MaskParams, mask;"
         "mask(MaskParams(rate=0.2, copies=2, seed=0, shard_rows=64), Path('data/documents'),"
         " sequences=Path('data/sequences'), out=Path('data/there'))"
     )

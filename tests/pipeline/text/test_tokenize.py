@@ -16,12 +16,12 @@ from pipeline.text.params import TokenizeParams
 from pipeline.text.tokenize import tokenize
 from pipeline.text.tokenizer import load_tokenizer
 from pipeline.text.vocabulary import decode_tokens
+from storage.documents import DocumentStore
 from storage.errors import DataError, SourceError, VocabularyError
 from storage.format.arrays import sentinel
 from storage.reader import Store
 from storage.records.base import SPLITS
 from storage.records.sequences import Sequences
-from storage.tables import DocumentStore
 from tests.helpers.stores import TINY_TEXT, TinyStores, folder_bytes, tiny_documents
 
 
@@ -100,10 +100,10 @@ def test_batches_memory_and_shards_do_not_change_what_is_written(workplace: Path
     tiny_documents(workplace)
     params = TokenizeParams(tokenizer=str(tiny_tokenizer), sequence_tokens=16)
     tokenize(params, Path("data/documents"), out=Path("whole"))
-    with mock.patch.multiple(tokens, BATCH_CHARACTERS=150, KEEP_BYTES=6000):
+    with mock.patch.multiple(tokens, BATCH_CHARACTERS=150):
         tokenize(params, Path("data/documents"), out=Path("batches"))
     assert folder_bytes(Path("batches")) == folder_bytes(Path("whole"))
-    with mock.patch.multiple(tokens, BATCH_CHARACTERS=150, KEEP_BYTES=6000, SHARD_SEQUENCES=7):
+    with mock.patch.multiple(tokens, BATCH_CHARACTERS=150, SHARD_SEQUENCES=7):
         tokenize(params, Path("data/documents"), out=Path("shards"))
     whole, shards = Store(Path("whole"), Sequences), Store(Path("shards"), Sequences)
     assert shards.plan("train").shards > 5

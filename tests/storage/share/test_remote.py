@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from storage.atomic import held
+from storage.documents import DocumentStore
 from storage.errors import (
     DiskRefused,
     FetchFailed,
@@ -34,7 +35,6 @@ from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks
 from storage.share import remote
 from storage.share.remote import fetch, open_remote
-from storage.tables import DocumentStore
 from storage.testing import samples
 
 SHARD = "train/code_E/c/1"

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from pipeline.text.readers import (
+from pipeline.text.documents.readers import (
     JSON_LINES,
     LARGE_FILE_CHARACTERS,
     Fields,

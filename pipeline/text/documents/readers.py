@@ -2,12 +2,16 @@
 
 Every reader yields one `Found` for each document and one `Rejected` for each record that is none, with its file and
 line. Nothing is repaired: the caller counts bad records and knows how many are tolerated. Files of a folder are read in
-order of their path. Memory holds one line, one Parquet batch or one text file.
+order of their path. Memory holds one line, one Parquet batch or one part of a text file.
+
+A new format is one more `read_*` function, its endings, and a line in `input_paths` and `input_documents`.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import itertools
 import json
 import re
 import zlib
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.text.params import InputParams
 from storage.errors import DataError
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -30,6 +35,7 @@ WORDNET = (*(f"{kind}.{pos}" for kind in ("data", "index") for pos in ("adj", "a
 LARGE_FILE_CHARACTERS = 100_000
 """A longer text file, about 40 pages, is cut at its empty lines: else one file would be one document."""
 
+EMPTY_LINES = re.compile(r"((?:\r?\n[ \t]*){2,})")
 CHUNK_BYTES = 1 << 20
 PARQUET_ROWS = 4096
 ZSTD_WINDOW_BYTES = 1 << 31
@@ -66,6 +72,28 @@ class Fields:
     text: str
     name: str | None
     """None: "id" where a record has it."""
+
+
+def input_paths(params: InputParams) -> list[Path]:
+    """All files of an input, in the order in which they are read; raises DataError when there is none."""
+    path = Path(params.path)
+    if params.kind == "dataset":
+        return dataset_files(path)
+    endings = {"jsonl": JSON_LINES, "text": PLAIN_TEXT, "parquet": PARQUET, "wordnet": WORDNET}
+    return input_files(path, endings[params.kind])
+
+
+def input_documents(params: InputParams, file: Path, advance: Advance) -> Iterator[Found | Rejected]:
+    """The documents of one file of an input; of a WordNet, those of its folder."""
+    root, fields = Path(params.path), Fields(text=params.text, name=params.id)
+    if params.kind == "wordnet":
+        yield from read_wordnet(root)
+    elif params.kind == "text":
+        yield from read_text_file(file, file.relative_to(root).as_posix() if file != root else file.name, advance)
+    elif file.name.endswith(PARQUET) or params.kind == "parquet":
+        yield from read_parquet(file, fields, advance)
+    else:
+        yield from read_json_lines(file, fields, advance)
 
 
 def input_files(path: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -147,19 +175,27 @@ def read_text_file(file: Path, name: str, advance: Advance) -> Iterator[Found | 
 
     Not by its number: an inserted paragraph would renumber every later one and so change its split.
     """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    text, line, large = "", 1, False
     try:
-        text = b"".join(raw_chunks(file, advance)).decode("utf-8-sig")
+        for chunk in itertools.chain(raw_chunks(file, advance), [b""]):
+            text += decoder.decode(chunk, final=not chunk)
+            large = large or len(text) > LARGE_FILE_CHARACTERS
+            if not large:
+                continue
+            parts = EMPTY_LINES.split(text)
+            # The last part may go on in the next chunk, and so may the empty lines before it where it is empty.
+            whole = len(parts) if not chunk else len(parts) - (1 if parts[-1].strip() else 2)
+            for part in parts[: max(0, whole)]:
+                if part.strip():
+                    yield Found(f"{file}:{line}", f"{name}:{hash_name(part.strip())}", None, part)
+                line += part.count("\n")
+            text = "".join(parts[max(0, whole) :])
     except UnicodeDecodeError as error:
         yield Rejected(str(file), f"not UTF-8: {error}")
         return
-    if len(text) <= LARGE_FILE_CHARACTERS:
+    if not large:
         yield Found(str(file), name, None, text)
-        return
-    line = 1
-    for part in re.split(r"((?:\r?\n[ \t]*){2,})", text):
-        if part.strip():
-            yield Found(f"{file}:{line}", f"{name}:{hash_name(part.strip())}", None, part)
-        line += part.count("\n")
 
 
 def read_wordnet(folder: Path) -> Iterator[Found]:
