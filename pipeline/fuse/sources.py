@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.config import nearest
+from storage.documents import DocumentStore
 from storage.errors import ParamsError, StoreMissing
 from storage.reader import Store
 from storage.records.sequences import Sequences
-from storage.tables import DocumentStore
 
 OTHERS = "*"
 """In a prior by source: all sources that it does not name."""

@@ -20,6 +20,7 @@ from pipeline.fuse import fitted as fuse_fitted
 from pipeline.fuse import job as fuse_job
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
+from storage.documents import DocumentStore
 from storage.errors import (
     DataError,
     ParamsError,
@@ -35,7 +36,6 @@ from storage.records.base import SPLITS
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
-from storage.tables import DocumentStore
 from storage.writer import StoreWriter
 from tests.helpers.distributions import cooled
 from tests.helpers.reference import restore_fused, restore_teacher
