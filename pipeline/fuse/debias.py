@@ -21,6 +21,12 @@ from storage.records.logits import SparseLogits
 DENSE_ROWS = 32
 """Rows whose tails are made dense at once: as many as stay in a core's cache."""
 
+TAIL_ROWS = 8192
+"""Rows whose tails a ratio is fitted to, evenly spread; lists are summed over all rows."""
+
+ACTIVE = 4096
+"""Ids at which a tail's correction is summed exactly; the others, whose ratios matter least, have their mean ratio."""
+
 NO_TAIL = -1e4
 """Stands for the logarithm of 0, which no matrix product can hold."""
 
@@ -31,18 +37,23 @@ def count_ratio(label_V: NDArray[np.float64], summed_V: NDArray[np.float64], *, 
 
 
 def fit_ratio(
-    parts: Iterable[tuple[SparseLogits, NDArray[np.int64]]], teacher: Teacher, *, counts: float
+    parts: Iterable[tuple[SparseLogits, NDArray[np.int64]]], teacher: Teacher, *, counts: float, rows: int
 ) -> NDArray[np.float64]:
-    """The ratio [V] over the students' ids, from rows of a teacher's store and their true tokens."""
+    """The ratio [V] over the students' ids, from a teacher's rows and their true tokens; about `rows` in all parts."""
     label_V, summed_V = np.zeros(teacher.vocabulary), np.zeros(teacher.vocabulary + 1)
-    matrix_XV = _tail_matrix(teacher)
+    matrix_XV, every_id_V1 = _tail_matrix(teacher), np.arange(teacher.vocabulary + 1)
+    stride = max(1, rows // TAIL_ROWS)
     for record, label_P in parts:
-        rows = restate(record, teacher)
-        answered_B = np.asarray((rows.ids_BK < teacher.vocabulary).any(axis=1))
+        restored = restate(record, teacher)
+        answered_B = np.asarray((restored.ids_BK < teacher.vocabulary).any(axis=1))
         label_V += np.bincount(label_P[answered_B], minlength=teacher.vocabulary)
-        np.add.at(summed_V, rows.ids_BK[answered_B], rows.p_BK[answered_B])
-        for first, tail_CV in _dense_tails(rows, matrix_XV):
-            summed_V += answered_B[first : first + len(tail_CV)].astype(np.float32) @ tail_CV
+        np.add.at(summed_V, restored.ids_BK[answered_B], restored.p_BK[answered_B])
+        sample = np.flatnonzero(answered_B)[::stride]
+        tail_V = np.zeros(teacher.vocabulary + 1)
+        for _, tail_CV in _dense_tails(restored, matrix_XV, every_id_V1, sample):
+            tail_V += tail_CV.sum(axis=0)
+        seen = restored.tail_B[sample].sum(dtype=np.float64)
+        summed_V += tail_V * (restored.tail_B[answered_B].sum(dtype=np.float64) / seen if seen > 0 else 0)
     return count_ratio(label_V, summed_V[:-1], counts=counts)
 
 
@@ -51,8 +62,14 @@ class Debias:
     """The correction of a teacher's rows by a ratio; made by `debiased`."""
 
     ratio_V: NDArray[np.float64]
-    matrix_XV: NDArray[np.float32]
-    """Of the tails before the correction (`_tail_matrix`)."""
+    matrix_XA: NDArray[np.float32]
+    """Of the tails before the correction (`_tail_matrix`), at the active ids."""
+    place_V1: NDArray[np.intp]
+    """Number of an id among the A active ones, A where it is none."""
+    excess_A: NDArray[np.float32]
+    """Ratio of an active id minus `rest`."""
+    rest: float
+    """Mean ratio of the others, weighted by the tail's bias."""
     shift: float
     """A corrected tail at v is the old one times r(v), so its exponent differs by log r(v) and by this."""
 
@@ -60,9 +77,11 @@ class Debias:
         """Rows times the ratio, each summing to 1 again, and the log [B] of the sum that each was divided by."""
         ratio_V1 = np.append(self.ratio_V, 0.0).astype(np.float32)
         p_BK = rows.p_BK * ratio_V1.take(rows.ids_BK)
-        tail_B = np.zeros(len(p_BK))
-        for first, tail_CV in _dense_tails(rows, self.matrix_XV):
-            tail_B[first : first + len(tail_CV)] = tail_CV @ ratio_V1
+        tail_B = rows.tail_B * self.rest
+        every_row = np.arange(len(p_BK))
+        for chunk_C, tail_CA in _dense_tails(rows, self.matrix_XA, self.place_V1, every_row):
+            tail_B[chunk_C] += tail_CA[:, :-1] @ self.excess_A
+        tail_B = np.maximum(tail_B, 0)
         total_B = p_BK.sum(axis=1, dtype=np.float64) + tail_B
         log_total_B = np.log(total_B, out=np.zeros(len(total_B)), where=total_B > 0)
         corrected = RestoredRows(
@@ -84,11 +103,25 @@ def debiased(teacher: Teacher, ratio_V: NDArray[np.float64]) -> Teacher:
     bias_V1 = teacher.bias_V1.astype(np.float64)
     bias_V1[:-1][known_V] = log_V - log_sum
     stored_V1 = bias_V1.astype(np.float32)
+    prior_V = teacher.prior_V1[:-1].astype(np.float64)
+    active_A = np.sort(np.argsort(-prior_V * np.abs(ratio_V - 1), kind="stable")[:ACTIVE])
+    others_V = prior_V.copy()
+    others_V[active_A] = 0
+    rest = float(others_V @ ratio_V / others_V.sum()) if others_V.any() else 1.0
+    place_V1 = np.full(len(bias_V1), len(active_A))
+    place_V1[active_A] = np.arange(len(active_A))
     return replace(
         teacher,
         bias_V1=stored_V1,
         prior_V1=np.exp(stored_V1),
-        correction=Debias(ratio_V=ratio_V, matrix_XV=_tail_matrix(teacher), shift=-float(log_sum)),
+        correction=Debias(
+            ratio_V=ratio_V,
+            matrix_XA=_tail_matrix(teacher)[:, np.append(active_A, -1)],
+            place_V1=place_V1,
+            excess_A=(ratio_V[active_A] - rest).astype(np.float32),
+            rest=rest,
+            shift=-float(log_sum),
+        ),
     )
 
 
@@ -98,20 +131,22 @@ def _tail_matrix(teacher: Teacher) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.concatenate([teacher.basis_V1D.T, [teacher.bias_V1, ones_V1]]))
 
 
-def _dense_tails(rows: RestoredRows, matrix_XV: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The tails of some rows from a first one on, [C, V + 1] over all ids, 0 at those that a row lists and at "no id".
+def _dense_tails(
+    rows: RestoredRows, matrix_XA: NDArray[np.float32], place_V1: NDArray[np.intp], chosen_N: NDArray[np.intp]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Some of the chosen rows, and their tails [C, A + 1] at the matrix' ids; 0 at what a row lists and at the last.
 
-    float32 throughout, 2e-6 of each sum; the array is used again for the next rows.
+    place_V1 has the column of each id, the last for those that the matrix does not have and for "no id". float32
+    throughout, 2e-6 of each sum; the array is used again for the next rows.
     """
-    size = len(rows.tail_B)
     row_BX = np.column_stack(
-        [rows.coordinates_BD, np.ones(size, np.float32), np.maximum(rows.log_rate_B, np.float32(NO_TAIL))]
+        [rows.coordinates_BD, np.ones_like(rows.tail_B), np.maximum(rows.log_rate_B, np.float32(NO_TAIL))]
     )
-    buffer_CV = np.zeros((DENSE_ROWS, matrix_XV.shape[1]), np.float32)
-    for first in range(0, size, DENSE_ROWS):
-        chunk = row_BX[first : first + DENSE_ROWS]
-        tail_CV = np.matmul(chunk, matrix_XV, out=buffer_CV[: len(chunk)])
-        np.exp(tail_CV, out=tail_CV)
-        np.put_along_axis(tail_CV, rows.ids_BK[first : first + DENSE_ROWS].astype(np.intp), 0, axis=1)
-        tail_CV[:, -1] = 0
-        yield first, tail_CV
+    buffer_CA = np.zeros((DENSE_ROWS, matrix_XA.shape[1]), np.float32)
+    for first in range(0, len(chosen_N), DENSE_ROWS):
+        chunk_C = chosen_N[first : first + DENSE_ROWS]
+        tail_CA = np.matmul(row_BX[chunk_C], matrix_XA, out=buffer_CA[: len(chunk_C)])
+        np.exp(tail_CA, out=tail_CA)
+        np.put_along_axis(tail_CA, place_V1.take(rows.ids_BK[chunk_C]), 0, axis=1)
+        tail_CA[:, -1] = 0
+        yield chunk_C, tail_CA

@@ -76,7 +76,8 @@ def fit(
     if params.debias is not None:
         for name, teacher in teachers.items():
             parts = ((stores[name].shard("train", index), label_P) for index, label_P, _ in _labels(masks, "train"))
-            ratios[name] = fit_ratio(parts, teacher, counts=params.debias.counts)
+            rows = masks.plan("train").rows
+            ratios[name] = fit_ratio(parts, teacher, counts=params.debias.counts, rows=rows)
     corrected = Fitted(ratios=ratios, gate=None)
     if params.weighting != "learned":
         return corrected

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.fuse import debias as debias_module
 from pipeline.fuse.debias import count_ratio
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
@@ -97,6 +98,25 @@ def test_predictions_add_up_closer_to_the_labels_and_weights_stay(tiny_stores: T
     assert debiased.facts["mean_weight"] == plain.facts["mean_weight"]
     assert debiased.identity != plain.identity
     assert "debias" not in plain.inputs and debiased.inputs["debias"] == {"counts": 1.0}
+
+
+@pytest.mark.parametrize("form", [{}, {"tail_rank": 4}])
+def test_few_active_ids_and_few_rows_of_tails_give_nearly_the_same(
+    tiny_stores: TinyStores, workplace: Path, form: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the ids that are not active a mean ratio is taken, and a ratio's tails are those of every third row."""
+    world = make_world(tiny_stores, workplace / "data", fusions=(), **form)
+    fused(world, workplace / "plain", teachers=["alpha"])
+    fused(world, workplace / "exact", teachers=["alpha"], debias={"counts": COUNTS})
+    plain_PV, exact_PV = dense(workplace / "plain", "heldout")[1], dense(workplace / "exact", "heldout")[1]
+    rows = Store(world.data / "masks", Masks).plan("train").rows
+    monkeypatch.setattr(debias_module, "ACTIVE", plain_PV.shape[1] // 4)
+    monkeypatch.setattr(debias_module, "TAIL_ROWS", rows // 3)
+    fused(world, workplace / "fast", teachers=["alpha"], debias={"counts": COUNTS + 1e-9})
+    fast_PV = dense(workplace / "fast", "heldout")[1]
+    away_P = np.abs(fast_PV - exact_PV).sum(axis=1)
+    assert 0 < away_P.mean() < 0.02 and away_P.max() < 0.06
+    assert away_P.mean() < 0.15 * np.abs(plain_PV - exact_PV).sum(axis=1).mean()
 
 
 def test_no_counts_are_refused(tmp_path: Path) -> None:
