@@ -149,10 +149,21 @@ def seeds_difference(
         ],
         axis=1,
     )
-    if len(pairs) > 1:
-        drawn_RS = generator(seed, "bootstrap seeds", len(pairs)).integers(0, len(pairs), sample_RS.shape)
+    return value, *interval(over_seeds(sample_RS, seed=seed))
+
+
+def over_seeds(sample_RS: NDArray[np.float64], *, seed: int) -> NDArray[np.float64]:
+    """Means over seeds [R] of resampled values [R, S]; each resample draws S of the S seeds with replacement.
+
+    What is compared by seed must be one matrix of differences: the draws depend on the shape and on `seed` alone.
+    """
+    if sample_RS.shape[1] > 1:
+        drawn_RS = generator(seed, "bootstrap seeds", sample_RS.shape[1]).integers(
+            0, sample_RS.shape[1], sample_RS.shape
+        )
         sample_RS = np.take_along_axis(sample_RS, drawn_RS, axis=1)
-    return value, *interval(sample_RS.mean(axis=1))
+    mean_R: NDArray[np.float64] = sample_RS.mean(axis=1)
+    return mean_R
 
 
 def calibration_error(

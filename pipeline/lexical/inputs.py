@@ -193,8 +193,8 @@ def lexical_data(
 
 
 def _soft_labels(params: LexicalParams) -> TableStore | None:
-    if params.soft_labels == 0:
-        return None
+    if params.soft_labels == 0 and (params.learns_senses or params.soft_labels_from == NO_SOFT_LABELS):
+        return None  # a control opens its student's store all the same: the words with soft labels count its steps
     if params.soft_labels_from == NO_SOFT_LABELS:
         raise ParamsError(
             "lexical: soft_labels has a weight but no store. Set soft_labels_from to data/soft_labels/NAME"

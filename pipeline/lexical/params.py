@@ -116,12 +116,19 @@ class LexicalParams(Section):
         """
         return Path(self.targets) == Path(self.start)
 
+    @property
+    def learns_senses(self) -> bool:
+        """False for a control, whose weights are 0: the same steps on masked sequences alone."""
+        return self.gold + self.soft_labels > 0
+
     @model_validator(mode="after")
     def _whole(self) -> LexicalParams:
         if self.objective.endswith("_m") != (self.language_model is not None):
             raise ValueError("language_model belongs to objectives that end in _m, and only to these")
         if self.own_targets and self.language_model is not None and self.language_model.loss.tail == "prior":
             raise ValueError("targets are the start's own predictions, which have no prior: set tail to bucket")
-        if not self.senses or self.gold + self.soft_labels == 0:
-            raise ValueError("something to learn from: at least one name under senses, and a weight above 0")
+        if not self.senses or (not self.learns_senses and self.language_model is None):
+            raise ValueError(
+                "something to learn from: at least one name under senses, and a weight above 0 or a language_model"
+            )
         return self

@@ -145,6 +145,11 @@ def save_senses(head: SenseHead, reading: ReadingParams, objective: str, lexicon
 def model_card(name: str, params: LexicalParams, record: dict[str, Any]) -> str:
     """The student's README."""
     lineage = "\n".join(f"- {parent}: `{identity}`" for parent, identity in record["parents"].items())
+    what = (
+        f"learned word senses ({params.objective}) from"
+        if params.learns_senses
+        else ("took the steps of a lexical student on its masked sequences alone, as a control without senses for")
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask
@@ -152,7 +157,7 @@ tags: [masked-lm, word-sense-disambiguation, distillation]
 ---
 # {name}
 
-A masked language model of {record["parameters"]:,} parameters that learned word senses ({params.objective}) from
+A masked language model of {record["parameters"]:,} parameters that {what}
 {", ".join(params.senses)}: {record["words"]:,} words with several senses, {record["steps"]:,} steps. Left out were
 {record["left_out"]:,} words that would have shown it held-out text. It began as `{params.start}` and has the parameters
 it had before; `senses/` holds the head that scores senses, and the inventory.

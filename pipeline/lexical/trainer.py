@@ -103,7 +103,8 @@ class LexicalTrainer:
         """One optimiser step with the candidates that `kept` allows, and an entry of its losses in the state."""
         data, view = self.data, self.data.batch_builder.view
         total = torch.zeros(2, device=self.device)
-        for rows in micro_batches(data.batch_builder, instance_I, batch_tokens=self.batch_tokens):
+        parts = micro_batches(data.batch_builder, instance_I, batch_tokens=self.batch_tokens)
+        for rows in parts if data.gold_weight + data.soft_label_weight else ():  # a control learns no senses
             batch = data.batch_builder.batch(rows, kept=kept)
             with autocast(self.device, self.autocast):
                 score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device)

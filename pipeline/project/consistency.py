@@ -225,7 +225,7 @@ def _lexical(name: str, lexical: LexicalParams, settings: Settings) -> Complaint
     elif lexical.targets != LABELS_ONLY:
         yield f"{where}.targets: without language_model nothing is learned from them. Set targets to {LABELS_ONLY}"
     folder, _, teacher = lexical.soft_labels_from.rpartition("/")
-    if not lexical.soft_labels:
+    if not lexical.soft_labels and (lexical.learns_senses or lexical.soft_labels_from == NO_SOFT_LABELS):
         if lexical.soft_labels_from != NO_SOFT_LABELS:
             unused = f"is 0, so nothing is learned from {lexical.soft_labels_from}"
             yield f"{where}.soft_labels: {unused}. Set soft_labels_from to {NO_SOFT_LABELS}"

@@ -13,9 +13,16 @@ FRONT = "◆"
 """Marks a model that no other beats in score for the same cost or less."""
 
 _LEXICAL_NOTE = """\
-Change is with minus without; brackets hold 95 % intervals. Changes of NLL are paired by document; the other intervals
-treat the two models as independent, which is too wide where both answered the same items. Lower is better for NLL and
-latency, higher for the rest."""
+Change is with minus without; brackets hold 95 % intervals. "Without" is what a student started from or, marked
+"control", a student that saw the same masked text without senses: against that, a change is one of the senses. Changes
+of NLL against the start are paired by document, those of GLUE by seed and dev example; the other intervals treat the
+two models as independent, which is too wide where both answered the same items. Lower is better for NLL and latency,
+higher for the rest."""
+
+_TASKS_NOTE = """\
+Points with minus without, means over the seeds of both; brackets hold 95 % intervals over dev examples and seeds. z is
+the difference in its own standard errors; that of all tasks is the sum of theirs over the root of their number, so that
+a task whose seeds lie far apart does not hide the others."""
 
 _RANKS_NOTE = f"""\
 Rank 1 is best. The columns after it rank the score divided by a cost (the quotient in parentheses); {FRONT} marks the
@@ -35,6 +42,8 @@ def suites_part(summary: dict[str, Any]) -> list[str]:
     parts = []
     if summary.get("lexical"):
         parts += ["## With and without lexical training", _lexical(summary["lexical"]), _LEXICAL_NOTE]
+    if summary.get("tasks"):
+        parts += ["### By task of GLUE", _tasks(summary["tasks"]), _TASKS_NOTE]
     if summary.get("rankings"):
         parts += ["## Scores, and scores against costs", _ranks(summary["rankings"]), _RANKS_NOTE]
         if titles(summary["rankings"]):
@@ -62,7 +71,7 @@ def unmet_by_lexical(summary: dict[str, Any]) -> list[str]:
         if worse or not (better or lower):  # a language model is not meant to gain
             verdict = "is worse than" if worse else "is not shown to be better than"
             found.append(
-                f"`{row['with']}` {verdict} `{row['without']}`, which it started from, in {row['suite']} "
+                f"`{row['with']}` {verdict} `{row['without']}`, {_who(row)}, in {row['suite']} "
                 f"({row['metric']}): {_change(row)}."
             )
     return found
@@ -72,7 +81,7 @@ def _lexical(rows: list[dict[str, Any]]) -> str:
     cells = [
         [
             f"`{row['with']}`",
-            f"`{row['without']}`",
+            f"`{row['without']}`" + (" (control)" if row["control"] else ""),
             f"{row['suite']} ({row['metric']})",
             _between(row, "without"),
             _between(row, "with"),
@@ -81,6 +90,25 @@ def _lexical(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return markdown(["with", "without", "suite", "without", "with", "change"], cells)
+
+
+def _tasks(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        [
+            f"`{row['with']}`",
+            f"`{row['without']}`",
+            row["task"],
+            f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
+            NONE if row["z"] is None else f"{row['z']:+.1f}",
+            str(len(row["seeds"])),
+        ]
+        for row in rows
+    ]
+    return markdown(["with", "without", "task", "points", "z", "seeds"], cells)
+
+
+def _who(row: dict[str, Any]) -> str:
+    return "which saw the same masked text without senses" if row["control"] else "which it started from"
 
 
 def _between(row: dict[str, Any], side: str) -> str:

@@ -102,26 +102,48 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> set[str]:
     }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """A lexical student and a model without senses that it is compared with."""
+
+    name: str
+    other: str
+    control: bool
+    """Whether the other saw the same masked text without senses; else it is what the student started from."""
+
+
 def comparisons(
-    models: Mapping[str, Mapping[str, Metrics]], headlines: Mapping[str, str], pairs: Mapping[str, str]
+    models: Mapping[str, Mapping[str, Metrics]],
+    headlines: Mapping[str, str],
+    pairs: Sequence[Pair],
+    changes: Mapping[tuple[str, str, str], Mapping[str, float]],
 ) -> list[dict[str, Any]]:
-    """Each lexical student of `pairs` against the model it started from, a row a suite; change is with minus without.
+    """Each lexical student against models without senses, a row a suite; change is with minus without.
 
     A suite needs to have evaluated both, unless its report on the lexical student also holds the number before, as the
-    one of the language model does. That change of NLL was measured on the same documents (`paired`). Other intervals
-    come from those of the two models as if these were independent, which is too wide where both had the same items.
+    one of the language model does for the start. That change of NLL was measured on the same documents (`paired`), and
+    so is what `changes` has by student, other model and suite: value, low, high. Other intervals come from those of the
+    two models as if these were independent, which is too wide where both had the same items.
     """
     rows = []
-    for name, start in pairs.items():
+    for pair in pairs:
         for suite in SUITES:
-            own, other = models[name].get(suite, {}), models.get(start, {}).get(suite, {})
+            own, other = models[pair.name].get(suite, {}), models.get(pair.other, {}).get(suite, {})
             for metric in (headlines.get(suite, ""), *(["parameters"] if suite == "costs" else [])):
-                if metric not in own or not (metric in other or f"{metric}_before" in own):
+                before = None if pair.control else own.get(f"{metric}_before")
+                if metric not in own or not (metric in other or before):
                     continue
-                with_ = own[metric]
-                without = own[f"{metric}_before"] if f"{metric}_before" in own else other[metric]
-                change = own.get(f"{metric}_change")
-                row = {"with": name, "without": start, "suite": suite, "metric": metric, "paired": change is not None}
+                with_, without = own[metric], before or other[metric]
+                change = None if pair.control else own.get(f"{metric}_change")
+                change = change or changes.get((pair.name, pair.other, suite))
+                row = {
+                    "with": pair.name,
+                    "without": pair.other,
+                    "control": pair.control,
+                    "suite": suite,
+                    "metric": metric,
+                    "paired": change is not None,
+                }
                 row |= {"value_with": with_["value"], "value_without": without["value"]}
                 row |= {f"{bound}_with": with_[bound] for bound in ("low", "high") if bound in with_}
                 row |= {f"{bound}_without": without[bound] for bound in ("low", "high") if bound in without}

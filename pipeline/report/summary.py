@@ -20,10 +20,13 @@ from pipeline.report.comparisons import compare_students, scores_by_domain, shar
 from pipeline.report.page import page
 from pipeline.report.page_comparisons import control_of
 from pipeline.report.plots import draw
-from pipeline.report.ranking import comparisons, rankings
+from pipeline.report.ranking import Pair, comparisons, rankings
+from pipeline.report.task_differences import ALL, task_differences
 from storage.errors import SchemaMismatch, StaleParent
 
 COMPARED = ("nll", "accuracy")
+SENSE_WEIGHTS = ("gold", "soft_labels")
+"""Settings of a lexical student that are 0 in its control."""
 
 KINDS = ("teachers", "fusions", "students")
 STAGES = {kind: stage for kind in KINDS for stage, made in OUTPUTS.items() if made.out == f"reports/{kind}"}
@@ -52,6 +55,8 @@ class Names:
     suites: Mapping[str, Candidate] = field(default_factory=dict)
     lexical: Mapping[str, str] = field(default_factory=dict)
     """Lexical student to the folder it starts from."""
+    controls: Mapping[str, str] = field(default_factory=dict)
+    """Lexical student to the entry that saw the same masked text without senses."""
     records: tuple[str, ...] = ()
     """Names of the run records, in the order of the stages."""
 
@@ -63,8 +68,25 @@ class Names:
             seeds=students_by_seed(params.get("students") or {}, seed=(params.get("training") or {}).get("seed", 0)),
             suites=_candidates(params),
             lexical={name: entry["start"] for name, entry in (params.get("lexical") or {}).items()},
+            controls=_controls(params.get("lexical") or {}),
             records=tuple(record_names(params)),
         )
+
+
+def _controls(lexical: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Lexical students to their controls: the same settings, but for weights of 0 for gold and soft labels."""
+
+    def rest(entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in entry.items() if key not in SENSE_WEIGHTS}
+
+    without = [name for name, entry in lexical.items() if not any(entry.get(weight) for weight in SENSE_WEIGHTS)]
+    return {
+        name: control
+        for name, entry in lexical.items()
+        if name not in without
+        for control in without
+        if rest(lexical[control]) == rest(entry)
+    }
 
 
 def _candidates(params: dict[str, Any]) -> dict[str, Candidate]:
@@ -163,10 +185,25 @@ def _add_suites(summary: dict[str, Any], names: Names, reports: Path) -> None:
                 )
     metrics = {name: {suite: report["metrics"] for suite, report in suites.items()} for name, suites in found.items()}
     named = {entry.model: name for name, entry in names.suites.items()}
-    pairs = {name: named.get(start, start) for name, start in names.lexical.items() if name in metrics}
+    pairs = [
+        Pair(name=name, other=other, control=control)
+        for name, start in names.lexical.items()
+        if name in metrics and name not in names.controls.values()
+        for other, control in ((named.get(start, start), False), (names.controls.get(name, ""), True))
+        if other
+    ]
+    glue = {name: suites["glue"] for name, suites in found.items() if "glue" in suites}
     # Lists, as differences are.
+    summary["tasks"] = [
+        {"with": pair.name, "without": pair.other, **row}
+        for pair in pairs
+        if pair.name in glue and pair.other in glue
+        for row in task_differences(glue[pair.name], glue[pair.other])
+    ]
+    whole = {(row["with"], row["without"], "glue"): row for row in summary["tasks"] if row["task"] == ALL}
+    changes = {key: {bound: row[bound] for bound in ("value", "low", "high")} for key, row in whole.items()}
     summary["rankings"] = rankings(metrics, headlines)
-    summary["lexical"] = comparisons(metrics, headlines, pairs)
+    summary["lexical"] = comparisons(metrics, headlines, pairs, changes)
 
 
 def _suites(reports: Path, name: str, entry: Candidate) -> dict[str, dict[str, Any]]:

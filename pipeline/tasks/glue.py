@@ -4,6 +4,10 @@ A task's score is the mean of its metrics times 100, and `average` the mean of t
 (Wang et al. 2018). WNLI takes no part in the average: its dev set is built against its training set, so that a constant
 answer wins. Every model has the same hyper-parameters, seeds and examples. A finished fit is kept, so a killed run
 continues.
+
+Values are means over seeds. Their 95 % intervals are bootstrapped over the dev set's examples and over seeds (Efron
+1979; two crossed factors as in Owen 2007, arXiv 0712.1111). The resamples of a dev set depend on its size alone, and
+the report keeps the score of each (`resampled`): two models are compared on the same resamples and seeds.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from numpy.typing import NDArray
 from pipeline.core.progress import Progress
 from pipeline.core.runtime import Runtime
 from pipeline.core.seeds import generator
+from pipeline.evaluate.bootstrap import interval, over_seeds, resample
 from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import model_digest
-from pipeline.tasks import agreement
-from pipeline.tasks.agreement import mean_interval, spread
+from pipeline.tasks.agreement import METRICS, spread, whole
 from pipeline.tasks.finetune import Examples, finetuned
 from pipeline.tasks.glue_data import TASKS, TaskData, fetch_from_hub, read_folder
 from pipeline.tasks.params import LEFT_OUT, GlueParams
@@ -30,6 +34,11 @@ from storage.format.manifest import digest
 from storage.work import WorkFolder
 
 log = logging.getLogger(__name__)
+
+DECIMALS = 4
+"""Of values that are kept of a regression, and of scores on resamples."""
+RESAMPLES_SEED = 0
+"""The same for all models, which are compared on the same resamples."""
 
 
 def evaluate_glue(params: GlueParams, *, name: str, model: Path, runtime: Runtime) -> dict[str, Any]:
@@ -39,7 +48,7 @@ def evaluate_glue(params: GlueParams, *, name: str, model: Path, runtime: Runtim
     when another process evaluates the same model, and what `finetune.finetuned` raises.
     """
     data: dict[str, TaskData] = {task: load_task(params, task) for task in params.tasks}
-    settings = params.model_dump(exclude={"data", "revision"})
+    settings = params.model_dump(exclude={"data", "revision", "bootstrap"})
     identities = {task: _identity(found) for task, found in data.items()}
     identity = digest(
         {"settings": settings, "data": identities, "model": model_digest(model), "dtype": str(runtime.dtype)}
@@ -57,15 +66,24 @@ def evaluate_glue(params: GlueParams, *, name: str, model: Path, runtime: Runtim
                     seed=seed,
                     runtime=runtime,
                 ) as classifier:
-                    found = {part: classifier.scores(dev) for part, dev in data[task].dev.items()}
+                    found = {part: answers(task, classifier.scores(dev)) for part, dev in data[task].dev.items()}
                     losses = classifier.losses
-                fit = {"task": task, "seed": seed, "metrics": score(task, found, data[task].dev), "losses": losses}
+                fit = {
+                    "task": task,
+                    "seed": seed,
+                    "metrics": score(task, found, data[task].dev),
+                    "losses": losses,
+                    "answers": {part: joined(answer_N) for part, answer_N in found.items()},
+                }
                 work.append(fit)
                 fits[task, seed] = fit
                 progress.advance(1)
                 log.info("%s, seed %d: %.2f, training loss %.3f", task, seed, task_score(fit), losses[-1])
         report = _report(params, [fits[pair] for pair in wanted], data, model=model)
-        report |= {"settings": settings, "data": {"from": params.data, "identity": identities}}
+        report |= {
+            "settings": settings | {"bootstrap": params.bootstrap},
+            "data": {"from": params.data, "identity": identities},
+        }
         work.finish()
     return report
 
@@ -74,25 +92,52 @@ def load_task(params: GlueParams, name: str) -> TaskData:
     """Examples of a task, sampled where the params say so; the sample depends on the task and the counts alone."""
     if params.data == "hub":
         assert params.revision is not None
-        whole = fetch_from_hub(params.revision, name)
+        published = fetch_from_hub(params.revision, name)
     else:
-        whole = read_folder(Path(params.data), name)
+        published = read_folder(Path(params.data), name)
     return TaskData(
-        train=_sample(whole.train, params.train_examples, name, "train"),
-        dev={part: _sample(dev, params.dev_examples, name, f"dev {part}") for part, dev in whole.dev.items()},
-        skipped=whole.skipped,
+        train=_sample(published.train, params.train_examples, name, "train"),
+        dev={part: _sample(dev, params.dev_examples, name, f"dev {part}") for part, dev in published.dev.items()},
+        skipped=published.skipped,
     )
 
 
-def score(name: str, scores: Mapping[str, NDArray[np.float32]], dev: Mapping[str, Examples]) -> dict[str, float]:
-    """The official metrics of a task, from -1 or 0 to 1; `scores` are [N, outputs] by part of the dev set."""
-    task, found = TASKS[name], {}
-    for part, score_NC in scores.items():
-        answer_N = score_NC.argmax(axis=1) if task.classes else score_NC[:, 0]
+def answers(name: str, score_NC: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What a task's scores [N, outputs] say of each example: a class, or a value rounded to `DECIMALS`."""
+    found = score_NC.argmax(axis=1) if TASKS[name].classes else np.round(score_NC[:, 0].astype(np.float64), DECIMALS)
+    return found.astype(np.float64)
+
+
+def joined(value_N: NDArray[Any]) -> str:
+    """Values as one text, which takes one line of a report."""
+    return " ".join(f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".") for value in value_N.tolist())
+
+
+def score(name: str, found: Mapping[str, NDArray[np.float64]], dev: Mapping[str, Examples]) -> dict[str, float]:
+    """The official metrics of a task, from -1 or 0 to 1, of answers [N] by part of the dev set."""
+    task, metrics = TASKS[name], {}
+    for part, answer_N in found.items():
         for metric in task.metrics:
-            value: float = getattr(agreement, metric)(answer_N, dev[part].label_N)
-            found[f"{metric}_{part}" if part else metric] = value
-    return found
+            value = whole(METRICS[metric], answer_N, dev[part].label_N)
+            metrics[f"{metric}_{part}" if part else metric] = value
+    return metrics
+
+
+def resampled_scores(
+    name: str, found: Mapping[str, NDArray[np.float64]], dev: Mapping[str, Examples], *, resamples: int
+) -> NDArray[np.float64]:
+    """Scores [R] on resamples of each part of the dev set, of answers [N] by part."""
+    scores = []
+    for part, answer_N in found.items():
+        label_N = dev[part].label_N
+        for metric in TASKS[name].metrics:
+            blocks = [
+                METRICS[metric](answer_N, label_N, times_RN)
+                for times_RN in resample(len(label_N), resamples=resamples, seed=RESAMPLES_SEED)
+            ]
+            scores.append(np.concatenate(blocks))
+    mean_R: NDArray[np.float64] = 100 * np.mean(scores, axis=0)
+    return mean_R
 
 
 def task_score(fit: Mapping[str, Any]) -> float:
@@ -106,7 +151,15 @@ def _report(
     averaged = [name for name in params.tasks if name != LEFT_OUT]
     by_task = {name: {str(fit["seed"]): fit for fit in fits if fit["task"] == name} for name in params.tasks}
     scores = {name: {seed: task_score(fit) for seed, fit in found.items()} for name, found in by_task.items()}
+    samples = {
+        name: {
+            seed: resampled_scores(name, _split(fit["answers"]), data[name].dev, resamples=params.bootstrap)
+            for seed, fit in found.items()
+        }
+        for name, found in by_task.items()
+    }
     average = {str(seed): float(np.mean([scores[name][str(seed)] for name in averaged])) for seed in params.seeds}
+    average_samples = [np.mean([samples[name][str(seed)] for name in averaged], axis=0) for seed in params.seeds]
     counts = {name: {part or "dev": len(dev) for part, dev in data[name].dev.items()} for name in params.tasks}
     tasks = {
         name: {
@@ -116,12 +169,15 @@ def _report(
             "losses": {seed: fit["losses"] for seed, fit in found.items()},
             "examples": {"train": len(data[name].train), **counts[name]},
             "skipped": data[name].skipped,
+            "resampled": {seed: joined(sample_R) for seed, sample_R in samples[name].items()},
         }
         for name, found in by_task.items()
     }
-    metrics = {"average": _metric(list(average.values()), n=len(average))}
+    metrics = {
+        "average": _metric(list(average.values()), average_samples, n=sum(sum(counts[n].values()) for n in averaged))
+    }
     for name in params.tasks:
-        metrics[name] = _metric(list(scores[name].values()), n=sum(counts[name].values()))
+        metrics[name] = _metric(list(scores[name].values()), list(samples[name].values()), n=sum(counts[name].values()))
     return suite_report(
         "glue",
         model,
@@ -130,15 +186,20 @@ def _report(
         average={**spread(list(average.values())), "seeds": average, "of": averaged},
         tasks=tasks,
         note=(
-            "Values are medians over seeds of the mean of a task's metrics times 100, on the published dev sets; "
-            f"intervals are of the mean over seeds. {LEFT_OUT} takes no part in the average."
+            "Values are means over seeds of the mean of a task's metrics times 100, on the published dev sets; "
+            f"intervals are of these means, over dev examples and seeds. {LEFT_OUT} takes no part in the average."
         ),
     )
 
 
-def _metric(scores: list[float], *, n: int) -> Metric:
-    low, high = mean_interval(scores) or (None, None)
-    return Metric(value=float(np.median(scores)), low=low, high=high, n=n)
+def _metric(scores: list[float], samples: list[NDArray[np.float64]], *, n: int) -> Metric:
+    low, high = interval(over_seeds(np.stack(samples, axis=1), seed=RESAMPLES_SEED))
+    return Metric(value=float(np.mean(scores)), low=low, high=high, n=n)
+
+
+def _split(found: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
+    """Answers by part, of texts that `joined` made."""
+    return {part: np.array(text.split(), np.float64) for part, text in found.items()}
 
 
 def _sample(examples: Examples, count: int, *names: str) -> Examples:

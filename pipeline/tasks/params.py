@@ -54,6 +54,8 @@ class GlueParams(Section):
     """Examples a task is trained on: a sample that is the same for all models and seeds; 0 for all."""
     dev_examples: int = Field(ge=0)
     """Examples of each dev set, likewise."""
+    bootstrap: int = Field(ge=1)
+    """Resamples of dev examples and seeds for intervals."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

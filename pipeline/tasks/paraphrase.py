@@ -7,9 +7,9 @@ model on TF-IDF features is trained and tested in the same way.
 The headline `f1` is the F1 of label 1 on in-domain test sets, averaged over the training sets. In-domain is the test
 part of the set it was trained on, or, where a training set has none (the published corpus), all test sets of its kind.
 `f1_other_share` is the mean over pairs of sets by one rewriter that differ in share, `f1_other_rewriter` over pairs of
-equal share by different rewriters. With three seeds or more an interval is that of Student's t over seeds; with fewer
-it is a bootstrap over documents, and leaves out the variance between seeds. On a balanced set a detector that
-calls everything rewritten has an F1 of 0.667, a macro F1 of 0.333 and an accuracy of 0.5: read all three.
+equal share by different rewriters. Intervals are bootstrapped over documents and, where there are several, over seeds.
+On a balanced set a detector that calls everything rewritten has an F1 of 0.667, a macro F1 of 0.333 and an accuracy of
+0.5: read all three.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.runtime import Runtime
-from pipeline.evaluate.bootstrap import interval, resample
+from pipeline.evaluate.bootstrap import interval, over_seeds, resample
 from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import model_digest
 from pipeline.tasks.finetune import Examples, finetuned
@@ -36,9 +36,6 @@ from storage.format.manifest import digest
 from storage.work import WorkFolder
 
 log = logging.getLogger(__name__)
-
-SEEDS_FOR_T = 3
-"""Fewest seeds that an interval over seeds is given for."""
 
 SCORES = ("f1", "macro_f1", "accuracy")
 WORDS = -1
@@ -135,14 +132,6 @@ def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([f1, (f1 + other) / 2, accuracy], axis=-1)
 
 
-def t_interval(value_S: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the mean of S values by Student's t with S - 1 degrees of freedom."""
-    from scipy import stats
-
-    half = float(stats.t.ppf(0.975, len(value_S) - 1)) * float(value_S.std(ddof=1)) / np.sqrt(len(value_S))
-    return float(value_S.mean() - half), float(value_S.mean() + half)
-
-
 def mean_scores(trials: list[Trial], *, resamples: int, seed: int) -> dict[str, Metric]:
     """SCORES as means over trials and seeds, with intervals; n counts the different texts.
 
@@ -162,16 +151,13 @@ def mean_scores(trials: list[Trial], *, resamples: int, seed: int) -> dict[str, 
         ]
     )
     value_S3 = scores(counts_TSG4.sum(axis=2)).mean(axis=0)
-    if len(value_S3) >= SEEDS_FOR_T:
-        bounds = [t_interval(value_S3[:, column]) for column in range(len(SCORES))]
-    else:
-        sample_R3 = np.concatenate(
-            [
-                scores(np.einsum("rg,tsgc->rtsc", times_RG, counts_TSG4, optimize=True)).mean(axis=(1, 2))
-                for times_RG in resample(len(names), resamples=resamples, seed=seed)
-            ]
-        )
-        bounds = [interval(sample_R3[:, column]) for column in range(len(SCORES))]
+    sample_RS3 = np.concatenate(
+        [
+            scores(np.einsum("rg,tsgc->rtsc", times_RG, counts_TSG4, optimize=True)).mean(axis=1)
+            for times_RG in resample(len(names), resamples=resamples, seed=seed)
+        ]
+    )
+    bounds = [interval(over_seeds(sample_RS3[:, :, column], seed=seed)) for column in range(len(SCORES))]
     texts = sum(len(test) for test in {id(trial.texts): trial.texts for trial in trials}.values())
     return {
         name: Metric(value=float(value), low=low, high=high, n=texts)

@@ -105,7 +105,8 @@ paraphrase:
   train_examples: 0
   test_examples: 0
   bootstrap: 100
-glue: {data: data/glue, tasks: [RTE], seeds: [0], finetune: *finetune, train_examples: 0, dev_examples: 0}
+glue:
+  {data: data/glue, tasks: [RTE], seeds: [0], finetune: *finetune, train_examples: 0, dev_examples: 0, bootstrap: 100}
 costs: {sequence_tokens: 16, batches: [1], forwards: 20, threads: 1}
 suites:
   wsd:

@@ -188,6 +188,7 @@ glue.finetune.max_tokens
 glue.finetune.pooling
 glue.train_examples
 glue.dev_examples
+glue.bootstrap
 costs.sequence_tokens
 costs.batches
 costs.forwards

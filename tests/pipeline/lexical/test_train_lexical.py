@@ -119,6 +119,24 @@ def test_a_student_is_the_start_with_senses_beside_it(work: Workplace, trained: 
     assert (folder / "tokenizer.json").read_bytes() == (work.start / "tokenizer.json").read_bytes()
 
 
+def test_a_control_takes_the_same_steps_on_the_same_sequences_without_senses(work: Workplace, workplace: Path) -> None:
+    """Beside a student whose senses have next to no weight, which goes the whole way."""
+    found = {}
+    for name, gold in (("control", 0.0), ("barely", 1e-30), ("student", 1.0)):
+        record = work.train(work.entry(objective="bi_encoder_m", gold=gold), Path("models") / name)
+        found[name] = record, dict(load_checked(Path("models") / name).named_parameters())
+    assert len({record["steps"] for record, _ in found.values()}) == 1
+    assert set(map(tuple, found["control"][0]["losses"])) == {(0.0, 0.0)}
+    start = dict(load_checked(work.start).named_parameters())
+    for name, value in found["control"][1].items():
+        assert value.detach().numpy() == pytest.approx(found["barely"][1][name].detach().numpy(), abs=1e-5), name
+    moved = [max(float((value - start[name]).detach().abs().max()) for name, value in found["control"][1].items()),
+             max(float((value - found["student"][1][name]).detach().abs().max())
+                 for name, value in found["control"][1].items())]  # fmt: skip
+    assert min(moved) > 1e-3, "it learned, and something else than a student with senses"
+    assert "as a control without senses" in (Path("models/control") / "README.md").read_text()
+
+
 def test_what_scores_senses_lies_beside_the_model(work: Workplace, trained: Trained) -> None:
     params, folder, record = trained
     assert {path.name for path in (folder / "senses").iterdir()} == {"head.safetensors", "reading.json", "lexicon"}

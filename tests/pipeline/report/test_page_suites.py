@@ -65,7 +65,7 @@ def evaluated(reports: Path) -> Path:
     change = {"value": 0.05, "low": 0.03, "high": 0.07}
     for name, wsd, glue, nll in (("fused", 60.0, 76.0, 3.70), ("lex", 66.0, 76.5, 3.75)):
         write_suite(reports, "wsd", name, {"all": metric(wsd, 1.0), "nouns": metric(wsd + 2)})
-        write_suite(reports, "glue", name, {"average": metric(glue, 0.5)})
+        write_suite(reports, "glue", name, {"average": metric(glue, 0.5)}, settings={"of": name}, data={"identity": {}})
         more = {"nll_change": change} if name == "lex" else {}
         write_suite(reports, "language_model", name, {"nll": metric(nll, 0.2), **more})
         write_suite(reports, "costs", name, all_costs(22.7e6, 40.0), energy_source="estimated", run=RUN)
@@ -268,3 +268,49 @@ def test_a_lexical_student_that_no_suite_evaluated_is_listed_all_the_same(evalua
     summary = summarise(PARAMS, names, reports=evaluated)
     assert summary["students"]["lex"] == {"start": "models/fused"}
     assert "`lex`" not in page(summary)
+
+
+def test_a_control_is_the_entry_that_differs_in_its_weights_alone() -> None:
+    lex = {
+        "start": "models/fused",
+        "gold": 1.0,
+        "soft_labels": 0.5,
+        "soft_labels_from": "data/soft_labels/x",
+        "seed": 0,
+    }
+    without = {"gold": 0, "soft_labels": 0.0}
+    params = {"lexical": {"lex": lex, "plain": lex | without, "other": lex | without | {"seed": 1}}}
+    assert Names.of(params).controls == {"lex": "plain"}
+    assert Names.of({"lexical": {"lex": lex}}).controls == {}
+
+
+def test_students_are_compared_with_their_control_task_by_task(evaluated: Path) -> None:
+    for name, points in (("fused", 70.0), ("lex", 74.0), ("control", 73.0)):
+        tasks = {
+            task: {"seeds": {"0": points + n}, "resampled": {"0": f"{points + n} {points + n + 0.5 * (name == 'lex')}"}}
+            for n, task in enumerate(("CoLA", "RTE"))
+        }
+        average = {"seeds": {"0": points + 0.5}, "of": ["CoLA", "RTE"]}
+        details = {"settings": {}, "data": {"identity": {}}, "tasks": tasks, "average": average}
+        write_suite(evaluated, "glue", name, {"average": metric(points + 0.5, 3.0)}, **details)
+    names = replace(
+        NAMES,
+        suites={**NAMES.suites, "control": Candidate(model="models/control", suites=("glue",))},
+        lexical={"lex": "models/fused", "control": "models/fused"},
+        controls={"lex": "control"},
+    )
+    summary = summarise(PARAMS, names, reports=evaluated)
+    text = page(summary)
+    rows = [row for row in table(text, "## With and without lexical training") if row[1] == "`control` (control)"]
+    assert rows == [["`lex`", "`control` (control)", "glue (average)", "73.5 [70.5, 76.5]", "74.5 [71.5, 77.5]",
+                     "+1.0000 [+1.0125, +1.4875]"]]  # fmt: skip
+    by_task = table(text, "### By task of GLUE")
+    assert by_task[0] == ["with", "without", "task", "points", "z", "seeds"]
+    assert [row[1:4] for row in by_task[2:]] == [
+        ["`fused`", "CoLA", "+4.0 [+4.0, +4.5]"], ["`fused`", "RTE", "+4.0 [+4.0, +4.5]"],
+        ["`fused`", "all tasks", "+4.0 [+4.0, +4.5]"],
+        ["`control`", "CoLA", "+1.0 [+1.0, +1.5]"], ["`control`", "RTE", "+1.0 [+1.0, +1.5]"],
+        ["`control`", "all tasks", "+1.0 [+1.0, +1.5]"],
+    ]  # fmt: skip
+    assert [row[4] for row in by_task[5:]] == ["+2.8", "+2.8", "+4.0"], "1 / (0.5 / sqrt 2), and twice that / sqrt 2"
+    assert not any(row["with"] == "control" for row in summary["lexical"]), "a control is no student with senses"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.report.ranking import (
     COSTS,
+    Pair,
     comparisons,
     difference,
     pareto_front,
@@ -134,7 +135,9 @@ def test_lexical_students_stand_beside_what_they_started_from() -> None:
             "glue": {"average": metric(80.0)},
         },
     }
-    rows = comparisons(models, HEADLINES | {"glue": "average"}, {"lexical": "fused"})
+    rows = comparisons(
+        models, HEADLINES | {"glue": "average"}, [Pair(name="lexical", other="fused", control=False)], {}
+    )
     assert [(row["suite"], row["metric"], row["paired"]) for row in rows] == [
         ("wsd", "all", False), ("language_model", "nll", True),
         ("costs", "latency_ms", False), ("costs", "parameters", False),
@@ -152,7 +155,25 @@ def test_a_report_that_holds_the_number_before_needs_no_report_on_the_start() ->
     change = {"value": 0.5, "low": 0.4, "high": 0.6}
     own = {"nll": metric(4.5), "nll_before": before, "nll_change": change}
     models = {"lexical": {"language_model": own, "wsd": {"all": metric(66.0)}, "costs": costs(10e6, 21.0)}}
-    (row,) = comparisons(models, HEADLINES, {"lexical": "models/fused"})
+    (row,) = comparisons(models, HEADLINES, [Pair(name="lexical", other="models/fused", control=False)], {})
     assert (row["without"], row["suite"], row["paired"]) == ("models/fused", "language_model", True)
     assert [row[f"{bound}_without"] for bound in ("value", "low", "high")] == [4.0, 3.75, 4.25]
     assert (row["value_with"], row["change_value"]) == (4.5, 0.5)
+
+
+def test_a_control_is_no_start_and_paired_changes_replace_those_of_intervals() -> None:
+    """The number before the start's training is none of the control's."""
+    own = {"nll": metric(4.5), "nll_before": metric(4.0), "nll_change": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    glue = {"average": metric(80.0, 9.0)}
+    models = {
+        "lexical": {"language_model": own, "glue": glue},
+        "control": {"language_model": {"nll": metric(4.25)}, "glue": {"average": metric(79.0, 9.0)}},
+    }
+    pairs = [Pair(name="lexical", other="control", control=True)]
+    change = {"value": 1.0, "low": 0.5, "high": 1.5}
+    rows = comparisons(models, HEADLINES | {"glue": "average"}, pairs, {("lexical", "control", "glue"): change})
+    glue_row, language = (next(row for row in rows if row["suite"] == suite) for suite in ("glue", "language_model"))
+    assert language["control"] and not language["paired"]
+    assert (language["value_without"], language["change_value"]) == (4.25, 0.25)
+    assert glue_row["paired"]
+    assert [glue_row[f"change_{bound}"] for bound in ("value", "low", "high")] == [1.0, 0.5, 1.5]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from pipeline.core.config import decode
 from pipeline.evaluate.results import read_json, write_json
 from pipeline.tasks import glue
 from pipeline.tasks.finetune import Examples
 from pipeline.tasks.glue import (
+    answers,
     evaluate_glue,
     load_task,
     score,
@@ -35,7 +35,7 @@ FINETUNE = {
 }  # fmt: skip
 PARAMS = {
     "data": "data/glue", "tasks": ["CoLA", "MRPC", "WNLI"], "seeds": [0, 1, 2], "finetune": FINETUNE,
-    "train_examples": 40, "dev_examples": 20,
+    "train_examples": 40, "dev_examples": 20, "bootstrap": 50,
 }  # fmt: skip
 
 
@@ -97,7 +97,8 @@ def test_a_report_tells_everything(here: Path, tiny_mlm: Path) -> None:
         assert list(task["seeds"]) == ["0", "1", "2"]
         assert task["median"] == sorted(values)[1] and (task["min"], task["max"]) == (min(values), max(values))
         assert task["sd"] == pytest.approx(np.std(values, ddof=1), rel=1e-4, abs=1e-9)
-        assert report["metrics"][name]["value"] == task["median"] and report["metrics"][name]["n"] == 20
+        assert report["metrics"][name]["value"] == pytest.approx(np.mean(values)) and report["metrics"][name]["n"] == 20
+        assert all(len(sample.split()) == 50 for sample in task["resampled"].values())
         assert task["examples"] == {"train": 40, "dev": 20}
         assert all(len(losses) == 8 and losses[-1] < losses[0] for losses in task["losses"].values())
     assert report["tasks"]["MRPC"]["median"] > 95  # the first word tells
@@ -115,16 +116,24 @@ def test_values_and_several_dev_sets_go_through_a_real_model_alike_each_time(her
     assert report["tasks"]["MNLI"]["examples"] == {"train": 40, "matched": 60, "mismatched": 60}
     assert report["metrics"]["MNLI"]["n"] == 120
     assert report["tasks"]["STS-B"]["median"] > 80
-    assert "low" not in report["metrics"]["average"] and "sd" not in report["average"]
+    assert "low" in report["metrics"]["average"], "of the dev examples, with one seed"
+    assert "sd" not in report["average"]
 
 
-def test_intervals_are_of_the_mean_over_seeds(here: Path, tiny_mlm: Path, guesses: list[Any]) -> None:
-    report = run(tiny_mlm, seeds=[0, 1, 2, 3])
-    for name, metric in report["metrics"].items():
-        seeds = (report["average"] if name == "average" else report["tasks"][name])["seeds"]
-        low, high = stats.t.interval(0.95, 3, loc=np.mean(list(seeds.values())), scale=stats.sem(list(seeds.values())))
-        assert (metric["low"], metric["high"]) == pytest.approx((low, high), rel=1e-4)
-        assert metric["value"] == pytest.approx(np.median(list(seeds.values())), rel=1e-5)
+def test_intervals_are_of_the_mean_over_dev_examples_and_seeds(here: Path, tiny_mlm: Path, guesses: list[Any]) -> None:
+    """Against a bootstrap by hand of accuracies, whose guesses are known by seed."""
+    report = run(tiny_mlm, tasks=["RTE", "WNLI"], seeds=[0, 1, 2, 3], dev_examples=0, bootstrap=4000)
+    label_N = load_task(params(dev_examples=0), "RTE").dev[""].label_N
+    guess_SN = np.stack([Guess(2, seed).scores(Examples(first=["x"] * 60, second=None, label_N=label_N)).argmax(axis=1)
+                         for seed in range(4)])  # fmt: skip
+    right_SN = 100 * (guess_SN == label_N)
+    rng = np.random.default_rng(7)
+    seeds, examples = rng.integers(0, 4, (4000, 4, 1)), rng.integers(0, 60, (4000, 1, 60))
+    expected = np.quantile(right_SN[seeds, examples].mean(axis=(1, 2)), [0.025, 0.975])
+    metric = report["metrics"]["RTE"]
+    assert metric["value"] == pytest.approx(right_SN.mean(), rel=1e-5)
+    assert (metric["low"], metric["high"]) == pytest.approx(tuple(expected), abs=0.7)
+    assert metric == report["metrics"]["average"], "of one task that counts"
 
 
 def test_a_killed_run_continues_and_gives_the_same_report(
@@ -205,12 +214,14 @@ def test_scores_follow_glues_rule() -> None:
     label_N = np.array([1, 1, 0, 1, 0])
     dev = {"": Examples(first=["x"] * 5, second=["y"] * 5, label_N=label_N)}
     scores_NC = np.eye(2, dtype=np.float32)[[1, 0, 1, 1, 0]]
-    found = score("MRPC", {"": scores_NC}, dev)
+    found = score("MRPC", {"": answers("MRPC", scores_NC)}, dev)
     assert found == pytest.approx({"f1": 2 / 3, "accuracy": 0.6})
     assert task_score({"metrics": found}) == pytest.approx(100 * (2 / 3 + 0.6) / 2)
-    assert score("CoLA", {"": scores_NC}, dev) == pytest.approx({"matthews": 1 / 6})
+    assert score("CoLA", {"": answers("CoLA", scores_NC)}, dev) == pytest.approx({"matthews": 1 / 6})
     values = Examples(first=["x"] * 3, second=["y"] * 3, label_N=np.array([0.0, 2.0, 4.5]))
-    found = score("STS-B", {"": np.array([[1.0], [2.0], [9.0]], np.float32)}, {"": values})
+    value_N = answers("STS-B", np.array([[1.00004], [2.0], [9.0]], np.float32))
+    assert value_N.tolist() == [1.0, 2.0, 9.0], "rounded, as the report of a resumed run has them"
+    found = score("STS-B", {"": value_N}, {"": values})
     assert found["spearman"] == pytest.approx(1) and 0.9 < found["pearson"] < 1
 
 

@@ -27,7 +27,6 @@ from pipeline.tasks.paraphrase import (
     evaluate_paraphrase,
     mean_scores,
     scores,
-    t_interval,
 )
 from pipeline.tasks.paraphrase_data import DetectionSet, Texts
 from pipeline.tasks.tfidf import word_detector
@@ -134,12 +133,6 @@ def test_a_detector_that_always_says_the_same_has_no_nan() -> None:
     assert never == pytest.approx([0.0, 0.25, 1 / 3])
 
 
-def test_the_t_interval_is_the_textbooks() -> None:
-    """Mean 12, standard deviation 2, n = 3: t(0.975, 2) = 4.302653."""
-    low, high = t_interval(np.array([10.0, 12.0, 14.0]))
-    assert (low, high) == pytest.approx((12 - 4.302653 * 2 / 3**0.5, 12 + 4.302653 * 2 / 3**0.5), rel=1e-6)
-
-
 def trial(predicted_SN: list[list[int]], *, group: list[str]) -> Trial:
     half = len(group) // 2
     test = Texts(first=["x"] * len(group), second=None, label_N=np.repeat([0, 1], half), group=group, name=group)
@@ -160,12 +153,19 @@ def test_one_seed_has_a_bootstrap_over_documents() -> None:
     assert (metric.low, metric.high) == pytest.approx(expected, abs=0.01)
 
 
-def test_three_seeds_have_a_t_interval_over_seeds() -> None:
+def test_several_seeds_have_a_bootstrap_over_documents_and_seeds() -> None:
+    """Against resampling by hand, of documents and of seeds."""
     group = ["p", "q", "r", "s"]
     one = trial([[0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]], group=group)
-    metric = mean_scores([one], resamples=10, seed=0)["accuracy"]
+    metric = mean_scores([one], resamples=4000, seed=0)["accuracy"]
     assert metric.value == 0.75
-    assert (metric.low, metric.high) == pytest.approx(t_interval(np.array([1.0, 0.75, 0.5])))
+    right_SN = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 1]])
+    rng = np.random.Generator(np.random.Philox(key=5))
+    documents, seeds = rng.integers(0, 4, (4000, 1, 4)), rng.integers(0, 3, (4000, 3, 1))
+    expected = interval(right_SN[seeds, documents].mean(axis=(1, 2)))
+    assert (metric.low, metric.high) == pytest.approx(expected, abs=0.03)
+    alone = mean_scores([trial([[0, 1, 1, 1]], group=group)], resamples=4000, seed=0)["accuracy"]
+    assert alone.value == 0.75 and alone.low is not None and metric.low is not None
 
 
 def test_the_matrix_holds_every_training_set_with_every_test_set(workplace: Path, tiny_mlm: Path, fits: Any) -> None:
