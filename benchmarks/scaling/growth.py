@@ -185,7 +185,9 @@ def main(out: Path, text_pages: int, model_pages: int) -> None:
         tokens = {size: next(p["size"] for p in small.points[5 * place :]) for place, size in enumerate(SIZES)}
         model_points(points, folders, tokens)
     fits = fitted(points.points)
-    result = {"machine": processor().name, "points": points.points, "fits": fits}
+    kept = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    text = {name: kept[name] for name in ("text", "exponents") if name in kept}  # of `text_growth`
+    result = {"machine": processor().name, "points": points.points, "fits": fits, **text}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     plot(points.points, out.with_suffix(".png"))

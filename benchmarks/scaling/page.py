@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import click
 
+from benchmarks.scaling.text_growth import slopes
+
 TEACHERS = 3
 CORPORA = (1e9, 100e9)
 """Tokens."""
@@ -25,9 +27,9 @@ SECONDS_PER_HOUR = 3600
 PRICES_STATED = "2026-11"
 
 TEXT_STAGES = ("ingest", "corpus", "tokenize", "mask")
-"""One process each; in the order of the pipeline."""
+"""One thread each; in the order of the pipeline."""
 
-HELD_WHOLE = ("ingest", "corpus", "mask", "asked")
+HELD_WHOLE = ("asked",)
 """What keeps the whole corpus in memory, as far as measured: `asked` stands for teach, and for train without texts."""
 
 TEACHER_FLOPS = 2 * 85.6e6 + 4 * 128 * 768 * 12 + 0.166 * 2 * 768 * 31_000
@@ -83,13 +85,12 @@ def constants(
     """
     found = dict(ASSUMED)
     fits = {(line["stage"], line["against"]): line for line in growth["fits"]}
-    for stage in (*TEXT_STAGES, "asked"):
-        line = fits[stage, "tokens"]
-        source = f"reports/growth.json, {stage}"
-        found[f"{stage}_seconds"] = measured(line["seconds"]["slope"], "seconds a token", source)
-        found[f"{stage}_memory"] = measured(max(0.0, line["bytes"]["slope"]), "bytes of memory a token", source)
-        if stage != "asked":
-            found[f"{stage}_disk"] = measured(line["disk"]["slope"], "bytes on disk a token", source)
+    asked = fits["asked", "tokens"]["bytes"]["slope"]
+    found["asked_memory"] = measured(max(0.0, asked), "bytes of memory a token", "reports/growth.json, asked")
+    for stage, slope in slopes(growth["text"]).items():
+        source = f"reports/growth.json, text, {stage}"
+        found[f"{stage}_seconds"] = measured(slope["cpu_seconds"], "CPU seconds a token", source)
+        found[f"{stage}_disk"] = measured(slope["disk"], "bytes on disk a token", source)
     row = next((item for item in bench if item["name"] == "online-3x1" and item.get("details")), None)
     if row is None:
         raise click.ClickException("bench.json: no row online-3x1. Run: python -m benchmarks.speed --only online-3x1")
@@ -230,6 +231,7 @@ def page(known: Mapping[str, Constant], growth: Mapping[str, Any], *, clusters: 
         slowest=slowest.name,
         growth=growth_table(growth),
         note=growth.get("note", ""),
+        text=text_table(growth),
         constants=constants_table(known),
         clusters=clusters,
         cpu_teach=number(TEACHERS * CORPORA[0] * known["teach_cpu"].value / SECONDS_PER_HOUR),
@@ -254,6 +256,22 @@ def growth_table(growth: Mapping[str, Any]) -> str:
             line = fits.get((stage, against))
             cells += ["", ""] if line is None else [f"{line[what]['exponent']:.2f}" for what in ("seconds", "bytes")]
         lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def text_table(growth: Mapping[str, Any]) -> str:
+    """What the text stages took at each size, and their exponents over the largest decade."""
+    found = {line["stage"]: line for line in growth["exponents"]}
+    lines = ["| stage | text, MB | CPU seconds | peak memory, MB | exponent of time | of memory |"]
+    lines.append("| --- |" + " --- |" * 5)
+    for point in sorted(growth["text"], key=lambda point: (TEXT_STAGES.index(point["stage"]), point["megabytes"])):
+        line = found.get(point["stage"], {})
+        largest = line and point["megabytes"] == line["megabytes"][-1]
+        slope = f"{line['time']:.2f} | {line['memory']:.2f}" if largest else " | "
+        memory = point["peak_memory_bytes"] / 1e6
+        lines.append(
+            f"| {point['stage']} | {point['megabytes']:,} | {point['cpu_seconds']:.0f} | {memory:.0f} | {slope} |"
+        )
     return "\n".join(lines)
 
 

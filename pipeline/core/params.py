@@ -25,8 +25,8 @@ class RuntimeParams(Section):
     checkpoint_seconds: float = Field(gt=0)
     """Time between training checkpoints."""
     scheduler: str = "threads"
-    """Executor of `teach` and `fuse`: threads of this process, `processes` of this machine, or the workers of a Dask
-    scheduler, given by its address."""
+    """Executor of the text stages, `teach` and `fuse`: threads of this process, `processes` of this machine, or the
+    workers of a Dask scheduler, given by its address."""
     workers: int = Field(default=1, ge=1)
     """Worker processes of the scheduler `processes`."""
 

@@ -25,16 +25,31 @@ from benchmarks.scaling.page import (
     number,
     page,
 )
+from benchmarks.scaling.text_growth import exponents
 
 TEMPLATE = Path(__file__).parents[2] / "benchmarks" / "scaling" / "scaling.md.in"
 
 
 def growth() -> dict[str, Any]:
-    slopes = {"ingest": (1e-7, 10.0), "corpus": (1e-7, 20.0), "tokenize": (2.5e-6, 2.0), "mask": (1e-6, 5.0)}
+    seconds_a_token = {"ingest": 1e-7, "corpus": 1e-7, "tokenize": 2.5e-6, "mask": 1e-6}
     line = {"exponent": 1.0, "fixed": 0.0}
+    text = [
+        {
+            "stage": stage,
+            "megabytes": megabytes,
+            "cpu_seconds": 5.0 + seconds * megabytes * 250_000,
+            "peak_memory_bytes": 300_000_000,
+            "disk": 1000 + 3 * megabytes * 250_000,
+            **({"tokens": megabytes * 250_000} if stage == "tokenize" else {}),
+        }
+        for stage, seconds in seconds_a_token.items()
+        for megabytes in (20, 200)
+    ]
     return {
         "machine": "a machine",
         "points": [],
+        "text": text,
+        "exponents": exponents(text),
         "fits": [
             {
                 "stage": stage,
@@ -43,7 +58,7 @@ def growth() -> dict[str, Any]:
                 "bytes": line | {"slope": memory},
                 "disk": line | {"slope": 3.0},
             }
-            for stage, (seconds, memory) in (slopes | {"asked": (1e-7, 40.0)}).items()
+            for stage, (seconds, memory) in {"asked": (1e-7, 40.0)}.items()
         ],
     }
 
@@ -97,7 +112,6 @@ def test_a_teacher_counts_about_two_operations_a_parameter() -> None:
 
 def test_memory_ends_at_the_tokens_that_fill_the_machine(known: dict[str, Constant]) -> None:
     rows = memory_table(known).splitlines()
-    assert rows[2] == "| ingest | 10 | 6.4 billion | 10 |"
     assert rows[-1] == "| teach (and train, without the texts) | 40 | 1.6 billion | 40 |"
 
 
@@ -132,6 +146,15 @@ def test_numbers_have_two_digits() -> None:
         "5,600,000",
     ]
     assert billions(1.55e9) == "1.6 billion" and billions(640e6) == "640 million"
+
+
+def test_exponents_are_over_the_largest_decade() -> None:
+    points = [
+        {"stage": "sort", "megabytes": size, "cpu_seconds": float(size**2), "peak_memory_bytes": 5, "disk": 1}
+        for size in (1, 100, 1000, 600)
+    ]
+    assert exponents(points) == [{"stage": "sort", "time": 2.0, "memory": 0.0, "megabytes": [100, 1000]}]
+    assert exponents(points[1:2]) == []
 
 
 def test_growth_finds_the_exponent_and_the_line() -> None:
