@@ -43,9 +43,10 @@ from tests.helpers.stores import TinyStores, cpu_runtime, folder_bytes
 from tests.helpers.teacher_stores import World, make_world
 
 FUSION = {
-    "teachers": ["alpha", "beta"], "weighting": "entropy", "tau": 1.0, "calibrated": True, "prior": "equal",
-    "temperature": 1.0, "keep": 16,
+    "teachers": ["alpha", "beta"], "weighting": "learned", "tau": 1.0, "calibrated": True, "prior": "equal",
+    "temperature": 1.0, "keep": 16, "debias": {"counts": 2.0},
 }  # fmt: skip
+"""With all that is fitted once and that every process then reads."""
 TEACHER = {
     "keep": {"form": "topk+sampled", "k": 3, "draws": 4}, "tail": {"rank": 0, "step": 0.4}, "temperatures": [1.0],
     "seed": 0,
@@ -90,7 +91,7 @@ def fused(world: World, workplace: Path) -> Run:
         fuse(
             decode(FUSION, FusionParams, where="params.yaml: fusions.mixed"), sequences=world.data / "sequences",
             masks=world.data / "masks", logits=world.data / "logits", out=Path(out), declared=("alpha", "beta"),
-            threads=1, executor=executor,
+            threads=1, documents=world.data / "documents", executor=executor,
         )  # fmt: skip
         return workplace / out
 
@@ -273,7 +274,7 @@ if __name__ == "__main__":
         tests.fuse(
             tests.decode(tests.FUSION, tests.FusionParams, where="mixed"), sequences=Path(sys.argv[1]) / "sequences",
             masks=Path(sys.argv[1]) / "masks", logits=Path(sys.argv[1]) / "logits", out=Path("mixed"),
-            declared=("alpha", "beta"), threads=1, executor=workers,
+            declared=("alpha", "beta"), threads=1, documents=Path(sys.argv[1]) / "documents", executor=workers,
         )
 """
 
