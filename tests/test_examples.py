@@ -54,7 +54,6 @@ def test_an_example_says_what_it_is_for_and_is_understood(path: Path, monkeypatc
 def test_every_example_of_the_plan_is_there() -> None:
     assert [path.stem for path in EXAMPLES] == [
         "fresh-student", "one-gpu", "own-senses", "published-models", "slurm", "specialists",
-        "wordnet-specialists",
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 from benchmarks.speed.harness import RUNS, Machine, Measured, Row, isolated, require
 from benchmarks.speed.train import default_stores, learner
 
-TEACHERS = ("mpnet-sci", "mpnet-prose", "again")
+TEACHERS = ("wordnet-things", "wordnet-rest", "again")
 """Of the three-teacher store; the last is the one before it."""
 
 STEPS = 3
@@ -35,7 +35,7 @@ def three_teachers(folder: Path) -> Path:
 
     logits = folder / "logits"
     for name in TEACHERS:
-        source = "mpnet-prose" if name == "again" else name
+        source = "wordnet-rest" if name == "again" else name
         shutil.copytree(require(f"data/logits/{source}", run=f"dvc repro teach@{source}"), logits / name)
     data = require("data", run="dvc repro")
     params = FusionParams(
@@ -81,7 +81,7 @@ def measure(machine: Machine, folder: Path) -> Measured:
     """The three-teacher store against labels only; the others once, in the details."""
     model, data = default_stores()
     stores = {
-        1: require("data/targets/only-sci", run="dvc repro fuse@only-sci"),
+        1: require("data/targets/only-things", run="dvc repro fuse@only-things"),
         2: data / "targets/confident",
         3: three_teachers(folder),
     }

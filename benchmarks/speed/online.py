@@ -64,7 +64,7 @@ class Cast:
 
 def models() -> dict[str, Path]:
     """Folder of each teacher."""
-    sources = {name: "mpnet-prose" if name == "again" else name for name in TEACHERS}
+    sources = {name: "wordnet-rest" if name == "again" else name for name in TEACHERS}
     return {
         name: require(f"data/sources/{source}", run=f"dvc repro sources@{source}") for name, source in sources.items()
     }

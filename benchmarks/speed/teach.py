@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MODEL = "data/sources/mpnet-prose"
+MODEL = "data/sources/wordnet-rest"
 """A teacher of the default run, 110 million parameters."""
 
 SHARD_ROWS = {"cpu": 640, "cuda": 8192}

@@ -1,6 +1,6 @@
 """Bytes against fidelity: what each form of the store keeps of real full softmax rows, beside plain top-k.
 
-    python -m benchmarks.store.fidelity --exact data/exact/mpnet-prose --student data/exact/minilm-l6-mlm
+    python -m benchmarks.store.fidelity --exact data/exact/wordnet-rest --student data/exact/minilm-l6-mlm
 
 Needs hidden states of at least 25,000 predictions (`python -m stages.exact` with `exact.positions` raised) to average
 gradients over 20 blocks. 4,096 predictions, drawn at random, fit the tails; all others are kept in each form, written

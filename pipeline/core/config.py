@@ -71,7 +71,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def section(path: Path, dotted: str, kind: type[S]) -> S:
-    """Decode the section at `dotted`, for example "teachers.mpnet-sci", as `kind`.
+    """Decode the section at `dotted`, for example "teachers.wordnet-things", as `kind`.
 
     Raises ParamsError naming file, dotted path, what is wrong and the nearest valid key.
     """

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def project(tmp_path: Path) -> Path:
     """A folder with the default settings and what they need on disk."""
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    for name in ("mpnet-sci", "mpnet-prose", "minilm-l6-mlm", "minilm-l6-wsd", "minilm-prose"):
+    for name in ("wordnet-things", "wordnet-rest", "minilm-l6-mlm", "minilm-l6-wsd", "minilm-prose"):
         (tmp_path / "assets" / name).mkdir(parents=True)
     return tmp_path
 
@@ -83,19 +83,19 @@ def test_checking_loads_nothing_slow(project: Path) -> None:
 
 def test_prune_lists_and_removes_only_when_told(project: Path) -> None:
     (project / "data" / "logits" / "bert").mkdir(parents=True)
-    (project / "data" / "logits" / "mpnet-sci").mkdir()
+    (project / "data" / "logits" / "wordnet-things").mkdir()
     (project / "reports" / "teachers").mkdir(parents=True)
     (project / "reports" / "teachers" / "bert.json").touch()
 
     def work(name: str) -> WorkFolder:
         return WorkFolder(project / "out" / name, name=name, identity="a" * 64, workspace=Workspace(project / ".work"))
 
-    with work("logits-mpnet-prose"):
+    with work("logits-wordnet-rest"):
         pass  # unfinished
-    found = ["data/logits/bert", "reports/teachers/bert.json", f".work/logits-mpnet-sci-{'a' * 16}"]
+    found = ["data/logits/bert", "reports/teachers/bert.json", f".work/logits-wordnet-things-{'a' * 16}"]
     with work("logits-held") as held:
         held.publish()
-        with work("logits-mpnet-sci") as finished:
+        with work("logits-wordnet-things") as finished:
             finished.publish()
         listed = run(project, "stages.tools.prune")
         assert listed.returncode == 0, listed.stderr
@@ -104,8 +104,8 @@ def test_prune_lists_and_removes_only_when_told(project: Path) -> None:
         removed = run(project, "stages.tools.prune", "--yes")
         assert removed.stdout.splitlines() == [f"removing {path}" for path in found]
     left = {path.relative_to(project).as_posix() for path in (project / ".work").iterdir() if path.is_dir()}
-    assert left == {f".work/logits-mpnet-prose-{'a' * 16}", f".work/logits-held-{'a' * 16}"}
-    assert [path.name for path in (project / "data" / "logits").iterdir()] == ["mpnet-sci"]
+    assert left == {f".work/logits-wordnet-rest-{'a' * 16}", f".work/logits-held-{'a' * 16}"}
+    assert [path.name for path in (project / "data" / "logits").iterdir()] == ["wordnet-things"]
     assert not (project / "reports" / "teachers" / "bert.json").exists()
 
 

@@ -46,7 +46,7 @@ def call(folder: Path, *command: str, check: bool = True) -> subprocess.Complete
     return done
 
 
-STUDENTS = {"fused", "fused-uniform", "only-sci", "only-prose", "labels-only"}
+STUDENTS = {"fused", "fused-uniform", "only-things", "only-rest", "labels-only"}
 
 
 def tiny_params(folder: Path, teachers: dict[str, Path], student: Path, *, rewriter: Path) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def small(**more: Any) -> Change:
             "soft_labels.large.senses: no entry 'text' in senses"),
         (both(add_soft_labels, lambda p: p["soft_labels"]["large"].update(model="models/small")),
             "lexical.small: learns or starts from itself"),
-        (lambda p: [p["students"]["fused"].update(start="models/only-sci"),
-                    p["students"]["only-sci"].update(start="models/fused")],
+        (lambda p: [p["students"]["fused"].update(start="models/only-things"),
+                    p["students"]["only-things"].update(start="models/fused")],
             "students.fused: learns or starts from itself"),
         (lambda p: p["published"].update(lexical=p["published"]["minilm-l6-wsd"]),
             "published.lexical: lexical has this name too, and both would make models/lexical"),
@@ -111,9 +111,9 @@ def test_senses_and_lexical_students(tmp_path: Path, change: Change, message: st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["suites"]["costs"]["fused"].update(model="models/only-sci"),
+        (lambda p: p["suites"]["costs"]["fused"].update(model="models/only-things"),
             ("suites.costs.fused.model: a name is one model in all suites; suites.paraphrase.fused has 'models/fused', "
-            "got 'models/only-sci'")),
+            "got 'models/only-things'")),
         (lambda p: p["suites"]["costs"].update(other={"model": "models/none"}),
             ("suites.costs.other.model: 'models/none' needs an entry 'none' in adapters, students, lexical or "
             "published")),
@@ -178,16 +178,16 @@ def test_glue_on_the_hub_needs_no_folder(tmp_path: Path) -> None:
 def add_adapter(**more: Any) -> Change:
     """A teacher made here, `own`."""
     training = {**DEFAULTS["training"], "steps": 10}
-    entry = {"start": "data/sources/mpnet-sci", "text": "data/text", "training": training} | more
+    entry = {"start": "data/sources/wordnet-things", "text": "data/text", "training": training} | more
     return lambda params: params["adapters"].update(own=entry)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (add_adapter(start="data/sources/mpnet-si"),
-            ("adapters.own.start: 'data/sources/mpnet-si' needs an entry 'mpnet-si' in sources (did you mean "
-            "'mpnet-sci'?)")),
+        (add_adapter(start="data/sources/wordnet-thing"),
+            ("adapters.own.start: 'data/sources/wordnet-thing' needs an entry 'wordnet-thing' in sources (did you mean "
+            "'wordnet-things'?)")),
         (add_adapter(start="models/own"), "adapters.own.start: starts from itself"),
         (add_adapter(text="data/text/wordnt"),
             "adapters.own.text: no entry 'wordnt' in inputs (did you mean 'wordnet'?)"),
@@ -213,22 +213,22 @@ def entry_of(change: Change) -> dict[str, Any]:
 def test_a_teacher_made_here_descends_from_its_start(tmp_path: Path, text: str) -> None:
     def change(params: dict[str, Any]) -> None:
         add_adapter(text=text)(params)
-        params["teachers"]["mpnet-sci"]["model"] = "models/own"
+        params["teachers"]["wordnet-things"]["model"] = "models/own"
 
     settings = read_consistent(changed(tmp_path, change))
-    assert ancestors("models/only-sci", settings) == {BODY, "models/own", SCI}
+    assert ancestors("models/only-things", settings) == {BODY, "models/own", THINGS}
 
 
-BODY, SCI, PROSE = (f"data/sources/{name}" for name in ("minilm-l6-mlm", "mpnet-sci", "mpnet-prose"))
+BODY, THINGS, REST = (f"data/sources/{name}" for name in ("minilm-l6-mlm", "wordnet-things", "wordnet-rest"))
 
 
 def test_a_model_descends_from_its_start_and_its_teachers_through_all_students(tmp_path: Path) -> None:
     settings = read_consistent(changed(tmp_path, add_soft_labels))
     assert ancestors("models/labels-only", settings) == {BODY}
-    assert ancestors("models/only-sci", settings) == {BODY, SCI}
-    assert ancestors("models/lexical", settings) == {"models/fused", BODY, SCI, PROSE}
+    assert ancestors("models/only-things", settings) == {BODY, THINGS}
+    assert ancestors("models/lexical", settings) == {"models/fused", BODY, THINGS, REST}
     assert ancestors("models/small/", settings) == {
-        "models/labels-only", "models/lexical", "models/fused", BODY, SCI, PROSE,
+        "models/labels-only", "models/lexical", "models/fused", BODY, THINGS, REST,
     }  # fmt: skip
     assert ancestors("data/sources/minilm-prose", settings) == set()
     assert ancestors("elsewhere/models/fused", settings) == set()
@@ -242,15 +242,15 @@ def only(name: str) -> Change:
 @pytest.mark.parametrize(
     ("name", "rewriter", "how"),
     [
-        ("fused", SCI, "learned or started from it"),
+        ("fused", THINGS, "learned or started from it"),
         ("fused", "models/fused", "is it"),
         ("fused", "models/fused/", "is it"),
-        ("lexical", PROSE, "learned or started from it"),
+        ("lexical", REST, "learned or started from it"),
         ("lexical", BODY, "learned or started from it"),
         ("lexical", "models/fused", "learned or started from it"),
         ("labels-only", BODY, "learned or started from it"),
         ("small", "models/lexical", "learned or started from it"),
-        ("small", SCI, "learned or started from it"),
+        ("small", THINGS, "learned or started from it"),
     ],
 )
 def test_a_rewriter_that_a_judged_model_knows_is_refused(tmp_path: Path, name: str, rewriter: str, how: str) -> None:
@@ -259,7 +259,9 @@ def test_a_rewriter_that_a_judged_model_knows_is_refused(tmp_path: Path, name: s
     refused(tmp_path, change, f"rewrite.prose.model: {message}")
 
 
-@pytest.mark.parametrize(("name", "rewriter"), [("labels-only", SCI), ("only-sci", PROSE), ("fused", "models/lexical")])
+@pytest.mark.parametrize(
+    ("name", "rewriter"), [("labels-only", THINGS), ("only-things", REST), ("fused", "models/lexical")]
+)
 def test_a_rewriter_that_no_judged_model_knows_is_accepted(tmp_path: Path, name: str, rewriter: str) -> None:
     change = both(only(name), lambda params: params["rewrite"]["prose"].update(model=rewriter))
     assert read_consistent(changed(tmp_path, change)).rewrite["prose"].model == rewriter

@@ -43,13 +43,14 @@ def refused(tmp_path: Path, change: Change, message: str) -> None:
 
 def draw(params: dict[str, Any], teacher: str) -> None:
     params["teachers"][teacher]["keep"] = {"form": "topk+sampled", "k": 8, "draws": 24}
+    params["fusions"]["confident"]["weighting"] = "entropy"  # draws do not say which ids are likely
 
 
 def test_drawn_teachers_are_accepted_in_calibrated_fusions(tmp_path: Path) -> None:
-    settings = read_consistent(changed(tmp_path, lambda params: draw(params, "mpnet-sci")))
-    sci, prose = settings.teachers["mpnet-sci"], settings.teachers["mpnet-prose"]
-    assert (sci.keep.most, sci.keep.draws, sci.tail_rank) == (8, 24, 0)  # nothing is left for a sketch to describe
-    assert prose.tail_rank == prose.tail.rank == DEFAULTS["teachers"]["mpnet-prose"]["tail"]["rank"]
+    settings = read_consistent(changed(tmp_path, lambda params: draw(params, "wordnet-things")))
+    things, rest = settings.teachers["wordnet-things"], settings.teachers["wordnet-rest"]
+    assert (things.keep.most, things.keep.draws, things.tail_rank) == (8, 24, 0)  # nothing is left for a tail
+    assert rest.tail_rank == rest.tail.rank == DEFAULTS["teachers"]["wordnet-rest"]["tail"]["rank"]
 
 
 def test_the_defaults_are_accepted() -> None:
@@ -74,22 +75,25 @@ def test_the_defaults_are_accepted() -> None:
             lambda p: p["students"]["fused"]["loss"].update(tal="prior"),
             "students.fused.loss: unknown key 'tal' (did you mean 'tail'?)",
         ),
-        (lambda p: p["teachers"]["mpnet-sci"].update(keep=64),
-            "teachers.mpnet-sci.keep: Input should be a valid dictionary or object to extract fields from, got 64"),
-        (lambda p: p["teachers"]["mpnet-sci"].update(keep={"form": "topk"}), "teachers.mpnet-sci.keep.k: missing"),
-        (lambda p: p["teachers"]["mpnet-sci"].update(keep={"form": "top", "k": 3}),
-            "teachers.mpnet-sci.keep.form: expected one of 'topk', 'nucleus', 'sampled', 'topk+sampled', got 'top'"),
-        (lambda p: p["teachers"]["mpnet-sci"]["keep"].update(least=97),
-            "teachers.mpnet-sci.keep: least must not exceed most (96), got 97"),
-        (lambda p: p["teachers"]["mpnet-sci"].update(keep={"form": "sampled", "draws": 255}),
-            "teachers.mpnet-sci.keep.draws: Input should be less than or equal to 254, got 255"),
-        (lambda p: p["teachers"]["mpnet-sci"]["tail"].update(stp=0.4),
-            "teachers.mpnet-sci.tail: unknown key 'stp' (did you mean 'step'?)"),
-        (lambda p: p["teachers"]["mpnet-sci"]["tail"].update(rank=129),
-            "teachers.mpnet-sci.tail.rank: Input should be less than or equal to 128, got 129"),
-        (lambda p: p["teachers"]["mpnet-sci"].pop("seed"), "teachers.mpnet-sci.seed: missing"),
-        (lambda p: p["teachers"]["mpnet-sci"].update(temperatures=[2.0, 1.0]),
-            "teachers.mpnet-sci.temperatures: must be positive, distinct and begin with 1.0, got [2.0, 1.0]"),
+        (lambda p: p["teachers"]["wordnet-things"].update(keep=64),
+            ("teachers.wordnet-things.keep: "
+            "Input should be a valid dictionary or object to extract fields from, got 64")),
+        (lambda p: p["teachers"]["wordnet-things"].update(keep={"form": "topk"}),
+            "teachers.wordnet-things.keep.k: missing"),
+        (lambda p: p["teachers"]["wordnet-things"].update(keep={"form": "top", "k": 3}),
+            ("teachers.wordnet-things.keep.form: "
+            "expected one of 'topk', 'nucleus', 'sampled', 'topk+sampled', got 'top'")),
+        (lambda p: p["teachers"]["wordnet-things"]["keep"].update(least=97),
+            "teachers.wordnet-things.keep: least must not exceed most (96), got 97"),
+        (lambda p: p["teachers"]["wordnet-things"].update(keep={"form": "sampled", "draws": 255}),
+            "teachers.wordnet-things.keep.draws: Input should be less than or equal to 254, got 255"),
+        (lambda p: p["teachers"]["wordnet-things"]["tail"].update(stp=0.4),
+            "teachers.wordnet-things.tail: unknown key 'stp' (did you mean 'step'?)"),
+        (lambda p: p["teachers"]["wordnet-things"]["tail"].update(rank=129),
+            "teachers.wordnet-things.tail.rank: Input should be less than or equal to 128, got 129"),
+        (lambda p: p["teachers"]["wordnet-things"].pop("seed"), "teachers.wordnet-things.seed: missing"),
+        (lambda p: p["teachers"]["wordnet-things"].update(temperatures=[2.0, 1.0]),
+            "teachers.wordnet-things.temperatures: must be positive, distinct and begin with 1.0, got [2.0, 1.0]"),
         (lambda p: p["exact"].update(positions=0),
             "exact.positions: Input should be greater than or equal to 1, got 0"),
         (lambda p: p["sources"]["wordnet"].update(kind="wordnt"),
@@ -106,8 +110,8 @@ def test_the_defaults_are_accepted() -> None:
         (lambda p: p.update(judged=p.pop("suites")), "unknown section 'judged': it is now 'suites'"),
         (lambda p: p["costs"].update(passes=20), "costs: unknown key 'passes': it is now 'forwards'"),
         (lambda p: p.update(believers={}), "unknown section 'believers': it is now 'soft_labels'"),
-        (lambda p: p["teachers"]["mpnet-sci"].update(tail={"sketch": 16, "step": 0.4}),
-            "teachers.mpnet-sci.tail: unknown key 'sketch': it is now 'rank'"),
+        (lambda p: p["teachers"]["wordnet-things"].update(tail={"sketch": 16, "step": 0.4}),
+            "teachers.wordnet-things.tail: unknown key 'sketch': it is now 'rank'"),
         (lambda p: p["lexical"]["lexical"].update(beliefs="data/senses"),
             "lexical.lexical: unknown key 'beliefs': it is now 'soft_labels_from'"),
         (lambda p: p["suites"]["wsd"].update({"a b": {"model": "models/lexical"}}),
@@ -142,10 +146,10 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
     ("change", "message"),
     [
         (
-            lambda p: p["teachers"]["mpnet-sci"].update(model="data/sources/mpnet-scy"),
+            lambda p: p["teachers"]["wordnet-things"].update(model="data/sources/wordnet-thingz"),
             (
-                "teachers.mpnet-sci.model: 'data/sources/mpnet-scy' needs an entry 'mpnet-scy' in sources "
-                "(did you mean 'mpnet-sci'?)"
+                "teachers.wordnet-things.model: 'data/sources/wordnet-thingz' needs an entry 'wordnet-thingz' "
+                "in sources (did you mean 'wordnet-things'?)"
             ),
         ),
         (
@@ -170,32 +174,32 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
             ),
         ),
         (
-            lambda p: p["sources"]["mpnet-sci"].update(adapter="assets/nothing"),
-            "sources.mpnet-sci.adapter: no folder 'assets/nothing'",
+            lambda p: p["sources"]["wordnet-things"].update(adapter="assets/nothing"),
+            "sources.wordnet-things.adapter: no folder 'assets/nothing'",
         ),
         (
-            lambda p: p["fusions"]["confident"].update(teachers=["mpnet-sci", "mpnet-pros"]),
-            "fusions.confident.teachers: no entry 'mpnet-pros' in teachers (did you mean 'mpnet-prose'?)",
+            lambda p: p["fusions"]["confident"].update(teachers=["wordnet-things", "wordnet-rst"]),
+            "fusions.confident.teachers: no entry 'wordnet-rst' in teachers (did you mean 'wordnet-rest'?)",
         ),
         (
             lambda p: p["fusions"]["confident"].update(temperature=4.0),
-            "fusions.confident.temperature: 4.0 is not among teachers.mpnet-sci.temperatures, [1.0]",
+            "fusions.confident.temperature: 4.0 is not among teachers.wordnet-things.temperatures, [1.0]",
         ),
         (
-            lambda p: (draw(p, "mpnet-prose"), p["fusions"]["confident"].update(calibrated=False)),
+            lambda p: (draw(p, "wordnet-rest"), p["fusions"]["confident"].update(calibrated=False)),
             (
-                "fusions.confident: teachers.mpnet-prose.keep draws ids, which stand for the calibrated temperature "
+                "fusions.confident: teachers.wordnet-rest.keep draws ids, which stand for the calibrated temperature "
                 "alone; expected calibrated: true and temperature: 1.0, got false and 1.0"
             ),
         ),
         (
             lambda p: (
-                draw(p, "mpnet-sci"),
+                draw(p, "wordnet-things"),
                 [teacher.update(temperatures=[1.0, 2.0]) for teacher in p["teachers"].values()],
                 p["fusions"]["confident"].update(temperature=2.0),
             ),
             (
-                "fusions.confident: teachers.mpnet-sci.keep draws ids, which stand for the calibrated temperature "
+                "fusions.confident: teachers.wordnet-things.keep draws ids, which stand for the calibrated temperature "
                 "alone; expected calibrated: true and temperature: 1.0, got true and 2.0"
             ),
         ),
@@ -204,10 +208,10 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
             "students.fused.targets: no entry 'confidnt' in fusions (did you mean 'confident'?)",
         ),
         (
-            lambda p: p["students"]["fused"].update(targets="data/logits/mpnet-sci"),
+            lambda p: p["students"]["fused"].update(targets="data/logits/wordnet-things"),
             (
                 "students.fused.targets: expected data/targets/<an entry of fusions>, or data/masks for labels only, "
-                "got 'data/logits/mpnet-sci'"
+                "got 'data/logits/wordnet-things'"
             ),
         ),
         (
@@ -246,12 +250,12 @@ def test_what_sections_say_about_each_other(tmp_path: Path, change: Change, mess
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        ({"mpnet-sci": 2.0}, "no number for teacher 'mpnet-prose'"),
+        ({"wordnet-things": 2.0}, "no number for teacher 'wordnet-rest'"),
         (
-            {"mpnet-sci": 2.0, "mpnet-pros": 1.0},
-            "'mpnet-pros'.* no teacher of this fusion .did you mean 'mpnet-prose'",
+            {"wordnet-things": 2.0, "wordnet-rst": 1.0},
+            "'wordnet-rst'.* no teacher of this fusion .did you mean 'wordnet-rest'",
         ),
-        ({"mpnet-sci": 2.0, "mpnet-prose": -1.0}, "positive number"),
+        ({"wordnet-things": 2.0, "wordnet-rest": -1.0}, "positive number"),
     ],
 )
 def test_prior_has_a_number_for_each_teacher(tmp_path: Path, prior: dict[str, float], message: str) -> None:
@@ -262,8 +266,8 @@ def test_prior_has_a_number_for_each_teacher(tmp_path: Path, prior: dict[str, fl
 
 def test_local_folders_and_other_students_are_places_to_start_from(tmp_path: Path) -> None:
     def change(params: dict[str, Any]) -> None:
-        params["teachers"]["mpnet-sci"]["model"] = str(tmp_path)
+        params["teachers"]["wordnet-things"]["model"] = str(tmp_path)
         params["students"]["fused-uniform"]["start"] = "models/fused"
-        params["fusions"]["confident"]["prior"] = {"mpnet-sci": 2, "mpnet-prose": 1.0}
+        params["fusions"]["confident"]["prior"] = {"wordnet-things": 2, "wordnet-rest": 1.0}
 
     assert read_consistent(changed(tmp_path, change)).students["fused-uniform"].start == "models/fused"

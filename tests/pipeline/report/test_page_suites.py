@@ -128,14 +128,14 @@ def test_without_suites_nothing_new_is_reported(evaluated: Path) -> None:
         "differences",
         "comparisons",
     }
-    assert list(summary["students"]) == ["labels-only", "fused", "only-sci"]
+    assert list(summary["students"]) == ["labels-only", "fused", "only-things"]
     assert "wsd" not in summary["students"]["fused"]
     assert suites_part(summary) == []
 
 
 def test_the_summary_has_every_suite_under_its_model(summary: dict[str, Any]) -> None:
     students = summary["students"]
-    assert list(students) == ["labels-only", "fused", "only-sci", "lex"]
+    assert list(students) == ["labels-only", "fused", "only-things", "lex"]
     assert students["lex"]["wsd"]["all"] == {"value": 66.0, "low": 65.0, "high": 67.0}
     assert students["lex"]["wsd"]["nouns"] == {"value": 68.0}
     assert set(students["lex"]) == {"start", "seconds", "peak_memory_bytes", *ALL}

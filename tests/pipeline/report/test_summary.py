@@ -27,8 +27,8 @@ from storage.errors import StaleParent, StoreMissing
 
 NAMES = Names(
     teachers=("sci", "prose"),
-    fusions=("confident", "uniform", "only-sci"),
-    students=("labels-only", "fused", "only-sci"),
+    fusions=("confident", "uniform", "only-things"),
+    students=("labels-only", "fused", "only-things"),
     records=("mask", "teach-sci", "teach-prose", "train-fused", "evaluate-fused"),
 )
 PARAMS = EvaluateParams(against="data/targets/confident", bootstrap=100, seed=0)
@@ -96,7 +96,7 @@ def fusion(nll: float, weights: dict[str, float], weighting: str, gain: float) -
 
 @pytest.fixture
 def reports(tmp_path: Path) -> Path:
-    """fused is 0.1 below labels-only for certain, only-sci 0.01 below it with noise; uniform is below confident."""
+    """fused is 0.1 below labels-only for certain, only-things 0.01 below it with noise; uniform is below confident."""
     folder = tmp_path / "reports"
     for name, nll, coverage in (("sci", 2.9, 0.97), ("prose", 3.0, 0.9)):
         report = scores(nll, parameters=109_500_000, bytes_per_position=130.25, store_bytes=2_000_000, temperature=1.1)
@@ -106,10 +106,10 @@ def reports(tmp_path: Path) -> Path:
     both = {"sci": 0.625, "prose": 0.375}
     write_evaluation(folder / "fusions" / "confident.json", fusion(2.80, both, "entropy", 0.1))
     write_evaluation(folder / "fusions" / "uniform.json", fusion(2.75, both, "uniform", 0.01))
-    write_evaluation(folder / "fusions" / "only-sci.json", fusion(2.9, {"sci": 1.0}, "uniform", 0.0))
+    write_evaluation(folder / "fusions" / "only-things.json", fusion(2.9, {"sci": 1.0}, "uniform", 0.0))
     write_evaluation(folder / "students" / "labels-only.json", student(3.80, "labels"))
     write_evaluation(folder / "students" / "fused.json", student(3.70, "confident"))
-    write_evaluation(folder / "students" / "only-sci.json", student(3.79, "only-sci"), noise=0.2)
+    write_evaluation(folder / "students" / "only-things.json", student(3.79, "only-things"), noise=0.2)
     for name in ("teach-sci", "train-fused", "mask", "train-gone", "evaluate-fused"):
         run = {"seconds": 10.5, "cpu_seconds": 20.25, "peak_memory_bytes": 10**9, "python": "3.11.7", "cores": 2}
         write_json(folder / "runs" / f"{name}.json", run | ({"torch": "2.13.0"} if name.startswith("train") else {}))
@@ -167,7 +167,7 @@ def test_students_are_compared_with_labels_only_by_document(summary: dict[str, A
     assert control_of(summary) == "labels-only"
     certain = summary["students"]["fused"]["over_labels"]
     assert [certain["nll"], certain["nll_low"], certain["nll_high"]] == pytest.approx([-0.1] * 3, abs=1e-9)
-    unsure = summary["students"]["only-sci"]["over_labels"]
+    unsure = summary["students"]["only-things"]["over_labels"]
     assert unsure["nll_low"] < 0 < unsure["nll_high"]
     assert "over_labels" not in summary["students"]["labels-only"]
     assert len(summary["differences"]["students"]) == 6
@@ -199,14 +199,14 @@ def test_entries_of_several_seeds_are_one_student(reports: Path) -> None:
     """fused has seeds 0 and 1, 0.1 and 0.3 below labels-only, whose entries are paired with theirs."""
     write_evaluation(reports / "students" / "fused-1.json", student(3.55, "confident"))
     write_evaluation(reports / "students" / "labels-1.json", student(3.85, "labels"))
-    entries = ("labels-only", "fused", "only-sci", "fused-1", "labels-1")
+    entries = ("labels-only", "fused", "only-things", "fused-1", "labels-1")
     names = replace(
         NAMES,
         students=entries,
         seeds={
             "labels-only": {0: "labels-only", 1: "labels-1"},
             "fused": {0: "fused", 1: "fused-1"},
-            "only-sci": {0: "only-sci"},
+            "only-things": {0: "only-things"},
         },
     )
     summary = summarise(PARAMS, names, reports=reports)
@@ -221,16 +221,16 @@ def test_entries_of_several_seeds_are_one_student(reports: Path) -> None:
     assert "steps_to_control" in students["fused"]
     assert "steps_to_control" not in students["fused-1"]
     assert table(page(summary), "### Differences")[0] == [
-        "NLL, row minus column", "`labels-only`", "`fused`", "`only-sci`",
+        "NLL, row minus column", "`labels-only`", "`fused`", "`only-things`",
     ]  # fmt: skip
 
 
 def test_a_teacher_alone_that_is_better_in_a_domain_is_named(reports: Path) -> None:
     params = PARAMS.model_copy(update={"domains": {"animals": ["noun.animal"]}})
-    write_evaluation(reports / "students" / "only-sci.json", student(3.6, "only-sci"))
+    write_evaluation(reports / "students" / "only-things.json", student(3.6, "only-things"))
     found = unmet_expectations(summarise(params, NAMES, reports=reports))
     assert any(
-        line.startswith("`fused` is worse than `only-sci`, whose target has one teacher in animals: +0.1000")
+        line.startswith("`fused` is worse than `only-things`, whose target has one teacher in animals: +0.1000")
         for line in found
     )
 
@@ -256,7 +256,7 @@ def test_what_each_target_would_teach_is_in_the_report(reports: Path) -> None:
 
 
 def test_without_a_control_nothing_is_compared_with_it(reports: Path) -> None:
-    names = Names(**{**{k: getattr(NAMES, k) for k in NAMES.__slots__}, "students": ("fused", "only-sci")})
+    names = Names(**{**{k: getattr(NAMES, k) for k in NAMES.__slots__}, "students": ("fused", "only-things")})
     summary = summarise(PARAMS, names, reports=reports)
     assert control_of(summary) is None
     assert "over_labels" not in summary["students"]["fused"]
@@ -274,7 +274,7 @@ def test_unmet_expectations_are_those_that_the_intervals_show(summary: dict[str,
     found = unmet_expectations(summary)
     about = {name: [line for line in found if line.startswith(name)] for name in ("`", "fusion", "teacher")}
     (weak,) = about["`"]
-    assert weak.startswith("`only-sci` is not shown to be better than the student that learned from labels only: ")
+    assert weak.startswith("`only-things` is not shown to be better than the student that learned from labels only: ")
     assert about["fusion"] == [
         "fusion `uniform` is not shown to be better than its best teacher `sci`: gain +0.0100 [-0.0100, +0.0300] nat.",
         "fusion `confident` is worse than uniform weights (`uniform`): +0.0500 [+0.0500, +0.0500] nat.",
@@ -286,10 +286,10 @@ def test_unmet_expectations_are_those_that_the_intervals_show(summary: dict[str,
 
 
 def test_a_fused_student_no_better_than_that_of_one_teacher_is_named(reports: Path) -> None:
-    write_evaluation(reports / "students" / "only-sci.json", student(3.6, "only-sci"))
+    write_evaluation(reports / "students" / "only-things.json", student(3.6, "only-things"))
     found = unmet_expectations(summarise(PARAMS, NAMES, reports=reports))
     assert any(
-        line.startswith("`fused` is worse than `only-sci`, whose target has one teacher: +0.1000") for line in found
+        line.startswith("`fused` is worse than `only-things`, whose target has one teacher: +0.1000") for line in found
     )
 
 
@@ -309,7 +309,7 @@ def test_the_page_has_a_row_for_each_entry_with_interval_and_cost(summary: dict[
     text = page(summary)
     students = table(text, "## Students")
     titles = students[0]
-    assert [row[0] for row in students[2:]] == ["`labels-only`", "`fused`", "`only-sci`"]
+    assert [row[0] for row in students[2:]] == ["`labels-only`", "`fused`", "`only-things`"]
     fused = dict(zip(titles, students[3], strict=True))
     assert fused["NLL"] == "3.7000 [3.6900, 3.7100]"
     assert fused["NLL minus labels only"] == "-0.1000 [-0.1000, -0.1000]"

@@ -99,7 +99,7 @@ def wanted(files: dict[str, bytes], out: Path) -> dict[str, bytes]:
 def test_the_project_s_own_sources_can_be_read() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     kinds = {name: source_section(ROOT / "params.yaml", name).kind for name in params["sources"]}
-    models = ("mpnet-sci", "mpnet-prose", "minilm-l6-mlm", "minilm-prose")
+    models = ("wordnet-things", "wordnet-rest", "minilm-l6-mlm", "minilm-prose")
     assert kinds == {"wordnet": "wordnet", **dict.fromkeys(models, "model")}
 
 
