@@ -12,6 +12,7 @@ export NO_MKDOCS_2_WARNING := 1
 repro: $(VENV)/.installed
 	$(BIN)/python -m stages.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@echo "Results: $(CURDIR)/reports/index.html (open it in a browser)"
 
 # A process takes whole files of tests, one after the other, and one core: two that use all cores slow each other down.
 test: $(VENV)/.installed

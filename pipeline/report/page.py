@@ -13,29 +13,29 @@ from pipeline.report.tables import NONE, Column, markdown, number, present, rang
 LOW_COVERAGE = 0.95
 """A teacher that predicts at a smaller share of positions is named among the unmet expectations; a guess."""
 
-_INTRODUCTION = """\
+INTRODUCTION = """\
 NLL is in nats a masked token, lower is better; brackets hold 95 % intervals from a bootstrap over documents.
 Differences are paired: the same documents in each resample. ECE is the expected calibration error over 15 bins; its
 resamples err upwards where masked positions are few. Agreement is the share of masked positions with the same first
 choice as the fused target."""
 
-_TEACHERS_NOTE = """\
+TEACHERS_NOTE = """\
 A teacher is evaluated at the masked positions that it covers (share and number given): in words that its vocabulary
 cuts as the students' does. Calibrated: at its fitted temperature. Restored: of what its store restores at that
 temperature, which is what a student learns from; the other two are of its full softmax."""
 
-_FIDELITY_NOTE = """\
+FIDELITY_NOTE = """\
 At held-out positions whose full softmax was kept: mass listed, KL from the full to the restored distribution in nats,
 total variation, and the gradient over up to 1,024 positions of a student near the teacher, with restored against full
 targets."""
 
-_FUSIONS_NOTE = """\
+FUSIONS_NOTE = """\
 NLL is that of the mixture of full softmaxes, NLL restored that of the targets that a student gets. Gain: loss of the
 best teacher, at the temperature it was fused at, minus the fused loss, at the positions that all its teachers cover. KL
 to best: mean divergence from the fused target to that teacher over the outcomes of the fused list and one for all the
 rest."""
 
-_COSTS_NOTE = """\
+COSTS_NOTE = """\
 Seconds are of the last run of each stage that was not taken from the cache, not counting what an interrupted run had
 done before; peak memory is the resident memory of the process."""
 
@@ -46,10 +46,10 @@ def page(summary: dict[str, Any]) -> str:
     students = distilled(summary)
     parts = [
         "# Results on held-out text",
-        _INTRODUCTION,
+        INTRODUCTION,
         _run(summary),
         "## Students",
-        table(_STUDENT_COLUMNS, students),
+        table(STUDENT_COLUMNS, students),
         "![Convergence](plots/convergence.png)",
         "![Size and score](plots/size.png)",
         "### Held-out NLL by training step",
@@ -57,23 +57,23 @@ def page(summary: dict[str, Any]) -> str:
         *comparisons_part(summary),
         *suites_part(summary),
         "## Teachers",
-        table(_TEACHER_COLUMNS, summary["teachers"]),
-        _TEACHERS_NOTE,
+        table(TEACHER_COLUMNS, summary["teachers"]),
+        TEACHERS_NOTE,
         *domains_part(summary["teachers"]),
         "### What their stores keep of the full softmax",
-        table(_FIDELITY_COLUMNS, summary["fidelity"]),
-        _FIDELITY_NOTE,
+        table(FIDELITY_COLUMNS, summary["fidelity"]),
+        FIDELITY_NOTE,
         "## Fusions",
-        table(_FUSION_COLUMNS, summary["fusions"]),
-        _FUSIONS_NOTE,
+        table(FUSION_COLUMNS, summary["fusions"]),
+        FUSIONS_NOTE,
         *domains_part(summary["fusions"]),
         "![Weights by source of text](plots/weights.png)",
         *gradients_part(summary.get("target_gradients")),
         "## Unmet expectations",
         "\n".join(lines) or "Nothing that these tests look for.",
         "## Costs",
-        table(_STAGE_COLUMNS, summary["stages"]),
-        _COSTS_NOTE,
+        table(STAGE_COLUMNS, summary["stages"]),
+        COSTS_NOTE,
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -149,7 +149,7 @@ _COSTS: tuple[Column, ...] = (
     ("seconds", lambda entry: seconds(entry["seconds"]) if "seconds" in entry else NONE),
     ("peak memory, GB", number("peak_memory_bytes", digits=2, scale=1e-9)),
 )
-_STUDENT_COLUMNS: tuple[Column, ...] = (
+STUDENT_COLUMNS: tuple[Column, ...] = (
     ("learns from", text("learns_from")),
     ("NLL", ranged("nll")),
     ("NLL minus labels only", _over_labels),
@@ -163,7 +163,7 @@ _STORE_SIZE: tuple[Column, ...] = (
     ("bytes a position", number("bytes_per_position", digits=1)),
     ("store, MB", number("store_bytes", digits=1, scale=1e-6)),
 )
-_TEACHER_COLUMNS: tuple[Column, ...] = (
+TEACHER_COLUMNS: tuple[Column, ...] = (
     ("NLL", ranged("nll")),
     ("NLL calibrated", ranged("nll_calibrated")),
     ("NLL restored", ranged("nll_restored")),
@@ -174,7 +174,7 @@ _TEACHER_COLUMNS: tuple[Column, ...] = (
     *_COSTS,
     *_SCORES,
 )
-_FIDELITY_COLUMNS: tuple[Column, ...] = (
+FIDELITY_COLUMNS: tuple[Column, ...] = (
     ("bytes a position", number("bytes_per_position", digits=1)),
     ("entries", number("entries", digits=1)),
     ("mass listed", number("mass", digits=3)),
@@ -185,7 +185,7 @@ _FIDELITY_COLUMNS: tuple[Column, ...] = (
     ("gradient length", number("gradient_length_ratio", digits=3)),
     ("masked positions", text("positions")),
 )
-_FUSION_COLUMNS: tuple[Column, ...] = (
+FUSION_COLUMNS: tuple[Column, ...] = (
     ("weighting", text("weighting")),
     ("NLL", ranged("nll")),
     ("NLL restored", ranged("nll_restored")),
@@ -197,7 +197,7 @@ _FUSION_COLUMNS: tuple[Column, ...] = (
     *_COSTS,
     *_SCORES,
 )
-_STAGE_COLUMNS: tuple[Column, ...] = (
+STAGE_COLUMNS: tuple[Column, ...] = (
     ("seconds", number("seconds", digits=1)),
     ("CPU seconds", number("cpu_seconds", digits=1)),
     ("peak memory, GB", number("peak_memory_bytes", digits=2, scale=1e-9)),

@@ -10,7 +10,7 @@ from pipeline.evaluate.results import FROM_LABELS
 from pipeline.report.ranking import distilled
 from pipeline.report.tables import NONE, markdown, ranged, signed
 
-_NOTE = """\
+NOTE = """\
 Student minus control, paired by document and by seed; brackets hold 95 % intervals over both. Area is the mean held-out
 NLL over the steps of training. The last column is the share of the control's steps after which its final loss is
 reached; "never" where it is not. The control's rate has decayed there and the student's has not, so the share errs
@@ -30,7 +30,7 @@ def comparisons_part(summary: dict[str, Any]) -> list[str]:
         markdown(["NLL, row minus column", *(f"`{name}`" for name in names)], matrix),
     ]
     if (control := control_of(summary)) is not None:
-        parts += [f"### Against `{control}`", _against(summary, control), _NOTE]
+        parts += [f"### Against `{control}`", _against(summary, control), NOTE]
     return parts + domains_part(distilled(summary))
 
 

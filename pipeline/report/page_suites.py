@@ -24,13 +24,13 @@ Points with minus without, means over the seeds of both; brackets hold 95 % inte
 the difference in its own standard errors; that of all tasks is the sum of theirs over the root of their number, so that
 a task whose seeds lie far apart does not hide the others."""
 
-_RANKS_NOTE = f"""\
+RANKS_NOTE = f"""\
 Rank 1 is best. The columns after it rank the score divided by a cost (the quotient in parentheses); {FRONT} marks the
 Pareto front: no other model scores at least as high at this cost or less. The score of a language model is exp(-NLL),
 the geometric mean of the true token's probability. A quotient favours a cheap model that scores no better than
 guessing. Models of one architecture differ in milliseconds and joules by measurement noise alone."""
 
-_COSTS_NOTE = """\
+COSTS_NOTE = """\
 One sequence at a time unless a batch is named: the encoder over all tokens and the head at one of them. FLOPs count a
 multiplication and an addition as two. Latency is the median, its 95 % interval in brackets. Memory is what loading and
 forwards added to the process, or what lay on the accelerator. Estimated energy is 12 W times the seconds of all cores,
@@ -45,7 +45,7 @@ def suites_part(summary: dict[str, Any]) -> list[str]:
     if summary.get("tasks"):
         parts += ["### By task of GLUE", _tasks(summary["tasks"]), _TASKS_NOTE]
     if summary.get("rankings"):
-        parts += ["## Scores, and scores against costs", _ranks(summary["rankings"]), _RANKS_NOTE]
+        parts += ["## Scores, and scores against costs", _ranks(summary["rankings"]), RANKS_NOTE]
         if titles(summary["rankings"]):
             parts.append("![Scores against costs](plots/costs.png)")
     measured = {
@@ -55,7 +55,7 @@ def suites_part(summary: dict[str, Any]) -> list[str]:
         if "costs" in entry
     }
     if measured:
-        parts += ["## What using a model costs", table(_COST_COLUMNS, measured), _measured_on(measured), _COSTS_NOTE]
+        parts += ["## What using a model costs", table(COST_COLUMNS, measured), _measured_on(measured), COSTS_NOTE]
     return parts
 
 
@@ -130,15 +130,19 @@ def _interval(metric: dict[str, Any], *, sign: str = "", scale: float = 1.0) -> 
     return f"{shown(metric['value'])} [{shown(metric['low'])}, {shown(metric['high'])}]"
 
 
-def _ranks(rows: list[dict[str, Any]]) -> str:
+def ranks(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the rows of `pipeline.report.ranking.rankings`; the second cell is the model's name."""
     costs = titles(rows)
     cells = []
     for row in rows:
-        ranks = [_rank(row["against"].get(title)) for title in costs]
-        cells.append(
-            [f"{row['suite']} ({row['metric']})", f"`{row['model']}`", _interval(row), str(row["rank"]), *ranks]
-        )
-    return markdown(["suite", "model", "score", "rank", *(f"rank by score / {title}" for title in costs)], cells)
+        by_cost = [_rank(row["against"].get(title)) for title in costs]
+        cells.append([f"{row['suite']} ({row['metric']})", row["model"], _interval(row), str(row["rank"]), *by_cost])
+    return ["suite", "model", "score", "rank", *(f"rank by score / {title}" for title in costs)], cells
+
+
+def _ranks(rows: list[dict[str, Any]]) -> str:
+    shown, cells = ranks(rows)
+    return markdown(shown, [[suite, f"`{model}`", *rest] for suite, model, *rest in cells])
 
 
 def _rank(against: dict[str, Any] | None) -> str:
@@ -162,7 +166,7 @@ def _batch_throughput(entry: dict[str, Any]) -> str:
     return f"{entry[f'{prefix}{sizes[-1]}']['value']:.1f} (batch {sizes[-1]})" if sizes else NONE
 
 
-_COST_COLUMNS: tuple[Column, ...] = (
+COST_COLUMNS: tuple[Column, ...] = (
     ("parameters, M", _cost("parameters", scale=1e-6)),
     ("of which embeddings, M", _cost("embedding_parameters", scale=1e-6)),
     ("weights, MB", _cost("weight_bytes", scale=1e-6)),

@@ -17,11 +17,14 @@ from pipeline.evaluate.bootstrap import paired_differences
 from pipeline.evaluate.params import EvaluateParams, SuitesParams
 from pipeline.evaluate.results import DocumentSums, read_json, read_sums, require_same_masks, write_json
 from pipeline.report.comparisons import compare_students, scores_by_domain, share_of_steps, students_by_seed
+from pipeline.report.html.explorer import explore
+from pipeline.report.html.page import report_page
 from pipeline.report.page import page
 from pipeline.report.page_comparisons import control_of
 from pipeline.report.plots import draw
 from pipeline.report.ranking import Pair, comparisons, rankings
 from pipeline.report.task_differences import ALL, task_differences
+from pipeline.text.corpus_view import MaskedCorpus
 from storage.errors import SchemaMismatch, StaleParent
 
 COMPARED = ("nll", "accuracy")
@@ -101,16 +104,36 @@ def _candidates(params: dict[str, Any]) -> dict[str, Candidate]:
     return {name: Candidate(model=model, suites=tuple(suites[name])) for name, model in models.items()}
 
 
-def write_report(params: EvaluateParams, names: Names, *, reports: Path, out: Path) -> dict[str, Any]:
-    """Write summary.json, report.md and plots/ to `out` from the evaluations in `reports`; returns the summary.
+def write_report(
+    params: EvaluateParams, names: Names, *, reports: Path, out: Path, corpus: MaskedCorpus | None = None
+) -> dict[str, Any]:
+    """Write summary.json, report.md, index.html and plots/ to `out` from `reports`; returns the summary.
 
-    Raises StoreMissing when an evaluation is not there, StaleParent when two were made with different masks.
+    The texts of the page's explorer are those of the corpus. Raises StoreMissing when an evaluation is not there,
+    StaleParent when two were made with different masks, or with others than those of the corpus.
     """
     summary = summarise(params, names, reports=reports)
+    students = names.seeds or {name: {0: name} for name in names.students}
+    best = {name: fusion["best_teacher"] for name, fusion in summary["fusions"].items()}
+    explorer = explore(_explored(params, names, summary, students), corpus, best=best, reports=reports)
     write_json(out / "summary.json", summary)
     (out / "report.md").write_text(page(summary), encoding="utf-8")
+    (out / "index.html").write_text(report_page(summary, students, explorer), encoding="utf-8")
     draw(summary, out / "plots")
     return summary
+
+
+def _explored(
+    params: EvaluateParams, names: Names, summary: dict[str, Any], students: Mapping[str, Mapping[int, str]]
+) -> dict[str, list[str]]:
+    """Names by kind: fusions of several teachers, that of `evaluate.against` first; of each student the first seed."""
+    several = [name for name in names.fusions if len(summary["fusions"][name]["weights"]) > 1]
+    against = Path(params.against).name
+    return {
+        "teachers": list(names.teachers),
+        "fusions": sorted(several, key=lambda name: name != against),
+        "students": [next(iter(by_seed.values())) for by_seed in students.values()],
+    }
 
 
 def summarise(params: EvaluateParams, names: Names, *, reports: Path) -> dict[str, Any]:

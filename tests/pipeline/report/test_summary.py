@@ -369,7 +369,7 @@ def test_a_report_made_again_has_the_same_bytes(reports: Path, tmp_path: Path) -
         write_report(PARAMS, NAMES, reports=reports, out=tmp_path / out)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert [str(file) for file in files] == [
-        "plots/convergence.png", "plots/curves.json", "plots/curves.template.json", "plots/size.png",
+        "index.html", "plots/convergence.png", "plots/curves.json", "plots/curves.template.json", "plots/size.png",
         "plots/weights.png", "report.md", "summary.json",
     ]  # fmt: skip
     for file in files:

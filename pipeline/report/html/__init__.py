@@ -1,0 +1,1 @@
+"""The results as a page for a browser: one file that needs no network, with charts and an explorer of predictions."""
