@@ -13,8 +13,8 @@ COMMANDS = {
     "check": ("stages.check", "Check all of params.yaml before any work."),
     "show": ("stages.tools.show", "Print one document as all stores hold it."),
     "store": ("stages.tools.store", "Look at stores, check them, and hand them on: info, verify, export and more."),
-    "wsd": ("stages.wsd", "Score a model at word sense disambiguation."),
-    "report": ("stages.report", "Put all evaluations into one summary, a page and plots."),
+    "wsd": ("stages.tools.wsd", "Show the senses of a sentence's words, or score a model at them."),
+    "report": ("stages.report", "Put all evaluations into one summary, pages and plots."),
     "prune": ("stages.tools.prune", "Remove what params.yaml no longer names."),
     "pack": ("stages.tools.pack", "Write a student as the difference of its weights from its start's."),
 }

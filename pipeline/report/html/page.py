@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -35,7 +35,7 @@ def report_page(summary: dict[str, Any], students: Students, explorer: Explorer)
     )
 
 
-def senses_page(title: str, words: list[Mapping[str, Any]], **about: Any) -> str:
+def senses_page(title: str, words: Sequence[Mapping[str, Any]], **about: Any) -> str:
     """The page of a sentence's senses (`pipeline.lexical.sentence`)."""
     return _fill("senses.html.j2", title=title, words=words, **about)
 
