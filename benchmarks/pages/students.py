@@ -157,6 +157,24 @@ def seeds(reports: Reports) -> str:
     return _compared(reports.read("long/wordnet-forms.json"), SEEDS, of=112)
 
 
+def specialists(reports: Reports) -> str:
+    """`fused` of two specialists minus each rival, in all and by domain, over seeds."""
+    found = reports.read("long/wordnet-specialists.json")
+    against: dict[str, dict[str, Difference]] = {}
+    for row in found["comparisons"]:
+        if row["student"] == MAIN and row["metric"] == "nll":
+            difference = Difference(row["difference"], row["low"], row["high"], len(row["seeds"]))
+            against.setdefault(row["control"], {})[row["domain"]] = difference
+    rows = []
+    for name, runs in found["students"].items():
+        differences = against.get(name, {})
+        rows.append(
+            [f"`{name}`", f"{number(mean(runs['nll']))}, {len(runs['seeds'])}"]
+            + [number_of(differences[d]) if d in differences else "" for d in ("all", "things", "rest")]
+        )
+    return table(["student", "NLL, seeds", "`fused` minus it, all text", "things", "rest"], rows)
+
+
 def forms(reports: Reports) -> str:
     """Students of the forms of one teacher's store, on mixed text."""
     return _compared(reports.read("long/forms.json"), FORMS, of=300, stored=BYTES)
@@ -268,6 +286,7 @@ TABLES = {
     "default-teachers": default_teachers,
     "default-fidelity": default_fidelity,
     "seeds": seeds,
+    "specialists": specialists,
     "forms": forms,
     "constant-weight": constant_weight,
     "tails": tails,
