@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -19,6 +21,7 @@ from pipeline.tasks.wsd import (
 )
 from pipeline.tasks.wsd_scorer import write_answers
 from stages.command import Run, params_option, path_option, runtime_params, stage
+from storage.documents import DocumentStore
 from storage.errors import ParamsError
 from storage.format.manifest import MANIFEST, file_sha256
 
@@ -28,6 +31,9 @@ from storage.format.manifest import MANIFEST, file_sha256
 @path_option("--data", "A set, NAME.data.xml (also .gz, .zst).", required=False)
 @path_option("--gold", "Its key, NAME.gold.key.txt.", required=False)
 @path_option("--senses", "Store of instances, or a folder of such stores.", required=False, multiple=True)
+@path_option(
+    "--documents", "Store of documents: held-out words that its train split shows are not scored.", required=False
+)
 @path_option("--answers", "Also write the answers, in the layout of a key file.", required=False)
 @path_option("--out", "Report to write, .json.", required=False)
 @params_option
@@ -37,6 +43,7 @@ def main(
     data: Path | None,
     gold: Path | None,
     senses: tuple[Path, ...],
+    documents: Path | None,
     answers: Path | None,
     out: Path | None,
     params_file: Path,
@@ -53,7 +60,8 @@ def main(
             else:
                 stores = [store for folder in senses for store in stores_in(folder)]
                 opened = {store.name: Instances.open(store, lexicon=reader.lexicon) for store in stores}
-                scored = score_heldout(reader, params, opened)
+                texts = None if documents is None else partial(texts_of, DocumentStore(documents))
+                scored = score_heldout(reader, params, opened, training_texts=texts)
         click.echo(table(scored))
         if answers is not None:
             write_answers(answers, scored.answers)
@@ -61,6 +69,12 @@ def main(
         if out is not None:
             write_json(out, wsd_report(student, scored))
             run.add(report=file_sha256(out))
+
+
+def texts_of(documents: DocumentStore) -> Iterator[str]:
+    """The texts of the train split, from disk one after the other."""
+    for batch in documents.batches("train", columns=("text",)):
+        yield from batch.column("text").to_pylist()
 
 
 def stores_in(folder: Path) -> list[Path]:

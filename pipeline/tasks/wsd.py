@@ -6,7 +6,7 @@ scored on any set in the layout of Raganato et al. 2017. Predictions are compute
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.evaluate.suites import suite_report
 from pipeline.lexical.reader import SenseReader
 from pipeline.senses.instances import Instances, marked_sentence
+from pipeline.senses.leakage import shown_in_training
 from pipeline.senses.raganato import check, read_gold, read_sentences
 from pipeline.tasks.params import WsdParams
 from pipeline.tasks.wsd_scorer import InstanceInfo, WsdScores, describe, score
@@ -54,16 +55,31 @@ def score_files(reader: SenseReader, params: WsdParams, *, data: Path, gold: Pat
     )
 
 
-def score_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, Instances]) -> ScoredSet:
-    """Score a student on the held-out words of stores of instances; each store is a set."""
+def score_heldout(
+    reader: SenseReader,
+    params: WsdParams,
+    opened: Mapping[str, Instances],
+    *,
+    training_texts: Callable[[], Iterable[str]] | None = None,
+) -> ScoredSet:
+    """Score a student on the held-out words of stores of instances; each store is a set.
+
+    Words that `training_texts()`, of which a language model was made, have shown it are not scored, and are counted as
+    `in_training_text`. Raises DataError when no word is left.
+    """
     keys: dict[str, tuple[str, ...]] = {}
     info: dict[str, InstanceInfo] = {}
     answers: dict[str, tuple[str, ...]] = {}
+    left_out = 0
     for name, instances in opened.items():
         sentences = instances.sentences.to_pylist()
-        for row in instances.rows.to_pylist():
+        shown_R = shown_in_training(instances, reader.lexicon, [] if training_texts is None else training_texts())
+        for row, shown in zip(instances.rows.to_pylist(), shown_R.tolist(), strict=True):
             sentence = sentences[row["sentence"]]
             if sentence["split"] != "heldout" or not row["gold"]:
+                continue
+            if shown:
+                left_out += 1
                 continue
             instance = f"{name}/{row['instance_id']}"
             keys[instance] = tuple(reader.lexicon.keys[sense] for sense in row["gold"])
@@ -77,9 +93,20 @@ def score_heldout(reader: SenseReader, params: WsdParams, opened: Mapping[str, I
         found = reader.answer(instances, split="heldout")
         answers |= {f"{name}/{instance}": answer for instance, answer in found.items() if f"{name}/{instance}" in keys}
     if not keys:
-        raise DataError(f"senses {', '.join(opened)}: no word is held out. Raise senses.NAME.heldout")
+        raise DataError(
+            f"senses {', '.join(opened)}: no word is held out"
+            + (
+                f" but {left_out} that the language model's training text shows. Lower corpus.share or give other text"
+                if left_out
+                else ". Raise senses.NAME.heldout"
+            )
+        )
     scores = score(keys, answers, info=info, resamples=params.bootstrap, seed=params.seed)
-    return ScoredSet(scores=scores, answers=answers, counts={"words": len(keys)})
+    return ScoredSet(
+        scores=scores,
+        answers=answers,
+        counts={"words": len(keys)} | ({} if training_texts is None else {"in_training_text": left_out}),
+    )
 
 
 def wsd_report(folder: Path, scored: ScoredSet, **details: Any) -> dict[str, Any]:

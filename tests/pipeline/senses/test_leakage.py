@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.senses.instances import Instances, Marked, Span
-from pipeline.senses.leakage import LEAST_WORDS, shows_heldout, standing_in
+from pipeline.senses.leakage import LEAST_WORDS, shown_in_training, shows_heldout, standing_in
 from pipeline.senses.lexicon import MEANINGS, SENSES, Lexicon
 
 words = st.lists(st.sampled_from(["a", "b", "c"]), max_size=14)
@@ -113,3 +113,23 @@ def test_sentences_around_a_word_count() -> None:
     instances, _ = Instances.of(marked, lexicon)
     found = shows_heldout(instances, lexicon, ["At dawn a heron rose slowly over the reeds."])
     assert found.tolist() == [True, True, False]
+
+
+def test_words_that_training_text_has_told_are_those_of_right_senses() -> None:
+    """The gloss of another candidate tells nothing; that of the right one, and the sentence, do."""
+    texts = {"bank.1": "he ran along the bank", "bank.2": "she put it into the bank", "pond.1": "a cold pond lay there"}
+    marked = [
+        Marked(
+            sentence_id=key, document_id=key, source="made", text=text,
+            spans=(Span(instance_id=key, start=0, end=1, lemma=key[:4], pos="NOUN", gold=(key,)),),
+        )
+        for key, text in texts.items()
+    ]  # fmt: skip
+    lexicon = inventory()
+    instances, _ = Instances.of(marked, lexicon)
+    lending = "bank: an institution that takes in and lends money"
+    assert shown_in_training(instances, lexicon, [lending]).tolist() == [False, True, False]
+    assert shows_heldout(instances, lexicon, [lending]).tolist() == [True, True, False]
+    assert shown_in_training(instances, lexicon, ["Once, he ran along the bank"]).tolist() == [False, False, False]
+    assert shown_in_training(instances, lexicon, ["She put it into the bank."]).tolist() == [False, True, False]
+    assert shown_in_training(instances, lexicon, []).tolist() == [False, False, False]

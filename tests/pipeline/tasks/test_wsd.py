@@ -264,6 +264,21 @@ def test_no_word_is_held_out(work: Workplace, reader: SenseReader) -> None:
         score_heldout(reader, PARAMS, work.open("story", "examples"))
 
 
+def test_words_that_the_training_text_shows_are_not_scored(work: Workplace, reader: SenseReader) -> None:
+    """A sentence of the first document stands in the text, with both its dogs, the bank and what hides."""
+    text = "they wrote: a dog hides on the bank and walks slowly"
+    found = score_heldout(reader, PARAMS, work.open("held"), training_texts=lambda: ["nothing", text])
+    left = [name for name in GOLD if not name.startswith("made.d000")]
+    assert list(found.answers) == [f"held/{name}" for name in left]
+    assert found.counts == {"words": len(left), "in_training_text": len(GOLD) - len(left)}
+    whole = score_heldout(reader, PARAMS, work.open("held"), training_texts=lambda: ["nothing"])
+    assert whole.counts == {"words": len(GOLD), "in_training_text": 0}
+    with pytest.raises(DataError, match=r"senses held: no word is held out but 7 that .* training text shows. Lower"):
+        score_heldout(
+            reader, PARAMS, work.open("held"), training_texts=lambda: [text, "it hides behind the frozen pond here"]
+        )
+
+
 # Intervals and the report.
 
 
