@@ -13,7 +13,10 @@ ISO-8859-1, as which their code reads all of it. The same corpus as the hub has 
 is a folder with train.tsv and test.tsv, or Parquet, that have a text a row with its label, dataset and method; see
 `pipeline.tasks.machine_paraphrases.tables`.
 
-Pairs: TSV, plain or .gz, with a header that names label, sentence1 and sentence2; quotation marks are plain characters.
+Pairs: TSV, plain or .gz, with a header that names label, sentence1 and sentence2, or the columns of the Microsoft
+Research Paraphrase Corpus (Quality, #1 String, #2 String) or of QQP (is_duplicate, question1, question2); quotation
+marks are plain characters. A label is 0 or 1, also written 0.0 and 1.0. A pair with a placeholder for a sentence
+(PLACEHOLDERS) is skipped and counted, and so is a row of QQP that is cut short, as GLUE's published file has them.
 A folder holds train.tsv and test.tsv (or dev.tsv); a single file is split here. Pairs that share a sentence, compared
 without case and spaces, directly or over other pairs, stay on one side; of a given split, pairs of train that share a
 sentence with test are dropped.
@@ -48,7 +51,15 @@ Kind = Literal["rewritten", "published", "pairs"]
 PAIRS_TEST_SHARE = 0.2
 """Share of the groups of pairs that tests, where a file has no split."""
 
-HEADER = ("label", "sentence1", "sentence2")
+HEADERS = (
+    ("label", "sentence1", "sentence2"),
+    ("Quality", "#1 String", "#2 String"),
+    ("is_duplicate", "question1", "question2"),
+)
+"""Columns of label and sentences that a file of pairs may have; the first is ours."""
+PLACEHOLDERS = ("ns", "n/a", "nan", "null", "none")
+"""What stands, in any case, where published sets have no sentence (google-research-datasets/paws#15 for "NS")."""
+LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,11 +230,11 @@ def _split_file(folder: Path, names: tuple[str, ...]) -> Path:
 
 def _read_pair_file(file: Path, counts: Counter[str]) -> Texts:
     lines = raw_lines(file, lambda _: None)
-    header = _header(file, next(lines, b""))
+    header, columns = _header(file, next(lines, b""))
     rows: list[tuple[int, str, str]] = []
     mine: Counter[str] = Counter()
     for line in lines:
-        row = _pair(line, header)
+        row = _pair(line, columns, fields=len(header), may_be_short="is_duplicate" in header)
         if isinstance(row, str):
             mine[row] += 1
         else:
@@ -240,27 +251,35 @@ def _read_pair_file(file: Path, counts: Counter[str]) -> Texts:
     )
 
 
-def _header(file: Path, line: bytes) -> list[str]:
+def _header(file: Path, line: bytes) -> tuple[list[str], list[int]]:
+    """The names of all columns, and the places of label and sentences."""
     names = line.decode("utf-8-sig", errors="replace").rstrip("\r").split("\t")
-    if not set(HEADER) <= set(names):
-        raise DataError(f"{file}: expected a header with {', '.join(HEADER)} between tabs, got {names!r:.80}")
-    return names
+    for known in HEADERS:
+        if set(known) <= set(names):
+            return names, [names.index(name) for name in known]
+    others = " or ".join(", ".join(known) for known in HEADERS[1:])
+    raise DataError(
+        f"{file}: expected a header with {', '.join(HEADERS[0])} between tabs (or {others}), got {names!r:.80}"
+    )
 
 
-def _pair(line: bytes, header: list[str]) -> tuple[int, str, str] | str:
+def _pair(line: bytes, columns: list[int], *, fields: int, may_be_short: bool) -> tuple[int, str, str] | str:
     """Label and sentences of one line, or what is wrong with it."""
     try:
-        fields = line.decode("utf-8").rstrip("\r").split("\t")
+        values = line.decode("utf-8").rstrip("\r").split("\t")
     except UnicodeDecodeError:
         return "bad: not UTF-8"
-    if len(fields) != len(header):
-        return "bad: number of fields"
-    label, first, second = (fields[header.index(name)].strip() for name in HEADER)
-    if label not in ("0", "1"):
-        return "bad: label is not 0 or 1"
+    if len(values) != fields:
+        return "cut short" if may_be_short and len(values) < fields else "bad: number of fields"
+    label, first, second = (values[column].strip() for column in columns)
+    if label not in LABELS:
+        none = label in ("-1", "-1.0")
+        return "bad: label is -1, as of test parts without labels" if none else "bad: label is not 0 or 1"
     if not first or not second:
         return "bad: empty"
-    return int(label), first, second
+    if first.lower() in PLACEHOLDERS or second.lower() in PLACEHOLDERS:
+        return "placeholder for a sentence"
+    return LABELS[label], first, second
 
 
 def _groups(keys: list[tuple[str, str]]) -> list[str]:

@@ -258,6 +258,8 @@ def test_a_given_split_is_kept_but_for_training_pairs_that_share_a_sentence(tmp_
     ("1\tone\ttwo\tthree", "number of fields"),
     ("2\tone\ttwo", "label is not 0 or 1"),
     ("\tone\ttwo", "label is not 0 or 1"),
+    ("0.5\tone\ttwo", "label is not 0 or 1"),
+    ("-1\tone\ttwo", "label is -1, as of test parts without labels"),
     ("1\t \ttwo", "empty"),
 ])  # fmt: skip
 def test_a_bad_line_is_skipped_and_counted_several_are_refused(tmp_path: Path, row: str, reason: str) -> None:
@@ -266,6 +268,48 @@ def test_a_bad_line_is_skipped_and_counted_several_are_refused(tmp_path: Path, r
     with pytest.raises(DataError, match=rf"pairs.tsv: 5 of 305 entries cannot be used .*'{reason}': 5") as refusal:
         read_sets("pairs", write_tsv(tmp_path / "pairs.tsv", [*lines(), *[row] * 5]))
     assert "\n" not in str(refusal.value)
+
+
+def halves(found: DetectionSet) -> list[tuple[int, str, str]]:
+    """All pairs of a set, however it was split."""
+    rows = []
+    for part in (found.train, found.test):
+        assert part is not None
+        assert part.second is not None
+        rows += [*zip(part.label_N.tolist(), part.first, part.second, strict=True)]
+    return rows
+
+
+def test_labels_may_be_written_as_decimal_numbers(tmp_path: Path) -> None:
+    plain = lines()
+    written = [row.replace(row[0], f"{row[0]}.0", 1) for row in plain]
+    found = only("pairs", write_tsv(tmp_path / "pairs.tsv", written))
+    assert sorted(halves(found)) == sorted(halves(only("pairs", write_tsv(tmp_path / "p.tsv", plain))))
+    assert {label for label, _, _ in halves(found)} == {0, 1} and found.counts == {}
+
+
+@pytest.mark.parametrize("placeholder", ["NS", "n/a", "None"])
+def test_pairs_with_a_placeholder_are_skipped_and_counted_however_many(tmp_path: Path, placeholder: str) -> None:
+    """They would all hang together over the sentence that is none; a word of a sentence is no placeholder."""
+    rows = [*(f"{n % 2}\tone {n}\t{placeholder}" for n in range(20)), f"1\t{placeholder}\tsome", "1\tNS is\tshort"]
+    found = only("pairs", write_tsv(tmp_path / "pairs.tsv", [*lines(), *rows]))
+    assert found.counts == {"placeholder for a sentence": 21}
+    assert len(halves(found)) == len(lines()) + 1
+
+
+def test_the_headers_of_mrpc_and_qqp_are_read_as_pairs(tmp_path: Path) -> None:
+    """Rows of QQP that are cut short, to three fields, are a known defect of its published file."""
+    pairs = [(n % 2, f"the first {n}", f"the second {n}") for n in range(60)]
+    mrpc = [f"{label}\t{n}\t{n + 1}\t{one}\t{two}" for n, (label, one, two) in enumerate(pairs)]
+    file = write_tsv(tmp_path / "msr.txt", mrpc, header="\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r")
+    assert sorted(halves(only("pairs", file))) == sorted(pairs)
+    qqp = [f"{n}\t1\t2\t{one}\t{two}\t{label}" for n, (label, one, two) in enumerate(pairs)]
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
+    found = only("pairs", write_tsv(tmp_path / "qqp.tsv", [*qqp, *["7\t8\t9"] * 5], header=header))
+    assert sorted(halves(found)) == sorted(pairs)
+    assert found.counts == {"cut short": 5}
+    with pytest.raises(DataError, match=r"cannot be used \(\{'number of fields': 5\}\)"):
+        read_sets("pairs", write_tsv(tmp_path / "qqp.tsv", [*qqp, *["7\t8\t9\ta\tb\t1\t2"] * 5], header=header))
 
 
 def test_lines_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
