@@ -67,9 +67,12 @@ class Examples:
     """The second texts of pairs; None for single texts."""
     label_N: NDArray[Any]
     """int64 classes from 0, or float64 values to regress on."""
+    span_N22: NDArray[np.int64] | None = None
+    """[start, end) of a word of the first and one of the second text, in characters, where the task is about these."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.first), len(self.label_N), len(self.first if self.second is None else self.second)}
+        lengths |= set() if self.span_N22 is None else {len(self.span_N22)}
         if len(lengths) > 1:
             raise ValueError(f"texts and labels of different number: {sorted(lengths)}")
 
@@ -82,7 +85,50 @@ class Examples:
             first=[self.first[row] for row in rows],
             second=None if self.second is None else [self.second[row] for row in rows],
             label_N=self.label_N[rows],
+            span_N22=None if self.span_N22 is None else self.span_N22[rows],
         )
+
+    def content(self) -> list[Any]:
+        """All of it, as an identity hashes it."""
+        spans = [] if self.span_N22 is None else [self.span_N22.tolist()]
+        return [self.first, self.second, self.label_N.tolist(), *spans]
+
+
+def span_tokens(examples: Examples, *, tokenizer: FastTokenizer, max_tokens: int) -> NDArray[np.int64] | None:
+    """[N, 2, 2]: tokens [start, end) of each word of `examples.span_N22`, in the encoded pair; None without words.
+
+    Tokens of a word are those that share a character with it. Raises ParamsError for a word that truncation cut away.
+    """
+    if examples.span_N22 is None or examples.second is None:
+        return None
+    tokenizer.backend.enable_truncation(max_tokens, strategy="longest_first")
+    found_N22 = np.zeros(examples.span_N22.shape, np.int64)
+    pairs = list(zip(examples.first, examples.second, strict=True))
+    for number, encoding in enumerate(tokenizer.backend.encode_batch(pairs)):
+        for text, (start, end) in enumerate(examples.span_N22[number].tolist()):
+            tokens = [
+                place
+                for place, (owner, (first, last)) in enumerate(
+                    zip(encoding.sequence_ids, encoding.offsets, strict=True)
+                )
+                if owner == text and first < end and last > start
+            ]
+            if not tokens:
+                raise ParamsError(
+                    f"finetune.max_tokens: the word at characters {start} to {end} of {pairs[number][text][:40]!r} "
+                    f"lies beyond {max_tokens} tokens. Raise it"
+                )
+            found_N22[number, text] = tokens[0], tokens[-1] + 1
+    return found_N22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """N encoded examples."""
+
+    encoded: Encoded
+    span_N22: NDArray[np.int64] | None
+    """Tokens of the words, as `span_tokens` has them."""
 
 
 def normalised(pooled_BH: Tensor) -> Tensor:
@@ -97,6 +143,12 @@ def normalised(pooled_BH: Tensor) -> Tensor:
     return torch.nn.functional.rms_norm(pooled_BH, pooled_BH.shape[1:], eps=NORM_EPS)
 
 
+def mean_of(hidden_BLH: Tensor, used_BL: Tensor) -> Tensor:
+    """Mean of the hidden states [B, H] over the tokens that are used."""
+    used_BL1 = used_BL[:, :, None].to(hidden_BLH.dtype)
+    return (hidden_BLH * used_BL1).sum(dim=1) / used_BL1.sum(dim=1)
+
+
 class Classifier:
     """A fine-tuned encoder and its head; made by `finetuned`."""
 
@@ -106,17 +158,20 @@ class Classifier:
         tokenizer: FastTokenizer,
         *,
         classes: int,
+        words: int = 0,
         params: FinetuneParams,
         seed: int,
         runtime: Runtime,
     ) -> None:
+        """The head reads the pooled vector, and beside it the vectors of `words` words of each example."""
         import torch
 
         # In eval mode throughout: the encoder's own dropout, where its configuration has any, stays off.
         self.encoder = encoder.to(runtime.device).eval()
         self.tokenizer, self.params, self.seed = tokenizer, params, seed
         self.device, self.dtype, self.batch_tokens = runtime.device, runtime.dtype, runtime.batch_tokens
-        weight_CH = generator(seed, "finetune", "head").normal(0, HEAD_SD, (classes, encoder.config.hidden_size))
+        features = (1 + words) * encoder.config.hidden_size
+        weight_CH = generator(seed, "finetune", "head").normal(0, HEAD_SD, (classes, features))
         self.head = torch.nn.Linear(weight_CH.shape[1], classes)
         self.head.weight.data.copy_(torch.from_numpy(weight_CH))
         self.head.bias.data.zero_()
@@ -133,10 +188,10 @@ class Classifier:
         """[N, classes] logits, or values on the scale of the labels; in the order of the examples."""
         import torch
 
-        encoded = self._encode(examples)
-        batches = token_batches(encoded.length_N, self.batch_tokens)
+        inputs = self._inputs(examples)
+        batches = token_batches(inputs.encoded.length_N, self.batch_tokens)
         with torch.inference_mode():
-            found = [self._outputs(encoded, rows) for rows in batches]  # stays on the device until all is done
+            found = [self._outputs(inputs, rows) for rows in batches]  # stays on the device until all is done
             whole = torch.cat(found).cpu().numpy() if found else np.zeros((0, self.head.out_features), np.float32)
         scores_NC = np.full_like(whole, np.nan)
         if batches:
@@ -148,8 +203,8 @@ class Classifier:
         import torch
 
         params = self.params
-        encoded = self._encode(train)
-        length_N = encoded.length_N
+        inputs = self._inputs(train)
+        length_N = inputs.encoded.length_N
         label_N = self._targets(train.label_N)
         optimizer = self._optimizer()
         epochs = params.epochs_of(len(train))
@@ -160,7 +215,7 @@ class Classifier:
                 total = torch.zeros((), device=self.device)
                 rng = generator(self.seed, "finetune", "epoch", epoch)
                 for rows in epoch_batches(length_N, params.batch, rng=rng):
-                    total += self._gradients(encoded, rows, label_N, rng)
+                    total += self._gradients(inputs, rows, label_N, rng)
                     rate = linear_schedule(step, steps, warmup=params.warmup, peak=params.learning_rate)
                     update(optimizer, self._parameters(), learning_rate=rate, gradient_clip=GRADIENT_CLIP)
                     step += 1
@@ -176,18 +231,17 @@ class Classifier:
         """Drop the model; `scores` cannot be called afterwards."""
         del self.encoder, self.head
 
-    def _encode(self, examples: Examples) -> Encoded:
-        return encode(examples.first, examples.second, tokenizer=self.tokenizer, max_tokens=self.params.max_tokens)
+    def _inputs(self, examples: Examples) -> Inputs:
+        how: dict[str, Any] = {"tokenizer": self.tokenizer, "max_tokens": self.params.max_tokens}
+        return Inputs(encoded=encode(examples.first, examples.second, **how), span_N22=span_tokens(examples, **how))
 
-    def _gradients(
-        self, encoded: Encoded, rows: NDArray[np.int64], label_N: Tensor, rng: np.random.Generator
-    ) -> Tensor:
+    def _gradients(self, inputs: Inputs, rows: NDArray[np.int64], label_N: Tensor, rng: np.random.Generator) -> Tensor:
         """Gradients of a step's mean loss; returns the summed loss of its examples, on the device."""
         import torch
 
         total = torch.zeros((), device=self.device)
-        for part in token_batches(encoded.start_N1[rows + 1] - encoded.start_N1[rows], self.batch_tokens):
-            output_BC = self._outputs(encoded, rows[part], rng=rng)
+        for part in token_batches(inputs.encoded.length_N[rows], self.batch_tokens):
+            output_BC = self._outputs(inputs, rows[part], rng=rng)
             label_B = label_N[self._tensor(rows[part])]
             if label_N.is_floating_point():
                 loss = torch.nn.functional.mse_loss(output_BC[:, 0], label_B, reduction="sum")
@@ -198,23 +252,27 @@ class Classifier:
             total += loss.detach()
         return total
 
-    def _outputs(
-        self, encoded: Encoded, rows_B: NDArray[np.int64], *, rng: np.random.Generator | None = None
-    ) -> Tensor:
+    def _outputs(self, inputs: Inputs, rows_B: NDArray[np.int64], *, rng: np.random.Generator | None = None) -> Tensor:
         """[B, classes] in float32; with dropout drawn from `rng` in training."""
+        import torch
+
         ids_BL, attention_BL, types_BL = (
-            self._tensor(array) for array in encoded.padded(rows_B, pad_id=self.tokenizer.special["pad"])
+            self._tensor(array) for array in inputs.encoded.padded(rows_B, pad_id=self.tokenizer.special["pad"])
         )
-        inputs = {"input_ids": ids_BL, "attention_mask": attention_BL}
+        given = {"input_ids": ids_BL, "attention_mask": attention_BL}
         if self._two_types:
-            inputs["token_type_ids"] = types_BL
+            given["token_type_ids"] = types_BL
         with autocast(self.device, self.dtype):
-            hidden_BLH = self.encoder(**inputs).last_hidden_state
-        pooled_BH = hidden_BLH[:, 0].float()
-        if self.params.pooling == "mean":
-            used_BL1 = attention_BL[:, :, None].float()
-            pooled_BH = (hidden_BLH.float() * used_BL1).sum(dim=1) / used_BL1.sum(dim=1)
-        pooled_BH = normalised(pooled_BH)
+            hidden_BLH = self.encoder(**given).last_hidden_state.float()
+        pooled_BH = mean_of(hidden_BLH, attention_BL) if self.params.pooling == "mean" else hidden_BLH[:, 0]
+        vectors = [pooled_BH]
+        if inputs.span_N22 is not None:
+            place_L = torch.arange(hidden_BLH.shape[1], device=self.device)
+            vectors += [
+                mean_of(hidden_BLH, (place_L >= span_B2[:, :1]) & (place_L < span_B2[:, 1:]))
+                for span_B2 in self._tensor(inputs.span_N22[rows_B]).unbind(dim=1)
+            ]
+        pooled_BH = torch.cat([normalised(vector_BH) for vector_BH in vectors], dim=1)
         if rng is not None:
             kept_BH = rng.random(tuple(pooled_BH.shape), dtype=np.float32) >= DROPOUT
             pooled_BH = pooled_BH * self._tensor(kept_BH) / (1 - DROPOUT)
@@ -282,6 +340,7 @@ def finetuned(
             model.base_model,
             tokenizer,
             classes=classes,
+            words=0 if train.span_N22 is None else train.span_N22.shape[1],
             params=params,
             seed=seed,
             runtime=runtime,

@@ -2,8 +2,8 @@
 
 A task's score is the mean of its metrics times 100, and `average` the mean of the tasks' scores, as GLUE counts
 (Wang et al. 2018). WNLI takes no part in the average: its dev set is built against its training set, so that a constant
-answer wins. Every model has the same hyper-parameters, seeds and examples. A finished fit is kept, so a killed run
-continues.
+answer wins. WiC stands beside GLUE, and takes part only where no task of GLUE does. Every model has the same
+hyper-parameters, seeds and examples. A finished fit is kept, so a killed run continues.
 
 Values are means over seeds. Their 95 % intervals are bootstrapped over the dev set's examples and over seeds (Efron
 1979; two crossed factors as in Owen 2007, arXiv 0712.1111). The resamples of a dev set depend on its size alone, and
@@ -28,8 +28,9 @@ from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import model_digest
 from pipeline.tasks.agreement import METRICS, spread, whole
 from pipeline.tasks.finetune import Examples, finetuned
-from pipeline.tasks.glue_data import TASKS, TaskData, fetch_from_hub, read_folder
+from pipeline.tasks.glue_data import ALL_TASKS, TaskData, fetch_from_hub, read_folder
 from pipeline.tasks.params import LEFT_OUT, GlueParams
+from pipeline.tasks.wic.data import fetch_wic, read_wic
 from storage.format.manifest import digest
 from storage.work import WorkFolder
 
@@ -61,7 +62,7 @@ def evaluate_glue(params: GlueParams, *, name: str, model: Path, runtime: Runtim
                 with finetuned(
                     model,
                     data[task].train,
-                    classes=TASKS[task].outputs,
+                    classes=ALL_TASKS[task].outputs,
                     params=params.finetune,
                     seed=seed,
                     runtime=runtime,
@@ -90,7 +91,10 @@ def evaluate_glue(params: GlueParams, *, name: str, model: Path, runtime: Runtim
 
 def load_task(params: GlueParams, name: str) -> TaskData:
     """Examples of a task, sampled where the params say so; the sample depends on the task and the counts alone."""
-    if params.data == "hub":
+    if name == "WiC":
+        hub = params.wic_revision if params.data == "hub" else None
+        published = fetch_wic(hub) if hub is not None else read_wic(Path(params.data) / name)
+    elif params.data == "hub":
         assert params.revision is not None
         published = fetch_from_hub(params.revision, name)
     else:
@@ -104,7 +108,9 @@ def load_task(params: GlueParams, name: str) -> TaskData:
 
 def answers(name: str, score_NC: NDArray[np.float32]) -> NDArray[np.float64]:
     """What a task's scores [N, outputs] say of each example: a class, or a value rounded to `DECIMALS`."""
-    found = score_NC.argmax(axis=1) if TASKS[name].classes else np.round(score_NC[:, 0].astype(np.float64), DECIMALS)
+    found = (
+        score_NC.argmax(axis=1) if ALL_TASKS[name].classes else np.round(score_NC[:, 0].astype(np.float64), DECIMALS)
+    )
     return found.astype(np.float64)
 
 
@@ -115,7 +121,7 @@ def joined(value_N: NDArray[Any]) -> str:
 
 def score(name: str, found: Mapping[str, NDArray[np.float64]], dev: Mapping[str, Examples]) -> dict[str, float]:
     """The official metrics of a task, from -1 or 0 to 1, of answers [N] by part of the dev set."""
-    task, metrics = TASKS[name], {}
+    task, metrics = ALL_TASKS[name], {}
     for part, answer_N in found.items():
         for metric in task.metrics:
             value = whole(METRICS[metric], answer_N, dev[part].label_N)
@@ -130,7 +136,7 @@ def resampled_scores(
     scores = []
     for part, answer_N in found.items():
         label_N = dev[part].label_N
-        for metric in TASKS[name].metrics:
+        for metric in ALL_TASKS[name].metrics:
             blocks = [
                 METRICS[metric](answer_N, label_N, times_RN)
                 for times_RN in resample(len(label_N), resamples=resamples, seed=RESAMPLES_SEED)
@@ -148,7 +154,7 @@ def task_score(fit: Mapping[str, Any]) -> float:
 def _report(
     params: GlueParams, fits: Sequence[Mapping[str, Any]], data: Mapping[str, TaskData], *, model: Path
 ) -> dict[str, Any]:
-    averaged = [name for name in params.tasks if name != LEFT_OUT]
+    averaged = [name for name in params.tasks if name not in LEFT_OUT] or [n for n in params.tasks if n != "WNLI"]
     by_task = {name: {str(fit["seed"]): fit for fit in fits if fit["task"] == name} for name in params.tasks}
     scores = {name: {seed: task_score(fit) for seed, fit in found.items()} for name, found in by_task.items()}
     samples = {
@@ -187,7 +193,8 @@ def _report(
         tasks=tasks,
         note=(
             "Values are means over seeds of the mean of a task's metrics times 100, on the published dev sets; "
-            f"intervals are of these means, over dev examples and seeds. {LEFT_OUT} takes no part in the average."
+            "intervals are of these means, over dev examples and seeds. "
+            f"{' and '.join(LEFT_OUT)} take no part in the average."
         ),
     )
 
@@ -211,4 +218,4 @@ def _sample(examples: Examples, count: int, *names: str) -> Examples:
 
 def _identity(data: TaskData) -> str:
     parts = {"train": data.train, **{f"dev {part}": dev for part, dev in data.dev.items()}}
-    return digest({part: [some.first, some.second, some.label_N.tolist()] for part, some in parts.items()})
+    return digest({part: some.content() for part, some in parts.items()})

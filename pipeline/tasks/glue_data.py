@@ -98,7 +98,10 @@ TASKS: dict[str, Task] = {
     "RTE": Task(texts=PAIR, label="label", classes=ENTAILMENT, hub="rte", hub_texts=PAIR),
     "WNLI": Task(texts=PAIR, label="label", hub="wnli", hub_texts=PAIR),
 }
-assert tuple(TASKS) == get_args(TaskName)
+WIC = Task(texts=PAIR, label="label", classes=("F", "T"), hub="wic", hub_texts=PAIR)
+"""Word in context, which is none of GLUE's and has files of its own (`pipeline.tasks.wic.data`)."""
+ALL_TASKS = {**TASKS, "WiC": WIC}
+assert tuple(ALL_TASKS) == get_args(TaskName)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,17 +36,19 @@ class FinetuneParams(Section):
         return max(self.epochs, -(-self.least_steps // self.epoch_steps(examples)))
 
 
-LEFT_OUT = "WNLI"
-"""The task that is scored and not averaged."""
+LEFT_OUT = ("WNLI", "WiC")
+"""Tasks that are scored and not averaged with GLUE's."""
 
 
 class GlueParams(Section):
     """The `glue` section of params.yaml."""
 
     data: str
-    """Folder that holds GLUE's published folders, or "hub"."""
+    """Folder that holds GLUE's published folders, and WiC's as `WiC`; or "hub"."""
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """Commit of nyu-mll/glue, for `data: hub`."""
+    wic_revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """Commit of aps/super_glue, for WiC with `data: hub`."""
     tasks: list[TaskName] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     finetune: FinetuneParams
@@ -62,14 +64,16 @@ class GlueParams(Section):
         for name, values in (("tasks", self.tasks), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: expected each once, got {values}")
-        if set(self.tasks) == {LEFT_OUT}:
-            raise ValueError(f"tasks: expected one besides {LEFT_OUT}, which takes no part in the average")
+        if set(self.tasks) == {"WNLI"}:
+            raise ValueError("tasks: expected one besides WNLI, which takes no part in the average")
         if self.data == "hub" and self.revision is None:
             raise ValueError("revision: missing; data: hub needs the commit")
+        if self.data == "hub" and "WiC" in self.tasks and self.wic_revision is None:
+            raise ValueError("wic_revision: missing; WiC of data: hub needs the commit")
         return self
 
 
-TaskName = Literal["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"]
+TaskName = Literal["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI", "WiC"]
 
 
 class ParaphraseParams(Section):

@@ -176,6 +176,7 @@ paraphrase.test_examples
 paraphrase.bootstrap
 glue.data
 glue.revision
+glue.wic_revision
 glue.tasks
 glue.seeds
 glue.finetune.epochs

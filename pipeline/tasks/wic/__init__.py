@@ -1,0 +1,1 @@
+"""Word in context (WiC): whether a word has the same meaning in two sentences."""
