@@ -189,7 +189,7 @@ def cost_table(tokens: float, known: Mapping[str, Constant]) -> str:
 def memory_table(known: Mapping[str, Constant]) -> str:
     """Which stage fills the machine's memory at how many tokens."""
     lines = ["| stage | bytes a token | tokens in this memory | 1 billion tokens, GB |", "| --- | --- | --- | --- |"]
-    names = {"asked": "teach (and train, without the texts)"}
+    names = {"asked": "teach"}
     for stage in HELD_WHOLE:
         a_token = known[f"{stage}_memory"].value
         most = known["machine_bytes"].value / a_token if a_token else float("inf")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.text.corpus_view import MaskedCorpus
+from pipeline.text.corpus_view import MaskedCorpus, SequenceTexts
 from storage.errors import OutOfMemory, VocabularyError
 from storage.records.sequences import Masks, Sequences
 
@@ -72,9 +72,7 @@ class TeacherInputs:
     def split(self, name: str) -> SplitInputs:
         """Load one split."""
         sequences = self.corpus.sequences.read(name)
-        text_of = self.corpus.documents.read(name).column("text").to_pylist()
-        # Shared by the windows of a document: a copy each would take memory by the square of its length.
-        texts = [text_of[document] for document in sequences.document_N.tolist()]
+        texts = SequenceTexts(self.corpus.documents, name, sequences.document_N)
         return SplitInputs(inputs=self, texts=texts, sequences=sequences, masks=self.corpus.masks.read(name))
 
 
@@ -83,7 +81,7 @@ class SplitInputs:
     """One split of a `TeacherInputs`, in memory."""
 
     inputs: TeacherInputs
-    texts: list[str]
+    texts: Sequence[str]
     sequences: Sequences
     masks: Masks
 

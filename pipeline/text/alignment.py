@@ -12,6 +12,7 @@ elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -66,7 +67,7 @@ class _Vocabulary:
 
 
 def teacher_view(
-    texts: list[str],
+    texts: Sequence[str],
     sequences: Sequences,
     masks: Masks,
     *,
@@ -130,7 +131,9 @@ def teacher_view(
     return view, gold_P
 
 
-def _windows(texts: list[str], sequences: Sequences, rows: NDArray[np.int64], vocabulary: _Vocabulary) -> list[_Window]:
+def _windows(
+    texts: Sequence[str], sequences: Sequences, rows: NDArray[np.int64], vocabulary: _Vocabulary
+) -> list[_Window]:
     starts, slices = [], []
     for row in rows:
         inside = sequences.word_NL[row] >= 0

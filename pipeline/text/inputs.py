@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.format.arrays import sentinel
+from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 
 
@@ -47,6 +48,26 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRows:
+    """What a model reads of N sequences: a sixth of their record, which also has words and characters."""
+
+    input_ids_NL: NDArray[Any]
+    length_N: NDArray[np.uint16]
+
+    @staticmethod
+    def of(store: Store[Sequences], split: str) -> TokenRows:
+        """Read a split, one shard of whole records in memory at a time."""
+        plan, (ids, length) = store.plan(split), (store.manifest.arrays[n] for n in ("input_ids_NL", "length_N"))
+        rows = TokenRows(
+            input_ids_NL=np.zeros((plan.rows, *ids.row_shape), ids.dtype), length_N=np.zeros(plan.rows, length.dtype)
+        )
+        for index in range(plan.shards):
+            record, (start, stop) = store.shard(split, index), plan.bounds(index)
+            rows.input_ids_NL[start:stop], rows.length_N[start:stop] = record.input_ids_NL, record.length_N
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
     """One batch: B examples of L tokens with Q predictions."""
 
@@ -66,7 +87,7 @@ def group_examples(masks: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return masks.sequence_P[first_G].astype(np.int64), np.append(first_G, len(masks)).astype(np.int64)
 
 
-def reference_view(sequences: Sequences, masks: Masks, *, special: dict[str, int]) -> View:
+def reference_view(sequences: Sequences | TokenRows, masks: Masks, *, special: dict[str, int]) -> View:
     """The students' view: predictions and masked positions are the same."""
     sequence_G, start_G1 = group_examples(masks)
     column_P = masks.column_P.astype(np.int64)

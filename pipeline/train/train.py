@@ -15,7 +15,7 @@ from pipeline.core.runtime import Runtime
 from pipeline.models.identity import weight_hashes
 from pipeline.models.publish import publishing, save_model, write_record
 from pipeline.text.corpus_view import MaskedSequences
-from pipeline.text.inputs import reference_view
+from pipeline.text.inputs import TokenRows, reference_view
 from pipeline.train.data import TrainingData
 from pipeline.train.params import OWN_TRAINING, LossParams, StudentParams, TrainingParams
 from pipeline.train.trainer import EPOCHS_SILENT, Trainer
@@ -131,7 +131,7 @@ def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[F
 def open_training_data(corpus: MaskedSequences, targets: Store[FusedTargets] | None) -> TrainingData:
     """All examples of the train split, with their targets if there are any."""
     rows = corpus.masks.read("train")
-    view = reference_view(corpus.sequences.read("train"), rows, special=corpus.special)
+    view = reference_view(TokenRows.of(corpus.sequences, "train"), rows, special=corpus.special)
     return TrainingData(view=view, masks=rows, plan=corpus.masks.plan("train"), targets=targets)
 
 

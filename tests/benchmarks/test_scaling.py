@@ -112,7 +112,7 @@ def test_a_teacher_counts_about_two_operations_a_parameter() -> None:
 
 def test_memory_ends_at_the_tokens_that_fill_the_machine(known: dict[str, Constant]) -> None:
     rows = memory_table(known).splitlines()
-    assert rows[-1] == "| teach (and train, without the texts) | 40 | 1.6 billion | 40 |"
+    assert rows[-1] == "| teach | 40 | 1.6 billion | 40 |"
 
 
 def test_every_constant_says_where_it_is_from(known: dict[str, Constant]) -> None:

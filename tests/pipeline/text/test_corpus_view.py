@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline.text.corpus_view import SequenceTexts
+from pipeline.text.inputs import TokenRows
+from storage import documents
+from storage.documents import DocumentStore
 from storage.errors import StaleParent
 from storage.records.base import SPLITS
 from tests.helpers import stores as fakes
@@ -27,6 +32,31 @@ def test_stores_that_do_not_belong_together_are_refused(
     other = fakes.tiny_sequences(tmp_path, tiny_tokenizer, sequence_tokens=16)
     with pytest.raises(StaleParent, match=r"masks: made from sequences .* Run: dvc repro mask"):
         tiny_stores.corpus(sequences=other)
-    documents = fakes.tiny_documents(tmp_path / "texts", texts=fakes.TINY_TEXT[:50])
+    others = fakes.tiny_documents(tmp_path / "texts", texts=fakes.TINY_TEXT[:50])
     with pytest.raises(StaleParent, match=r"sequences: made from documents .* Run: dvc repro tokenize"):
-        tiny_stores.corpus(documents=documents)
+        tiny_stores.corpus(documents=others)
+
+
+def test_texts_of_sequences_are_read_a_shard_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "SHARD_BYTES", 500)
+    store = DocumentStore(fakes.tiny_documents(tmp_path))
+    expected = store.read("train").column("text").to_pylist()
+    assert store.plan("train").shards > 2
+    row_N = np.repeat(np.arange(len(expected)), 3)
+    read: list[int] = []
+    shard = store.shard
+    monkeypatch.setattr(store, "shard", lambda split, index: (read.append(index), shard(split, index))[1])
+    texts = SequenceTexts(store, "train", row_N)
+    assert len(texts) == len(row_N)
+    assert list(texts) == [expected[row] for row in row_N]
+    assert read == list(range(store.plan("train").shards))
+    assert texts[0] is texts[1], "windows of a document share its text: a copy each would take memory by its square"
+    assert texts[-4:-1] == [expected[-2], expected[-1], expected[-1]]
+
+
+def test_token_rows_are_those_of_the_sequences(tiny_stores: TinyStores) -> None:
+    store = tiny_stores.corpus().sequences
+    rows, record = TokenRows.of(store, "train"), store.read("train")
+    np.testing.assert_array_equal(rows.input_ids_NL, record.input_ids_NL)
+    np.testing.assert_array_equal(rows.length_N, record.length_N)
+    assert (rows.input_ids_NL.dtype, rows.length_N.dtype) == (record.input_ids_NL.dtype, record.length_N.dtype)
