@@ -67,6 +67,8 @@ OUTPUTS = _outputs(
     ("language_model", "suites.language_model", "reports/language_model"),
     ("rewrite", "rewrite", "data/rewrite"),
     ("paraphrase", "suites.paraphrase", "reports/paraphrase"),
+    ("plagiarism_sets", "plagiarism_sets", "data/plagiarism"),
+    ("plagiarism", "suites.plagiarism", "reports/plagiarism"),
     ("glue", "suites.glue", "reports/glue"),
     ("costs", "suites.costs", "reports/costs"),
 )

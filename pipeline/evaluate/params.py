@@ -58,6 +58,7 @@ class SuitesParams(Section):
     wsd: dict[str, SuiteModel]
     glue: dict[str, SuiteModel]
     paraphrase: dict[str, SuiteModel]
+    plagiarism: dict[str, SuiteModel]
     language_model: dict[str, SuiteLanguageModel]
     costs: dict[str, SuiteModel]
 

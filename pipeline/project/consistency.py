@@ -16,12 +16,15 @@ from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import nearest
 from pipeline.fuse.params import FusionParams
 from pipeline.lexical.params import NO_SOFT_LABELS, LexicalParams, PublishedParams
+from pipeline.plagiarism.params import PlagiarismSetParams
 from pipeline.project.settings import Settings, read_settings
 from pipeline.sources.params import ModelSource
 from pipeline.train.params import LABELS_ONLY, LossParams, StudentParams
 from storage.errors import ParamsError
 
 LEXICON = "data/lexicon"
+
+PLANTED = "data/plagiarism"
 
 INGESTED = "data/text"
 TEXTS = ("data/documents", INGESTED)
@@ -50,6 +53,8 @@ def inconsistencies(settings: Settings) -> Complaints:
     for name, rewriter in settings.rewrite.items():
         yield from _path(f"rewrite.{name}.model", rewriter.model, settings)
         yield from _independent(f"rewrite.{name}.model", rewriter.model, settings)
+    for name, planted in settings.plagiarism_sets.items():
+        yield from _planted(f"plagiarism_sets.{name}", planted, settings)
     yield from _targets("evaluate.against", settings.evaluate.against, settings)
     yield from _suites(settings)
 
@@ -260,11 +265,30 @@ def _scores_senses(where: str, model: str, settings: Settings) -> Complaints:
 
 def _independent(where: str, model: str, settings: Settings) -> Complaints:
     """A rewriter is no evaluated detector and no ancestor of one: its training data would leak into the test set."""
-    for name, entry in settings.suites.paraphrase.items():
-        same = _plain(model) == _plain(entry.model)
-        if same or _plain(model) in ancestors(entry.model, settings):
-            what = "is it" if same else "learned or started from it"
-            yield f"{where}: '{model}' must not rewrite, as suites.paraphrase.{name} {what}. Give another model"
+    for suite in ("paraphrase", "plagiarism"):
+        for name, entry in getattr(settings.suites, suite).items():
+            same = _plain(model) == _plain(entry.model)
+            if same or _plain(model) in ancestors(entry.model, settings):
+                what = "is it" if same else "learned or started from it"
+                yield f"{where}: '{model}' must not rewrite, as suites.{suite}.{name} {what}. Give another model"
+
+
+def _planted(where: str, planted: PlagiarismSetParams, settings: Settings) -> Complaints:
+    """Passages that a stage rewrites, or a file of pairs that is there."""
+    if planted.kind == "pairs":
+        yield from _path(f"{where}.path", planted.path, settings)
+        return
+    folder, _, name = planted.path.rpartition("/")
+    if folder != "data/rewrite":
+        yield f"{where}.path: expected data/rewrite/<an entry of rewrite>, got '{planted.path}'"
+    elif name not in settings.rewrite:
+        yield f"{where}.path: no entry '{name}' in rewrite{nearest(name, settings.rewrite)}"
+    else:
+        made = settings.rewrite[name]
+        if planted.split != made.split:
+            yield f"{where}.split: expected '{made.split}', the split of rewrite.{name}, got '{planted.split}'"
+        if planted.share not in made.shares:
+            yield f"{where}.share: expected one of rewrite.{name}.shares, {made.shares}, got {planted.share}"
 
 
 def _suites(settings: Settings) -> Complaints:
@@ -286,5 +310,10 @@ def _suites(settings: Settings) -> Complaints:
         yield "suites.wsd: no entry of senses holds words out for evaluation. Raise senses.<name>.heldout"
     if settings.suites.paraphrase and not settings.rewrite:
         yield "suites.paraphrase: needs an entry in rewrite, which makes the sets"
+    if settings.suites.plagiarism and _plain(settings.plagiarism.data) == PLANTED:
+        if not settings.plagiarism_sets:
+            yield f"suites.plagiarism: needs an entry in plagiarism_sets, which makes {PLANTED}"
+    elif settings.suites.plagiarism and not Path(settings.plagiarism.data).is_dir():
+        yield f"plagiarism.data: no folder '{settings.plagiarism.data}'. Expected {PLANTED}, or a folder that is there"
     if settings.suites.glue and settings.glue.data != "hub" and not Path(settings.glue.data).is_dir():
         yield f"glue.data: no folder '{settings.glue.data}'. Unpack GLUE there, or set data: hub and its revision"

@@ -19,6 +19,7 @@ from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.params import CostParams, EvaluateParams, SuitesParams
 from pipeline.fuse.params import FusionParams
 from pipeline.lexical.params import LexicalParams, PublishedParams, SoftLabelsParams
+from pipeline.plagiarism.params import PlagiarismParams, PlagiarismSetParams
 from pipeline.senses.params import LexiconParams, SensesParams
 from pipeline.sources.params import SourceParams, decode_source
 from pipeline.tasks.params import GlueParams, ParaphraseParams, RewriteParams, WsdParams
@@ -59,6 +60,8 @@ class Settings:
     evaluate: EvaluateParams
     wsd: WsdParams
     paraphrase: ParaphraseParams
+    plagiarism_sets: Mapping[str, PlagiarismSetParams]
+    plagiarism: PlagiarismParams
     glue: GlueParams
     costs: CostParams
     suites: SuitesParams
@@ -109,6 +112,8 @@ def read_settings(path: Path) -> Settings:
         evaluate=one("evaluate", EvaluateParams),
         wsd=one("wsd", WsdParams),
         paraphrase=one("paraphrase", ParaphraseParams),
+        plagiarism_sets=named("plagiarism_sets", PlagiarismSetParams, least=0),
+        plagiarism=one("plagiarism", PlagiarismParams),
         glue=one("glue", GlueParams),
         costs=one("costs", CostParams),
         suites=one("suites", SuitesParams),

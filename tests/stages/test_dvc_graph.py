@@ -105,6 +105,11 @@ paraphrase:
   train_examples: 0
   test_examples: 0
   bootstrap: 100
+plagiarism_sets:
+  hidden: {kind: rewritten, path: data/rewrite/hand, share: 0.2, split: heldout, document_words: 40, passage_words: 4,
+    passages: 2, clean: 0.2, distractors: 0.2, seed: 0}
+plagiarism: {data: data/plagiarism, development: 0.5, unit_words: 4, most_words: 12, candidates: 3, bootstrap: 100,
+  seed: 0}
 glue:
   {data: data/glue, tasks: [RTE], seeds: [0], finetune: *finetune, train_examples: 0, dev_examples: 0, bootstrap: 100}
 costs: {sequence_tokens: 16, batches: [1], forwards: 20, threads: 1}
@@ -114,6 +119,8 @@ suites:
   language_model:
     lex: {model: models/lex, before: models/fused}
   paraphrase:
+    fused: {model: models/fused}
+  plagiarism:
     fused: {model: models/fused}
   glue: {}
   costs:
@@ -130,10 +137,10 @@ OF_TEACHERS = {"evaluate_teacher@ann", "evaluate_teacher@bob"}
 OF_FUSIONS = {"evaluate_fusion@both", "evaluate_fusion@alone"}
 OF_STUDENTS = {"evaluate@fused", "evaluate@labels"}
 EVALUATED = OF_TEACHERS | OF_FUSIONS | OF_STUDENTS
-SENSES = {"lexicon", "senses@examples", "rewrite@hand"}
-OF_FUSED = {"evaluate@fused", "paraphrase@fused", "lexical@lex", "wsd@lex", "language_model@lex"}
+SENSES = {"lexicon", "senses@examples", "rewrite@hand", "plagiarism_sets@hidden"}
+OF_FUSED = {"evaluate@fused", "paraphrase@fused", "plagiarism@fused", "lexical@lex", "wsd@lex", "language_model@lex"}
 """What follows when the student that the lexical one starts from is another."""
-SUITES = {"wsd@lex", "language_model@lex", "paraphrase@fused", "costs@labels"}
+SUITES = {"wsd@lex", "language_model@lex", "paraphrase@fused", "plagiarism@fused", "costs@labels"}
 EVERYTHING = {"check", "sources@mini", "report", "lexical@lex"} | TEXT | TEACHERS | FUSIONS | STUDENTS | EVALUATED
 EVERYTHING |= SENSES | SUITES
 

@@ -234,9 +234,45 @@ def test_a_model_descends_from_its_start_and_its_teachers_through_all_students(t
     assert ancestors("elsewhere/models/fused", settings) == set()
 
 
-def only(name: str) -> Change:
+def only(name: str, suite: str = "paraphrase") -> Change:
     """That model alone is evaluated as a detector."""
-    return lambda params: params["suites"].update(paraphrase={name: {"model": f"models/{name}"}})
+    nothing: dict[str, Any] = {"paraphrase": {}, "plagiarism": {}}
+    return lambda params: params["suites"].update(nothing | {suite: {name: {"model": f"models/{name}"}}})
+
+
+PLANTED = {"kind": "rewritten", "path": "data/rewrite/prose", "share": 0.5, "split": "heldout", "document_words": 400,
+           "passage_words": 20, "passages": 3, "clean": 0.3, "distractors": 0.3, "seed": 0}  # fmt: skip
+
+
+def hide(**changes: Any) -> Change:
+    """A set of hidden passages, and a model that is evaluated by it."""
+    return both(lambda params: params.update(plagiarism_sets={"prose": PLANTED | changes}), only("fused", "plagiarism"))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (hide(path="data/rewrite/prise"),
+        "plagiarism_sets.prose.path: no entry 'prise' in rewrite (did you mean 'prose'?)"),
+    (hide(path="data/prose"),
+        "plagiarism_sets.prose.path: expected data/rewrite/<an entry of rewrite>, got 'data/prose'"),
+    (hide(share=0.4), "plagiarism_sets.prose.share: expected one of rewrite.prose.shares, [0.5], got 0.4"),
+    (hide(split="train"), "plagiarism_sets.prose.split: expected 'heldout', the split of rewrite.prose, got 'train'"),
+    (hide(kind="pairs", path="no.tsv", share=None),
+        ("plagiarism_sets.prose.path: 'no.tsv' does not exist. Expected data/sources/<an entry of sources>, or a path "
+        "that is there")),
+    (both(hide(), lambda params: params["rewrite"]["prose"].update(model=THINGS)),
+        (f"rewrite.prose.model: '{THINGS}' must not rewrite, as suites.plagiarism.fused learned or started from it. "
+        "Give another model")),
+    (both(hide(), lambda params: params.update(plagiarism_sets={})),
+        "suites.plagiarism: needs an entry in plagiarism_sets, which makes data/plagiarism"),
+    (both(hide(), lambda params: params["plagiarism"].update(data="pan")),
+        "plagiarism.data: no folder 'pan'. Expected data/plagiarism, or a folder that is there"),
+])  # fmt: skip
+def test_sets_of_hidden_passages(tmp_path: Path, change: Change, message: str) -> None:
+    refused(tmp_path, change, message)
+
+
+def test_a_set_that_fits_its_rewriter_is_accepted(tmp_path: Path) -> None:
+    assert read_consistent(changed(tmp_path, hide())).plagiarism_sets["prose"].share == 0.5
 
 
 @pytest.mark.parametrize(
