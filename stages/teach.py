@@ -17,10 +17,13 @@ from stages.command import Run, corpus_options, params_option, path_option, runt
 @click.command()
 @click.argument("name")
 @corpus_options
+@path_option("--tokenizer", "Folder of the students' tokenizer.")
 @path_option("--out", "Store of logits to write.")
 @params_option
 @stage
-def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, params_file: Path) -> None:
+def main(
+    name: str, documents: Path, sequences: Path, masks: Path, tokenizer: Path, out: Path, params_file: Path
+) -> None:
     """Run teacher NAME of params.yaml."""
     params = section(params_file, f"teachers.{name}", TeacherParams)
     with (
@@ -28,7 +31,7 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, out: Path, pa
         open_executor(runtime_params(params_file), threads=1, gpu=True, command=run.command) as (executor, settings),
     ):
         corpus = MaskedCorpus.open(documents, sequences, masks)
-        manifest = teach(params, corpus, out=out, runtime=run.apply(settings), executor=executor)
+        manifest = teach(params, corpus, out=out, runtime=run.apply(settings), tokenizer=tokenizer, executor=executor)
         run.add(predictions=sum(plan.rows for plan in manifest.splits.values()))
 
 

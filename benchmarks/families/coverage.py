@@ -1,12 +1,10 @@
 """How many of a WordPiece student's masked positions a teacher with another vocabulary answers, by kind of position.
 
-    python -m benchmarks.families.coverage --student data/sources/minilm-l6-mlm --glosses data/text/wordnet \
-        --texts texts/mixed.jsonl.zst --out reports/families.json
-
 Teachers' vocabularies are trained here on the glosses, 30,000 tokens each, so nothing is fetched; a folder with another
-tokenizer joins by --teacher NAME=FOLDER. `answered_before` takes a space mark for a part of the word: no word after a
-bracket, no punctuation after a space, no first word of a window is answered. Alignment needs no model, so
-`nll_same_blanks` is null: these vocabularies have no trained teacher.
+tokenizer joins by --teacher NAME=FOLDER. `answered_before` counts words that both vocabularies cut alike, whose
+predictions are the teacher's own; the others are answered by `pipeline.teach.words`. `one_token` is the share of
+positions of other words that the teacher has as one token: as many could a teacher name with one mask a word.
+Alignment needs no model; `benchmarks.families.likelihood` fills in what one says.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -22,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from pipeline.teach.words import word_outcomes
 from pipeline.text.alignment import teacher_view
 from pipeline.text.documents.ingest import ALL
 from pipeline.text.documents.readers import Fields, Found, read_json_lines
 from pipeline.text.masking import choose_masked_positions
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
-from pipeline.text.vocabulary import START, bridge, is_punctuation, space_variants
+from pipeline.text.vocabulary import bridge, is_punctuation, space_variants
 from pipeline.text.windows import encode_windows
 from storage.documents import DocumentStore
 from storage.format.arrays import sentinel
@@ -109,19 +107,26 @@ def place_of_each(texts: list[str], sequences: Sequences, masks: Masks) -> NDArr
 
 
 def answered(
-    teacher: FastTokenizer, student: FastTokenizer, text: tuple[list[str], Sequences, Masks], *, bridged: bool
-) -> NDArray[np.bool_]:
-    """Which masked positions the teacher answers; without `bridged` a space mark is part of the word."""
-    to_student_V = bridge(teacher.tokens, student.tokens).to_student_V
-    variant_V = space_variants(teacher.tokens, student.tokens)
-    if not bridged and variant_V is not None:
-        variant_V = None
-        to_student_V = np.where([token.startswith(2 * START) for token in teacher.tokens], -1, to_student_V)
-    _, gold_P = teacher_view(
-        *text, tokenizer=teacher.backend, to_student_V=to_student_V, special=teacher.special, positions=POSITIONS,
-        variant_V=variant_V,
-    )  # fmt: skip
-    return np.asarray(gold_P != sentinel(gold_P.dtype))
+    teacher: FastTokenizer, student: FastTokenizer, text: tuple[list[str], Sequences, Masks]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masked positions answered with words that are cut alike; with all words; and of words of one teacher token."""
+    view, gold_P = teacher_view(
+        *text,
+        tokenizer=teacher.backend,
+        to_student_V=bridge(teacher.tokens, student.tokens).to_student_V,
+        special=teacher.special,
+        positions=POSITIONS,
+        variant_V=space_variants(teacher.tokens, student.tokens),
+    )
+    alike_P = np.asarray(gold_P != sentinel(gold_P.dtype))
+    all_P, one_P = alike_P.copy(), np.zeros(len(alike_P), bool)
+    words = view.cut_words
+    if words is not None and word_outcomes(teacher, student) is not None:
+        for w, first in enumerate(words.prediction_W.tolist()):
+            own = slice(first, first + int(words.reference_tokens_W[w]))
+            all_P[own] = True
+            one_P[own] = words.tokens_W[w] == 1
+    return alike_P, all_P, one_P
 
 
 def rows(
@@ -131,7 +136,7 @@ def rows(
     made = []
     for label, text in texts.items():
         place_P = place_of_each(*text)
-        now_P, before_P = (answered(teacher, student, text, bridged=bridged) for bridged in (True, False))
+        before_P, now_P, one_P = answered(teacher, student, text)
         made.append(
             {
                 "kind": name,
@@ -139,7 +144,7 @@ def rows(
                 "positions": len(place_P),
                 "answered": round(float(now_P.mean()), 4),
                 "answered_before": round(float(before_P.mean()), 4),
-                "lost": round(float((before_P & ~now_P).mean()), 4),
+                "one_token": round(float(one_P.mean()), 4),
                 "by_place": {
                     place: {
                         "share": round(float((place_P == i).mean()), 4),
@@ -155,37 +160,22 @@ def rows(
     return made
 
 
-def write(path: Path, found: list[dict[str, Any]]) -> None:
-    """Put the rows under `coverage` of the report, beside what else is in it."""
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    path.write_text(json.dumps(report | {"coverage": found}, indent=1) + "\n", encoding="utf-8")
-
-
-@click.command()
-@click.option("--student", type=click.Path(path_type=Path), required=True, help="Folder of the students' tokenizer.")
-@click.option("--glosses", type=click.Path(path_type=Path), required=True, help="Store of ingested documents.")
-@click.option("--texts", type=click.Path(path_type=Path), required=True, help="JSON Lines of mixed text.")
-@click.option("--documents", type=int, default=1000, show_default=True, help="Documents of each text at most.")
-@click.option("--teacher", multiple=True, help="NAME=FOLDER of a further tokenizer.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Report to write the rows into.")
-def main(student: Path, glosses: Path, texts: Path, documents: int, teacher: tuple[str, ...], out: Path) -> None:
-    """Measure the coverage of every kind on both texts."""
+def measure(
+    student: Path, glosses: Path, texts: Path | None, *, documents: int, teachers: Sequence[str], scratch: Path
+) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Rows of all kinds on both texts, and the folder of each kind's tokenizer; `teachers` are NAME=FOLDER."""
     reference = load_tokenizer(student)
     pages = DocumentStore(glosses).read(ALL).column("text").to_pylist()
-    found = list(read_json_lines(texts, Fields(text="text", name=None), lambda _: None))
-    mixed = [item.text for item in found if isinstance(item, Found)]
-    step = max(1, len(pages) // documents)
-    texts_by_name = {"wordnet": masked(pages[::step], reference), "mixed": masked(mixed[:documents], reference)}
-    made: list[dict[str, Any]] = []
-    with TemporaryDirectory() as folder:
-        lines = [line for page in pages for line in page.split("\n")]
-        for kind in KINDS:
-            made += rows(kind, train_teacher(kind, lines, Path(folder) / kind), reference, texts_by_name)
-            click.echo(json.dumps(made[-2:]))
-    for name, _, path in (entry.partition("=") for entry in teacher):
-        made += rows(name, load_tokenizer(Path(path)), reference, texts_by_name)
-    write(out, made)
-
-
-if __name__ == "__main__":
-    main()
+    judged = {"wordnet": masked(pages[:: max(1, len(pages) // documents)], reference)}
+    if texts is not None:
+        found = list(read_json_lines(texts, Fields(text="text", name=None), lambda _: None))
+        judged["mixed"] = masked([item.text for item in found if isinstance(item, Found)][:documents], reference)
+    lines = [line for page in pages for line in page.split("\n")]
+    made, folders = [], {}
+    for kind in KINDS:
+        folders[kind] = scratch / kind
+        made += rows(kind, train_teacher(kind, lines, folders[kind]), reference, judged)
+        click.echo(json.dumps([{key: row[key] for key in ("kind", "text", "answered")} for row in made[-2:]]))
+    for name, _, path in (entry.partition("=") for entry in teachers):
+        made += rows(name, load_tokenizer(Path(path)), reference, judged)
+    return made, folders

@@ -130,7 +130,7 @@ def as_teacher(world: World, folder: Path, out: Path) -> None:
         "model": str(folder), "keep": {"form": "topk", "k": 8}, "tail": {"rank": 4, "step": 0.4},
         "temperatures": [1.0], "seed": 0,
     })  # fmt: skip
-    teach(params, world.corpus(), out=out / "logits" / "one", runtime=RUNTIME)
+    teach(params, world.corpus(), out=out / "logits" / "one", runtime=RUNTIME, tokenizer=world.tokenizer)
     fusion = FusionParams(
         teachers=["one"], weighting="uniform", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=8
     )

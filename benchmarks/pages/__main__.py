@@ -15,10 +15,12 @@ from pathlib import Path
 
 import click
 
-from benchmarks.pages import lexical, speed, store, students
+from benchmarks.pages import families, lexical, speed, store, students
 from benchmarks.pages.markdown import Reports
 
-TABLES: dict[str, Callable[[Reports], str]] = students.TABLES | store.TABLES | lexical.TABLES | speed.TABLES
+TABLES: dict[str, Callable[[Reports], str]] = (
+    students.TABLES | store.TABLES | lexical.TABLES | speed.TABLES | families.TABLES
+)
 
 BLOCK = re.compile(r"(<!-- filled: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -145,7 +145,8 @@ def compare(full: Full, restored: Restored, students: dict[str, Student], *, row
             logits_CV = full.logits(start, stop)
             for place, column in enumerate(columns):
                 log_p_CV = torch.log_softmax(logits_CV / restored.temperatures[column], dim=1)
-                r_CV = restored.chunk(row_C, column)
+                # The store's ids go on where its teacher's end, with those that only students have.
+                r_CV = restored.chunk(row_C, column)[:, : full.vocabulary]
                 p_CV = log_p_CV.exp()
                 sums.kl[place] += float((p_CV * (log_p_CV - r_CV.log())).sum())
                 if place:

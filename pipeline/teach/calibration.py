@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage.errors import DataError, TeacherRefused
 
@@ -73,15 +74,18 @@ def calibration_slices(rows: int, *, vocabulary: int) -> list[tuple[int, int]]:
     return [(start, start + size) for start in starts]
 
 
-def spread_logits(lm: MaskedLM, part: SplitInputs, *, split: str, name: str) -> list[tuple[Tensor, Tensor]]:
+def spread_logits(
+    lm: MaskedLM, part: SplitInputs, *, split: str, name: str, shares_CX: NDArray[np.float64] | None = None
+) -> list[tuple[Tensor, Tensor]]:
     """Logits and true ids of up to `CALIBRATION_POSITIONS` masked positions of a split that the model can answer.
 
-    Evenly spread over the split. Raises DataError when there are too few.
+    Evenly spread over the split; with shares, words that are cut differently are among them. Raises DataError when
+    there are too few.
     """
     answers = [
         (logits.clone(), gold)
-        for start, stop in calibration_slices(len(part.masks), vocabulary=len(part.inputs.tokenizer.tokens))
-        for logits, gold, _ in part.answers(lm, start, stop)
+        for start, stop in calibration_slices(len(part.masks), vocabulary=len(part.inputs.tokens))
+        for logits, gold, _ in part.answers(lm, start, stop, shares_CX=shares_CX)
     ]
     positions = sum(len(gold) for _, gold in answers)
     if positions < CALIBRATION_MINIMUM:

@@ -1,4 +1,8 @@
-"""Run a model at the masked positions of a split, in its own vocabulary, and return its logits by batches."""
+"""Run a model at the masked positions of a split, in its own vocabulary, and return its logits by batches.
+
+Where its tokenizer cuts a word differently, the predictions are those of `pipeline.teach.words`; they are given when
+shares are.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,14 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.masked_lm import MaskedLM
+    from pipeline.teach.answers import Answer
+    from pipeline.teach.words import Word, WordOutcomes
     from pipeline.text.inputs import View
     from pipeline.text.tokenizer import FastTokenizer
 
 
 T = TypeVar("T")
+Reduce = Callable[["torch.Tensor", "torch.Tensor", NDArray[Any]], T]
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +49,27 @@ class TeacherInputs:
     """`space_variants` of its vocabulary."""
     positions: int
     batch_tokens: int
+    words: WordOutcomes | None = None
+    """Outcomes for words that it cuts differently; None: it has the students' words, or they are not asked for."""
     halved: list[int] = field(default_factory=list)
     """Tokens a forward after each time that memory ran out; the last one counts."""
 
     @staticmethod
-    def open(folder: Path, lm: MaskedLM | None, corpus: MaskedCorpus, *, batch_tokens: int) -> TeacherInputs:
+    def open(
+        folder: Path,
+        lm: MaskedLM | None,
+        corpus: MaskedCorpus,
+        *,
+        batch_tokens: int,
+        students_tokenizer: Path | None = None,
+    ) -> TeacherInputs:
         """The inputs for the model in `folder`, loaded as `lm`; without `lm` they can be read, but not run.
 
-        Raises VocabularyError when model and tokenizer do not belong together.
+        students_tokenizer is the folder of the corpus' tokenizer; without it words that the model's tokenizer cuts
+        differently get no prediction. Raises VocabularyError when model and tokenizer, or that folder and the corpus,
+        do not belong together.
         """
+        from pipeline.teach.words import word_outcomes
         from pipeline.text.tokenizer import load_tokenizer
         from pipeline.text.vocabulary import bridge, space_variants
 
@@ -60,6 +79,14 @@ class TeacherInputs:
                 f"{folder}: the tokenizer has {len(tokenizer.tokens)} ids, the model {lm.vocabulary}: they do not "
                 "belong together. Give the model with its own tokenizer"
             )
+        words = None
+        if students_tokenizer is not None:
+            students = load_tokenizer(students_tokenizer)
+            if students.identity != corpus.sequences.manifest.inputs["tokenizer"]:
+                raise VocabularyError(
+                    f"{students_tokenizer}: expected the tokenizer of {corpus.sequences.path}. Run: dvc repro tokenize"
+                )
+            words = word_outcomes(tokenizer, students)
         return TeacherInputs(
             corpus=corpus,
             tokenizer=tokenizer,
@@ -67,7 +94,13 @@ class TeacherInputs:
             variant_V=space_variants(tokenizer.tokens, corpus.tokens),
             positions=0 if lm is None else lm.positions,
             batch_tokens=batch_tokens,
+            words=words,
         )
+
+    @property
+    def tokens(self) -> list[str]:
+        """All that a row of predictions is over: the model's tokens, and after them those that only students have."""
+        return self.tokenizer.tokens if self.words is None else self.words.tokens
 
     def split(self, name: str) -> SplitInputs:
         """Load one split."""
@@ -99,18 +132,47 @@ class SplitInputs:
             return np.zeros(stop - start, bool)
         return view.respelt_P[start - low : stop - low]
 
-    def answers(self, lm: MaskedLM, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, NDArray[Any]]]:
+    def answers(
+        self, lm: MaskedLM, start: int, stop: int, *, shares_CX: NDArray[np.float64] | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, NDArray[Any]]]:
         """Logits [Q, Vt], gold ids [Q] and rows [Q] counted from `start`, for predictions [start, stop), by batches.
 
-        An example that lies across the border of two shards runs for both, and each keeps its own predictions.
+        With shares as `map_logits`. An example that lies across the border of two shards runs for both, and each keeps
+        its own predictions.
         """
-        for (logits, gold), row in self.map_logits(lm, start, stop, lambda logits, gold, _: (logits, gold)):
+        pairs = self.map_logits(lm, start, stop, lambda logits, gold, _: (logits, gold), shares_CX=shares_CX)
+        for (logits, gold), row in pairs:
             yield logits, gold, row
 
     def map_logits(
-        self, lm: MaskedLM, start: int, stop: int, reduce: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T]
+        self,
+        lm: MaskedLM,
+        start: int,
+        stop: int,
+        reduce: Reduce[T],
+        *,
+        shares_CX: NDArray[np.float64] | None = None,
     ) -> Iterator[tuple[T, NDArray[Any]]]:
         """For each batch, `reduce(logits, gold ids, rows)` and the rows.
+
+        With shares (`pipeline.teach.words.fit_shares`) words that are cut differently are among them, and logits and
+        gold ids are those of `TeacherInputs.tokens`.
+        """
+        words = self.inputs.words
+
+        def reduced(answer: Answer) -> tuple[T, NDArray[Any]] | None:
+            joined = answer.ordinary() if words is None or shares_CX is None else answer.joined(words, shares_CX)
+            return None if joined is None else (reduce(*joined), joined[2])
+
+        yield from self._map_answers(lm, start, stop, reduced)
+
+    def map_words(self, lm: MaskedLM, start: int, stop: int, reduce: Callable[[Word], T]) -> Iterator[T]:
+        """`reduce` of each word of predictions [start, stop) that is cut differently."""
+        for batch in self._map_answers(lm, start, stop, lambda answer: [reduce(word) for word in answer.words]):
+            yield from batch
+
+    def _map_answers(self, lm: MaskedLM, start: int, stop: int, reduce: Callable[[Answer], T | None]) -> Iterator[T]:
+        """`reduce` of the answers to each batch, where it is not None.
 
         A batch that does not fit into the accelerator's memory, in the model or in `reduce`, is cut in two, and
         from then on batches have half as many tokens. Raises OutOfMemory when a single sequence does not fit.
@@ -130,9 +192,17 @@ class SplitInputs:
             batches = [left_G[batch] for batch in token_batches(length_G[left_G], tokens)]
             for batch in batches:
                 try:
-                    result = self._forward(
-                        lm, view, batch=batch, gold_P=gold_P, offset=low - start, size=stop - start, reduce=reduce
+                    answer = self._forward(
+                        lm,
+                        view,
+                        batch=batch,
+                        gold_P=gold_P,
+                        label_P=self.masks.label_P[low:],
+                        offset=low - start,
+                        size=stop - start,
                     )
+                    result = None if answer is None else reduce(answer)
+                    del answer
                 except torch.OutOfMemoryError:
                     break
                 done += 1
@@ -174,30 +244,49 @@ class SplitInputs:
         *,
         batch: NDArray[np.int64],
         gold_P: NDArray[np.int64],
+        label_P: NDArray[Any],
         offset: int,
         size: int,
-        reduce: Callable[[torch.Tensor, torch.Tensor, NDArray[Any]], T],
-    ) -> tuple[T, NDArray[Any]] | None:
-        """One forward and `reduce`; None when none of its predictions lies in [0, size) after adding `offset`."""
+    ) -> Answer | None:
+        """One forward; None when none of its predictions lies in [0, size) after adding `offset`."""
         import torch
 
+        from pipeline.teach.answers import Answer, cut_places
+        from pipeline.teach.words import Word
         from pipeline.text.inputs import model_inputs
 
         inputs = model_inputs(view, batch)
         row = inputs.prediction_Q + offset
         mine = (row >= 0) & (row < size)
-        if not mine.any():
+        places = [] if self.inputs.words is None else cut_places(view, batch, first=-offset, stop=size - offset)
+        if not mine.any() and not places:
             return None
         ids, attention, row_Q, column_Q = lm.tensors(
-            inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[mine], inputs.column_Q[mine]
+            inputs.input_ids_BL,
+            inputs.attention_BL,
+            np.concatenate([inputs.row_Q[mine], *(place.row_M for place in places)]),
+            np.concatenate([inputs.column_Q[mine], *(place.column_M for place in places)]),
         )
         (gold,) = lm.tensors(gold_P[inputs.prediction_Q[mine]].astype(np.int64))
         # Some models pad their output beyond the tokenizer's ids; no text has those.
         logits = lm.logits(ids, attention, row_Q, column_Q)[:, : len(self.inputs.to_student_V)]
         if view.respelt_P is not None and self.inputs.variant_V is not None:
-            respelt_Q, variant_V = lm.tensors(view.respelt_P[inputs.prediction_Q[mine]], self.inputs.variant_V)
+            respelt = [view.respelt_P[inputs.prediction_Q[mine]], *(place.respelt_M for place in places)]
+            respelt_Q, variant_V = lm.tensors(np.concatenate(respelt), self.inputs.variant_V)
             logits = torch.where(respelt_Q[:, None], logits[:, variant_V], logits)
-        return reduce(logits, gold, row[mine]), row[mine]
+        answer = Answer(logits=logits[: len(gold)], gold=gold, row=row[mine], words=[], size=size)
+        done = len(gold)
+        for place in places:
+            answer.words.append(
+                Word(
+                    log_p_MV=logits[done : done + len(place.row_M)].float().log_softmax(dim=1),
+                    row_N=place.prediction_N + offset,
+                    label_N=label_P[place.prediction_N].astype(np.int64),
+                    spaced=place.spaced,
+                )
+            )
+            done += len(place.row_M)
+        return answer
 
     def _halve(self, examples: int, longest: int) -> None:
         """Halve the tokens of a forward that did not fit: `examples` sequences, the longest of `longest` tokens."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pipeline.teach.params import TeacherParams
 
 
+WORD_SHARES = "word_shares"
+"""Name of the fitted shares, among the fitted arrays and a store's facts."""
+
 FITTED = "fitted"
 """Name under which the driver remembers what was fitted."""
 
@@ -47,6 +50,8 @@ class TeachJob:
     """Where the driver keeps the arrays of `fit`."""
     kept: Path | None
     """The store that is extended."""
+    tokenizer: Path | None = None
+    """Folder of the students' tokenizer; None: words that are cut differently get no prediction."""
 
     @property
     def key(self) -> str:
@@ -64,6 +69,7 @@ class TeachJob:
             masks=self.masks.absolute(),
             fitted=self.fitted.absolute(),
             kept=None if self.kept is None else self.kept.absolute(),
+            tokenizer=None if self.tokenizer is None else self.tokenizer.absolute(),
         )
 
     @contextmanager
@@ -77,7 +83,9 @@ class TeachJob:
         corpus = MaskedCorpus.open(self.documents, self.sequences, self.masks)
         self._settle()
         with masked_lm(folder, device=self.runtime.device, dtype=self.runtime.dtype) as lm:
-            teacher_inputs = TeacherInputs.open(folder, lm, corpus, batch_tokens=self.runtime.batch_tokens)
+            teacher_inputs = TeacherInputs.open(
+                folder, lm, corpus, batch_tokens=self.runtime.batch_tokens, students_tokenizer=self.tokenizer
+            )
             if model_digest(folder) != self.digest or corpus.masks.identity != self.masks_identity:
                 raise StaleParent(f"{folder}, {self.masks}: not what the driver has there. Share one file system")
             yield LoadedTeacher(lm, teacher_inputs)
@@ -93,7 +101,15 @@ class TeachJob:
         self._settle()
         part = teacher.part(shard.split)
         with torch.inference_mode():
-            record = predict_shard(teacher.lm, part, shard, self.params, teacher.shape(self), advance=advance)
+            record = predict_shard(
+                teacher.lm,
+                part,
+                shard,
+                self.params,
+                teacher.shape(self),
+                shares_CX=teacher.shares(self),
+                advance=advance,
+            )
         return record, sidecars(record, shard_fingerprint(part, shard.start, shard.stop))
 
     def _settle(self) -> None:
@@ -124,6 +140,15 @@ class LoadedTeacher:
             self._shape = source, tail_shape(job, device=self.lm.device)
         return self._shape[1]
 
+    def shares(self, job: TeachJob) -> NDArray[np.float64] | None:
+        """Shares of words that are cut differently (`pipeline.teach.words`); None where there are none."""
+        if self.teacher_inputs.words is None:
+            return None
+        if job.kept is not None:
+            return np.array(Store(job.kept, SparseLogits).facts[WORD_SHARES])
+        with np.load(job.fitted, allow_pickle=False) as held:
+            return np.asarray(held[WORD_SHARES])
+
 
 def fit(job: TeachJob, teacher: LoadedTeacher) -> dict[str, NDArray[Any]]:
     """Fit, before anything is stored, the calibration and the tails' shape; returns these and the model's size.
@@ -142,14 +167,44 @@ def fit(job: TeachJob, teacher: LoadedTeacher) -> dict[str, NDArray[Any]]:
         answers = spread_logits(teacher.lm, teacher.part("calibration"), split="calibration", name=name)
         fitted = asdict(calibrate(answers, teacher.teacher_inputs, name=name))
         del answers  # as large as the next ones
+        shares_CX = _fit_shares(teacher)
         shape = fit_tail(
-            [logits for logits, _ in spread_logits(teacher.lm, teacher.part("train"), split="train", name=name)],
+            [
+                logits
+                for logits, _ in spread_logits(
+                    teacher.lm, teacher.part("train"), split="train", name=name, shares_CX=shares_CX
+                )
+            ],
             keep=params.keep,
             temperatures=[1.0, *(round(fitted["temperature"] * listed, 6) for listed in params.temperatures)],
             tail=params.tail,
         )
         calibration = {f"calibration_{name}": np.array(value) for name, value in fitted.items()}
-        return {**shape.arrays(), **calibration, "parameters": np.array(teacher.lm.parameters)}
+        words = {} if shares_CX is None else {WORD_SHARES: shares_CX}
+        return {**shape.arrays(), **calibration, **words, "parameters": np.array(teacher.lm.parameters)}
+
+
+def _fit_shares(teacher: LoadedTeacher) -> NDArray[np.float64] | None:
+    """Shares of words that are cut differently, fitted to the calibration split; None where there are no such words."""
+    from pipeline.teach.calibration import calibration_slices
+    from pipeline.teach.words import Word, fit_shares
+
+    words = teacher.teacher_inputs.words
+    if words is None:
+        return None
+    part = teacher.part("calibration")
+
+    def at_true_tokens(word: Word) -> tuple[int, NDArray[np.floating]]:
+        q_NO, p_NO, u_O = (component.cpu().numpy() for component in words.components(word))
+        gold_N = words.outcome_V[word.label_N]
+        known_N, row_N = gold_N >= 0, np.arange(len(gold_N))
+        p_NX = np.stack([q_NO[row_N, gold_N], p_NO[row_N, gold_N], u_O[gold_N]], axis=1)
+        return word.kind, p_NX[known_N]
+
+    slices = calibration_slices(len(part.masks), vocabulary=len(words.tokens))
+    return fit_shares(
+        found for start, stop in slices for found in part.map_words(teacher.lm, start, stop, at_true_tokens)
+    )
 
 
 def tail_shape(job: TeachJob, *, device: torch.device) -> TailShape:
@@ -169,13 +224,14 @@ def predict_shard(
     params: TeacherParams,
     shape: TailShape,
     *,
+    shares_CX: NDArray[np.float64] | None,
     advance: Callable[[int], None],
 ) -> SparseLogits:
     """Predictions of the model `lm` at a shard's masked positions; calls `advance` with each batch's number of rows."""
     from pipeline.core.seeds import generator
     from pipeline.sparse.summary import record_of, summarise
 
-    size, vocabulary = shard.stop - shard.start, len(part.inputs.tokenizer.tokens)
+    size, vocabulary = shard.stop - shard.start, len(part.inputs.tokens)
     record = SparseLogits.empty(
         size,
         most=params.keep.most,
@@ -199,7 +255,7 @@ def predict_shard(
             uniform_PS=None if uniform_PS is None else uniform_PS[row],
         )
 
-    for summary, row in part.map_logits(lm, shard.start, shard.stop, summary_of):
+    for summary, row in part.map_logits(lm, shard.start, shard.stop, summary_of, shares_CX=shares_CX):
         for name, values in record_of(summary, vocabulary=vocabulary).arrays().items():
             columns[name][row] = values
         advance(len(row))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.runtime import Runtime
 from pipeline.executor.base import Executor, LocalExecutor
 from pipeline.models.provenance import teacher_provenance
-from pipeline.teach.job import FITTED, TeachJob, fit, tail_shape
+from pipeline.teach.job import FITTED, WORD_SHARES, TeachJob, fit, tail_shape
 from pipeline.teach.params import TeacherParams
 from pipeline.text.corpus_view import MaskedCorpus
 from storage.format.manifest import Manifest
@@ -33,12 +33,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WORDS_REVISION = 1
+"""Of what `pipeline.teach.words` makes: an input of the stores that it takes part in."""
+
 
 def teach(
-    params: TeacherParams, corpus: MaskedCorpus, *, out: Path, runtime: Runtime, executor: Executor | None = None
+    params: TeacherParams,
+    corpus: MaskedCorpus,
+    *,
+    out: Path,
+    runtime: Runtime,
+    tokenizer: Path | None = None,
+    executor: Executor | None = None,
 ) -> Manifest:
     """Write the store of one teacher's predictions to `out`; `executor` makes the shards, by default this process.
 
+    tokenizer is the folder of the corpus' tokenizer; without it, words that the teacher cuts differently stay empty.
     Raises TeacherRefused when the model is no usable masked language model, WorkBusy when another process writes
     `out`, OutOfMemory when not even one sequence fits.
     """
@@ -48,9 +58,13 @@ def teach(
     from pipeline.text.vocabulary import encode_tokens
 
     folder = Path(params.model)
-    teacher_inputs = TeacherInputs.open(folder, None, corpus, batch_tokens=runtime.batch_tokens)
-    vocabulary = len(teacher_inputs.tokenizer.tokens)
+    teacher_inputs = TeacherInputs.open(
+        folder, None, corpus, batch_tokens=runtime.batch_tokens, students_tokenizer=tokenizer
+    )
+    vocabulary = len(teacher_inputs.tokens)
     inputs = {**params.model_dump(exclude={"model"}), "model": model_digest(folder)}
+    if teacher_inputs.words is not None:
+        inputs["words"] = WORDS_REVISION
     kept = extended(out, inputs, runtime.workspace.root)
     writer = StoreWriter(
         out,
@@ -77,6 +91,7 @@ def teach(
         masks_identity=corpus.masks.identity,
         fitted=writer.arrays_file(FITTED),
         kept=None if kept is None else kept.path,
+        tokenizer=tokenizer,
     )
     with nullcontext(executor) if executor is not None else LocalExecutor() as active_executor, writer:
         facts, shape = _prepared(job, writer, active_executor, kept)
@@ -98,7 +113,7 @@ def teach(
                     folder, documents=corpus.documents.manifest, masks=corpus.masks.manifest
                 ),
             },
-            constants={"pieces_utf8": encode_tokens(teacher_inputs.tokenizer.tokens), **constants},
+            constants={"pieces_utf8": encode_tokens(teacher_inputs.tokens), **constants},
             card=card_of,
         )
 
@@ -116,14 +131,16 @@ def _prepared(
 
     cpu = torch.device("cpu")
     if kept is not None:
-        names = ("temperatures", "calibration", "parameters")
-        return {name: kept.facts[name] for name in names}, tail_shape(job, device=cpu)
+        names = ("temperatures", "calibration", "parameters", WORD_SHARES)
+        return {name: kept.facts[name] for name in names if name in kept.facts}, tail_shape(job, device=cpu)
     arrays = writer.remember_arrays(FITTED, lambda: executor.once(job, fit))
     facts = {
         "temperatures": arrays["temperatures"].tolist(),
         "calibration": {field.name: arrays[f"calibration_{field.name}"].item() for field in fields(Calibration)},
         "parameters": arrays["parameters"].item(),
     }
+    if WORD_SHARES in arrays:
+        facts[WORD_SHARES] = arrays[WORD_SHARES].tolist()
     return facts, tail_shape(job, device=cpu)
 
 

@@ -1,8 +1,8 @@
 """Masked words of the text, mapped to positions in another tokenizer's tokens.
 
 A teacher gets the same characters with the same words masked, cut by its own tokenizer. It can answer a prediction when
-the prediction's word consists of the same tokens in both vocabularies. Otherwise it has no row there (its weight is 0),
-but the word is masked all the same, so that it never sees the true token.
+the prediction's word consists of the same tokens in both vocabularies. Otherwise the word is masked all the same, so
+that it never sees the true token, and `CutWords` says where (`pipeline.teach.words` makes predictions of it).
 
 A teacher's tokens may carry the space before a word while the students' tokens carry none. Then a window's first word
 gets its space, line breaks count as spaces, and a word that begins without a space is matched by its token with the
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.text.inputs import View, group_examples
+from pipeline.text.inputs import CutWords, View, group_examples
 from storage.format.arrays import sentinel
 from storage.records.base import id_dtype
 from storage.records.sequences import Masks, Sequences
@@ -40,6 +40,8 @@ class Cut:
     """Teacher column of each reference token; -1 where the word is cut differently."""
     unspaced_l: NDArray[np.bool_]
     """True at reference tokens that begin a word without a space before it."""
+    cut_off: NDArray[np.int64]
+    """Words with tokens beyond the model's positions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,7 @@ def teacher_view(
     column_P = np.full(len(masks), -1, np.int64)
     respelt_P = np.zeros(len(masks), bool)
     masked: list[NDArray[np.int64]] = []
+    cut_words: list[tuple[int, ...]] = []
     for g, row in enumerate(row_of_G):
         cut = cuts[row]
         span = slice(start_G1[g], start_G1[g + 1])
@@ -105,6 +108,10 @@ def teacher_view(
         column_P[span] = cut.column_l[columns]
         respelt_P[span] = cut.unspaced_l[columns]
         masked.append(_masked_columns(cut, masked_words))
+        cut_words += [
+            (g, int(start_G1[g]) + place, *word)
+            for place, *word in _cut_words(cut, windows[row].word_l, columns, masked_words)
+        ]
     width = max((len(cut.ids_t) for cut in cuts), default=1)
     ids_NL = np.full((len(cuts), width), special["pad"], np.int64)
     for row, cut in enumerate(cuts):
@@ -127,8 +134,41 @@ def teacher_view(
         mask_id=special["mask"],
         pad_id=special["pad"],
         respelt_P=None if variant_V is None else respelt_P,
+        cut_words=_as_arrays(cut_words),
     )
     return view, gold_P
+
+
+def _cut_words(
+    cut: Cut, word_l: NDArray[np.int64], columns: NDArray[np.int64], masked_words: NDArray[Any]
+) -> list[tuple[int, int, int, int, bool]]:
+    """Masked words that have tokens of their own here, but no columns.
+
+    Of each the first place in `columns`, the number of reference tokens, the first column and number of its tokens, and
+    whether a space stands before it.
+    """
+    found = []
+    for word in np.unique(masked_words[cut.column_l[columns] < 0]):
+        places = np.flatnonzero(masked_words == word)
+        overlap = np.flatnonzero((cut.first_word_t <= word) & (word <= cut.last_word_t))
+        own = (cut.first_word_t[overlap] == word) & (cut.last_word_t[overlap] == word)
+        whole = len(places) == np.count_nonzero(word_l == word) and word not in cut.cut_off
+        if whole and len(overlap) and own.all() and overlap[-1] - overlap[0] == len(overlap) - 1:
+            spaced = not cut.unspaced_l[columns[places[0]]]
+            found.append((int(places[0]), len(places), int(overlap[0]), len(overlap), spaced))
+    return found
+
+
+def _as_arrays(words: list[tuple[int, ...]]) -> CutWords:
+    example, prediction, reference_tokens, column, tokens, spaced = np.array(words, np.int64).reshape(-1, 6).T
+    return CutWords(
+        example_W=example,
+        prediction_W=prediction,
+        reference_tokens_W=reference_tokens,
+        column_W=column,
+        tokens_W=tokens,
+        spaced_W=spaced.astype(bool),
+    )
 
 
 def _windows(
@@ -197,7 +237,8 @@ def _cut(window: _Window, vocabulary: _Vocabulary, *, apart: NDArray[Any] | None
     word_l = window.word_l
     token_l = np.flatnonzero(word_l >= 0)
     word_of = word_l[token_l]
-    unspaced_w = (window.begin_w == 0) | ~space[np.maximum(window.begin_w - 1, 0)]
+    # Where the reference's tokens carry the space before a word, the word begins with it.
+    unspaced_w = ((window.begin_w == 0) | ~space[np.maximum(window.begin_w - 1, 0)]) & ~space[window.begin_w]
     unspaced_l = np.zeros(len(word_l), bool)
     unspaced_l[token_l] = unspaced_w[word_of] & (np.diff(word_of, prepend=-1) > 0)
     single_t = np.flatnonzero(first_word_t == last_word_t)
@@ -215,7 +256,7 @@ def _cut(window: _Window, vocabulary: _Vocabulary, *, apart: NDArray[Any] | None
     matched = same[word_l[reference_l]]
     column_l = np.full(len(word_l), -1, np.int64)
     column_l[reference_l[matched]] = teacher_t[matched]
-    return Cut(ids_t, first_word_t, last_word_t, column_l, unspaced_l)
+    return Cut(ids_t, first_word_t, last_word_t, column_l, unspaced_l, cut_words)
 
 
 def _words_of(

@@ -19,6 +19,22 @@ from storage.records.sequences import Masks, Sequences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CutWords:
+    """Masked words that a vocabulary cuts differently from the reference. W words."""
+
+    example_W: NDArray[np.int64]
+    prediction_W: NDArray[np.int64]
+    """First prediction; those of a word's other reference tokens follow it."""
+    reference_tokens_W: NDArray[np.int64]
+    column_W: NDArray[np.int64]
+    """Column of the first of this vocabulary's tokens; the others follow it."""
+    tokens_W: NDArray[np.int64]
+    """How many these are."""
+    spaced_W: NDArray[np.bool_]
+    """True where a space stands before the word."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class View:
     """All examples of a split in one vocabulary. G examples, N sequences, L tokens, P predictions."""
 
@@ -41,6 +57,9 @@ class View:
     respelt_P: NDArray[np.bool_] | None = None
     """True where a word begins without a space and its tokens are to be exchanged for those with a space mark
     (`pipeline.text.vocabulary.space_variants`); None: nowhere."""
+    cut_words: CutWords | None = None
+    """Words whose predictions have no column, where the vocabulary has tokens of their own for them; None: no other
+    vocabulary was asked."""
 
     def lengths_G(self) -> NDArray[np.int64]:
         """Tokens of each example."""

@@ -1,14 +1,13 @@
-"""Coverage by kind of position: shares add up, nothing that was answered is lost, marks of spaces cost nothing."""
+"""Coverage by kind of position: shares add up, and words that are cut differently are answered too."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.families.coverage import KINDS, PLACES, answered, masked, place_of_each, rows, train_teacher, write
+from benchmarks.families.coverage import KINDS, PLACES, answered, masked, place_of_each, rows, train_teacher
 from pipeline.text.tokenizer import load_tokenizer
 from tests.helpers.stores import TINY_TEXT
 
@@ -24,19 +23,16 @@ def test_a_row_of_every_kind(kind: str, tiny_tokenizer: Path, tmp_path: Path) ->
     places = row["by_place"].values()
     assert sum(place["share"] for place in places) == pytest.approx(1, abs=1e-3)
     assert sum(place["share"] * place["answered"] for place in places) == pytest.approx(row["answered"], abs=1e-3)
-    assert row["lost"] == 0
-    marked = kind in ("byte-bpe", "unigram")
-    assert (row["answered"] > row["answered_before"]) == marked
-    write(tmp_path / "families.json", [row])
-    (tmp_path / "families.json").write_text(json.dumps({"families": [1], "coverage": [2]}))
-    write(tmp_path / "families.json", [row])
-    assert json.loads((tmp_path / "families.json").read_text()) == {"families": [1], "coverage": [row]}
+    assert row["answered_before"] + row["one_token"] <= row["answered"] + 1e-3
+    assert row["answered_before"] < row["answered"]
+    assert row["answered"] > 0.99 or kind == "unigram"  # which leaves out words that it has no letters for
 
 
 def test_places_and_a_student_that_asks_itself(tiny_tokenizer: Path) -> None:
     student = load_tokenizer(tiny_tokenizer)
     text = masked(TEXTS, student)
-    assert answered(student, student, text, bridged=True).all()
+    alike_P, all_P, one_P = answered(student, student, text)
+    assert alike_P.all() and all_P.all() and not one_P.any()
     place_P = place_of_each(*text)
     assert {PLACES[place] for place in place_P} == set(PLACES)
     _, sequences, masks = text

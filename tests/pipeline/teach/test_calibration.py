@@ -165,7 +165,7 @@ class Again:
     def __init__(self, inputs: TeacherInputs, answers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.inputs, self.known = inputs, answers
 
-    def answers(self, *_: object) -> Iterator[tuple[torch.Tensor, torch.Tensor, None]]:
+    def answers(self, *_: object, **__: object) -> Iterator[tuple[torch.Tensor, torch.Tensor, None]]:
         return ((logits, gold, None) for logits, gold in self.known)
 
 

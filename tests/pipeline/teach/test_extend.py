@@ -56,9 +56,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
     map_them = SplitInputs.map_logits
 
-    def map_logits(self: SplitInputs, lm: Any, start: int, stop: int, reduce: Any) -> Any:
+    def map_logits(self: SplitInputs, lm: Any, start: int, stop: int, reduce: Any, **more: Any) -> Any:
         seen.append((start, stop))
-        return map_them(self, lm, start, stop, reduce)
+        return map_them(self, lm, start, stop, reduce, **more)
 
     monkeypatch.setattr(SplitInputs, "map_logits", map_logits)
     return seen

@@ -98,8 +98,12 @@ def test_same_tokens_under_other_ids_are_all_answerable() -> None:
     assert sequences.length_N[0] == len(tokens)
 
 
-def test_a_word_cut_differently_is_masked_but_not_answerable() -> None:
+def test_a_word_cut_differently_is_masked_and_named() -> None:
     view, gold_P, _, _ = look(OTHER, [1, 5])
+    words = view.cut_words
+    assert words is not None
+    assert (words.example_W.tolist(), words.prediction_W.tolist(), words.reference_tokens_W.tolist()) == ([0], [0], [2])
+    assert (words.column_W.tolist(), words.tokens_W.tolist(), words.spaced_W.tolist()) == ([2], [1], [True])
     assert view.column_P[:2].tolist() == [-1, -1]
     assert gold_P[:2].tolist() == [65535, 65535]
     inputs = model_inputs(view, np.array([0]))

@@ -1,0 +1,50 @@
+"""Tables about families of models and vocabularies."""
+
+from __future__ import annotations
+
+from benchmarks.pages.markdown import Reports, number, table
+
+PLACES = ("single token", "several tokens", "capital", "punctuation", "first word")
+
+
+def coverage(reports: Reports) -> str:
+    """What teachers of each vocabulary answer of a WordPiece student's masked positions."""
+    rows = []
+    for row in reports.read("families.json")["coverage"]:
+        places = [row["by_place"].get(place, {}) for place in PLACES]
+        before = [number(100 * place["answered_before"], 0) if place else "" for place in places]
+        shares = [100 * row[name] for name in ("answered", "answered_before", "one_token")]
+        rows.append([row["kind"], row["text"], *(number(share, 1) for share in shares), *before])
+    header = ["vocabulary", "text", "answered, %", "cut alike, %", "one teacher's token, %", *PLACES]
+    return table(header, rows)
+
+
+def likelihood(reports: Reports) -> str:
+    """NLL of the true tokens under a real teacher, at words that are cut alike and at others."""
+    rows = [
+        [
+            row["kind"],
+            number(row["nll_same_blanks"]),
+            number(row["nll_new"]),
+            number(row["nll_new_without"]),
+            " + ".join(str(count) for count in row["nll_positions"]),
+        ]
+        for row in reports.read("families.json")["coverage"]
+        if row["nll_same_blanks"] is not None
+    ]
+    return table(["students' vocabulary", "cut alike", "others", "others, by frequency", "positions"], rows)
+
+
+def outcomes(reports: Reports) -> str:
+    """How many families went through each role."""
+    found = reports.read("families.json")["families"]
+    rows = []
+    for role in ("teacher", "start", "lexical"):
+        mine = [row for row in found if row["role"] == role]
+        refused = ", ".join(row["family"] for row in mine if row["outcome"] == "refused")
+        counts = [str(sum(row["outcome"] == outcome for row in mine)) for outcome in ("ok", "refused", "crash")]
+        rows.append([role, *counts, refused])
+    return table(["role", "ok", "refused", "crash", "refused"], rows)
+
+
+TABLES = {"coverage": coverage, "likelihood": likelihood, "families": outcomes}
