@@ -9,6 +9,7 @@ from safetensors, code from the installed `transformers`; nothing in a model fol
 from __future__ import annotations
 
 import gc
+import inspect
 import threading
 import warnings
 import weakref
@@ -54,6 +55,8 @@ class MaskedLM:
         self._rows = _Rows()
         encoder: Any = model.base_model
         self._hook = encoder.register_forward_hook(_narrowing(self._rows))
+        self.mixes_padding = "attention_mask" not in inspect.signature(type(encoder).forward).parameters
+        """True for a family without an attention mask (FNet): padding changes what it says of the tokens."""
 
     @property
     def vocabulary(self) -> int:
@@ -76,7 +79,27 @@ class MaskedLM:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def logits(self, input_ids_BL: Tensor, attention_BL: Tensor, row_Q: Tensor, column_Q: Tensor) -> Tensor:
-        """Logits [Q, V] at (row, column), in the model's dtype; gradients flow when they are enabled."""
+        """Logits [Q, V] at (row, column), in the model's dtype; gradients flow when they are enabled.
+
+        attention_BL is 1 at tokens and 0 at the padding after them. A model that would mix padding into the tokens
+        reads rows of each length by themselves, without it.
+        """
+        if not self.mixes_padding or bool(attention_BL.all()):
+            return self._logits(input_ids_BL, attention_BL, row_Q, column_Q)
+        import torch
+
+        length_B = attention_BL.sum(dim=1)
+        parts, places = [], []
+        for length in sorted(set(length_B[row_Q].tolist())):
+            chosen_B = length_B == length
+            place = chosen_B[row_Q].nonzero()[:, 0]
+            number_B = chosen_B.cumsum(dim=0) - 1
+            ids_BL = input_ids_BL[chosen_B, :length]
+            parts.append(self._logits(ids_BL, torch.ones_like(ids_BL), number_B[row_Q[place]], column_Q[place]))
+            places.append(place)
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _logits(self, input_ids_BL: Tensor, attention_BL: Tensor, row_Q: Tensor, column_Q: Tensor) -> Tensor:
         self._rows.wanted = row_Q, column_Q
         try:
             logits: Tensor = self.model(input_ids=input_ids_BL, attention_mask=attention_BL).logits

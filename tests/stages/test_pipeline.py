@@ -252,7 +252,7 @@ def test_a_mistyped_value_is_refused_before_any_work(project: Path) -> None:
 
 COMMANDS = {
     "teach": ("logits/fox", "stages.teach", "fox", "--documents", "data/documents", "--sequences", "data/sequences",
-              "--masks", "data/masks", "--out"),
+              "--masks", "data/masks", "--tokenizer", "data/sources/student", "--out"),
     "train": ("models/fused", "stages.train", "fused", "--sequences", "data/sequences", "--masks", "data/masks",
               "--tokenizer", "data/sources/student", "--out"),
 }  # fmt: skip
