@@ -30,7 +30,7 @@ def likelihood(reports: Reports) -> str:
             " + ".join(str(count) for count in row["nll_positions"]),
         ]
         for row in reports.read("families.json")["coverage"]
-        if row["nll_same_blanks"] is not None
+        if row.get("nll_same_blanks") is not None
     ]
     return table(["students' vocabulary", "cut alike", "others", "others, by frequency", "positions"], rows)
 
@@ -44,7 +44,7 @@ def outcomes(reports: Reports) -> str:
         refused = ", ".join(row["family"] for row in mine if row["outcome"] == "refused")
         counts = [str(sum(row["outcome"] == outcome for row in mine)) for outcome in ("ok", "refused", "crash")]
         rows.append([role, *counts, refused])
-    return table(["role", "ok", "refused", "crash", "refused"], rows)
+    return table(["role", "ok", "refused", "crash", "which are refused"], rows)
 
 
 TABLES = {"coverage": coverage, "likelihood": likelihood, "families": outcomes}
