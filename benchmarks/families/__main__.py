@@ -51,7 +51,7 @@ def families(names: tuple[str, ...], root: Path) -> list[dict[str, Any]]:
 @click.option("--student", type=PATH, default=Path("data/sources/minilm-l6-mlm"), help="The students' tokenizer.")
 @click.option("--glosses", type=PATH, default=Path("data/text/wordnet"), help="Store of ingested documents.")
 @click.option("--texts", type=PATH, help="JSON Lines of mixed text.")
-@click.option("--model", type=PATH, default=Path("data/sources/mpnet-sci"), help="A teacher, for likelihoods.")
+@click.option("--model", type=PATH, default=Path("data/sources/wordnet-things"), help="A teacher, for likelihoods.")
 @click.option("--pages", type=PATH, default=Path("data/documents"), help="Store of documents for likelihoods.")
 @click.option("--documents", type=int, default=1000, show_default=True, help="Documents of each text at most.")
 @click.option("--teacher", "teachers", multiple=True, help="NAME=FOLDER of a further tokenizer.")
