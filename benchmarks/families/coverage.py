@@ -120,11 +120,12 @@ def answered(
     )
     alike_P = np.asarray(gold_P != sentinel(gold_P.dtype))
     all_P, one_P = alike_P.copy(), np.zeros(len(alike_P), bool)
-    words = view.cut_words
-    if words is not None and word_outcomes(teacher, student) is not None:
+    words, outcomes = view.cut_words, word_outcomes(teacher, student)
+    if words is not None and outcomes is not None:
+        label_P = text[2].label_P.astype(np.int64)
         for w, first in enumerate(words.prediction_W.tolist()):
             own = slice(first, first + int(words.reference_tokens_W[w]))
-            all_P[own] = True
+            all_P[own] = outcomes.outcome_V[label_P[own]].min() >= 0
             one_P[own] = words.tokens_W[w] == 1
     return alike_P, all_P, one_P
 

@@ -45,11 +45,16 @@ class Answer:
     def joined(
         self, words: WordOutcomes, shares_CX: NDArray[np.float64]
     ) -> tuple[torch.Tensor, torch.Tensor, NDArray[Any]]:
-        """The same of all words, over the outcomes; of words across a shard's border only its own rows."""
+        """The same of all words, over the outcomes; of words across a shard's border only its own rows.
+
+        A word with a token that has no outcome, as punctuation that the teacher lacks, stays without an answer.
+        """
         import torch
 
         parts, golds, rows = [words.extend(self.logits)], [self.gold], [self.row]
         for word in self.words:
+            if words.outcome_V[word.label_N].min() < 0:
+                continue
             mine = (word.row_N >= 0) & (word.row_N < self.size)
             parts.append(words.rows(word, shares_CX)[torch.from_numpy(mine).to(self.logits.device)])
             golds.append(torch.from_numpy(words.outcome_V[word.label_N[mine]]).to(self.gold))

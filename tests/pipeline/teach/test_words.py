@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from benchmarks.families.matrix import RUNTIME, World, publish
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
 from pipeline.teach import words as words_module
+from pipeline.teach.answers import Answer
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
 from pipeline.teach.words import (
@@ -142,6 +144,19 @@ def test_extended_logits_say_the_same_of_the_teachers_ids() -> None:
     p_QO = OUTCOMES.extend(logits_QV).softmax(dim=1)
     assert p_QO[:, OUTCOMES.own :].sum(dim=1).numpy() == pytest.approx(words_module.UNSEEN, rel=1e-3)
     assert p_QO[:, : OUTCOMES.own].numpy() == pytest.approx(logits_QV.softmax(dim=1).numpy(), abs=2e-6)
+
+
+def test_a_word_with_a_token_that_has_no_outcome_stays_without_an_answer() -> None:
+    answer = Answer(
+        logits=torch.zeros((1, OUTCOMES.own)),
+        gold=torch.tensor([5]),
+        row=np.array([0]),
+        words=[Word(log_p_MV=some(2), row_N=np.array([1, 2]), label_N=np.array([1, 1]), spaced=True)],
+        size=3,
+    )
+    outcomes = replace(OUTCOMES, outcome_V=np.where(np.arange(len(OUTCOMES.outcome_V)) == 1, -1, OUTCOMES.outcome_V))
+    _, gold, row = answer.joined(outcomes, np.tile(START_SHARES, (3, 1)))
+    assert (gold.tolist(), row.tolist()) == ([5], [0])
 
 
 def test_nearest_tokens() -> None:
