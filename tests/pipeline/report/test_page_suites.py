@@ -94,6 +94,7 @@ def test_names_of_suites_come_from_params() -> None:
             "language_model": {"lex": {**lex, "before": "models/fused"}},
             "paraphrase": {},
             "glue": {},
+            "plagiarism": {},
             "costs": {"sci": {"model": "data/sources/sci"}, "lex": lex},
         },
     }
