@@ -21,7 +21,7 @@ from pipeline.text.alignment import teacher_view
 from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.documents.corpus import assemble
 from pipeline.text.documents.ingest import ingest
-from pipeline.text.masking import mask
+from pipeline.text.mask import mask
 from pipeline.text.params import CorpusParams, InputParams, MaskParams, TokenizeParams
 from pipeline.text.tokenize import tokenize
 from pipeline.text.tokenizer import load_tokenizer
