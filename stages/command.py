@@ -67,11 +67,14 @@ def stage(function: Command[P]) -> Command[P]:
     return wrapper
 
 
+def sequences_options(function: Command[P]) -> Command[P]:
+    """The options --sequences and --masks, the two paths of `MaskedSequences.open_pair`."""
+    return path_option("--sequences", "Store of sequences.")(path_option("--masks", "Store of masks.")(function))
+
+
 def corpus_options(function: Command[P]) -> Command[P]:
     """The options --documents, --sequences and --masks, the three paths of `MaskedCorpus.open`."""
-    for flag, description in (("--masks", "masks"), ("--sequences", "sequences"), ("--documents", "documents")):
-        function = path_option(flag, f"Store of {description}.")(function)
-    return function
+    return path_option("--documents", "Store of documents.")(sequences_options(function))
 
 
 def workspace(file: str) -> Workspace:

@@ -11,12 +11,11 @@ from pipeline.evaluate.costs import measure_costs
 from pipeline.evaluate.params import CostParams
 from pipeline.evaluate.results import write_json
 from stages.command import Run, params_option, path_option, runtime_params, stage
-from storage.format.manifest import file_sha256
 
 
 @click.command()
 @click.argument("name")
-@path_option("--model", "Folder of a student or teacher.")
+@path_option("--model", "The model's folder.")
 @path_option("--out", "Report to write, .json.")
 @params_option
 @stage
@@ -25,8 +24,7 @@ def main(name: str, model: Path, out: Path, params_file: Path) -> None:
     params = section(params_file, "costs", CostParams)
     with Run(f"costs-{name}", __file__) as run:
         runtime = run.apply(runtime_params(params_file))
-        write_json(out, measure_costs(params, model, runtime=runtime))
-        run.add(report=file_sha256(out))
+        run.add(report=write_json(out, measure_costs(params, model, runtime=runtime)))
 
 
 if __name__ == "__main__":

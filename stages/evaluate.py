@@ -17,7 +17,7 @@ from stages.command import Run, corpus_options, params_option, path_option, runt
 @click.command()
 @click.argument("name")
 @corpus_options
-@path_option("--model", "The student's folder.")
+@path_option("--model", "The model's folder.")
 @path_option("--out", "Report to write, .json; sums by document and top tokens beside it, .arrow.")
 @params_option
 @stage
@@ -27,8 +27,8 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, model: Path, 
     with Run(f"evaluate-{name}", __file__) as run:
         runtime = run.apply(runtime_params(params_file), float32=True)
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
-        evaluate_student(params, heldout, model=model, runtime=runtime).write(out)
-        run.add(predictions=len(heldout.masked))
+        evaluation = evaluate_student(params, heldout, model=model, runtime=runtime)
+        run.add(predictions=len(heldout.masked), report=evaluation.write(out))
 
 
 if __name__ == "__main__":

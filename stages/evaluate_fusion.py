@@ -29,8 +29,8 @@ def main(
     params = section(params_file, "evaluate", EvaluateParams)
     with Run(f"evaluate_fusion-{name}", __file__) as run:
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
-        evaluate_fusion(params, heldout, targets=targets, logits=logits).write(out)
-        run.add(predictions=len(heldout.masked))
+        evaluation = evaluate_fusion(params, heldout, targets=targets, logits=logits)
+        run.add(predictions=len(heldout.masked), report=evaluation.write(out))
 
 
 if __name__ == "__main__":

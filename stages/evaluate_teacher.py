@@ -26,8 +26,8 @@ def main(name: str, documents: Path, sequences: Path, masks: Path, logits: Path,
     params = section(params_file, "evaluate", EvaluateParams)
     with Run(f"evaluate_teacher-{name}", __file__) as run:
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
-        evaluate_teacher(params, heldout, logits=logits).write(out)
-        run.add(predictions=len(heldout.masked))
+        evaluation = evaluate_teacher(params, heldout, logits=logits)
+        run.add(predictions=len(heldout.masked), report=evaluation.write(out))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from stages.command import Run, corpus_options, params_option, path_option, runt
 
 @click.command()
 @click.argument("name")
-@path_option("--model", "Folder of a masked language model.")
+@path_option("--model", "The model's folder.")
 @corpus_options
 @path_option("--out", "Store of hidden states to write.")
 @params_option

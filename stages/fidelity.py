@@ -22,7 +22,8 @@ def main(name: str, logits: Path, exact: Path, out: Path, params_file: Path) -> 
     """Compare the store of teacher NAME with its full softmax."""
     with Run(f"fidelity-{name}", __file__) as run:
         runtime = run.apply(runtime_params(params_file), float32=True)
-        write_json(out, {"store": name, **fidelity(logits, exact, device=runtime.device)})
+        report = {"store": name, **fidelity(logits, exact, device=runtime.device)}
+        run.add(report=write_json(out, report))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ from pipeline.core.config import load, section
 from pipeline.executor.dask import open_executor
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
-from stages.command import Run, params_option, path_option, runtime_params, shard_threads, stage
+from stages.command import Run, params_option, path_option, runtime_params, sequences_options, shard_threads, stage
 
 
 @click.command()
 @click.argument("name")
-@path_option("--sequences", "Store of sequences.")
-@path_option("--masks", "Store of masks.")
+@sequences_options
 @path_option("--logits", "Folder of the teachers' stores.")
 @path_option("--documents", "Store of documents; opened where weights depend on sources of text.", required=False)
 @path_option("--out", "Store of targets to write.")

@@ -11,7 +11,6 @@ from pipeline.evaluate.results import write_json
 from pipeline.tasks.glue import evaluate_glue
 from pipeline.tasks.params import GlueParams
 from stages.command import Run, params_option, path_option, runtime_params, stage
-from storage.format.manifest import file_sha256
 
 
 @click.command()
@@ -25,8 +24,8 @@ def main(name: str, model: Path, out: Path, params_file: Path) -> None:
     params = section(params_file, "glue", GlueParams)
     with Run(f"glue-{name}", __file__) as run:
         runtime = run.apply(runtime_params(params_file))
-        write_json(out, evaluate_glue(params, name=name, model=model, runtime=runtime))
-        run.add(fits=len(params.tasks) * len(params.seeds), report=file_sha256(out))
+        report = evaluate_glue(params, name=name, model=model, runtime=runtime)
+        run.add(fits=len(params.tasks) * len(params.seeds), report=write_json(out, report))
 
 
 if __name__ == "__main__":

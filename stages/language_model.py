@@ -13,13 +13,12 @@ from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.results import write_json
 from pipeline.text.corpus_view import MaskedCorpus
 from stages.command import Run, corpus_options, params_option, path_option, runtime_params, stage
-from storage.format.manifest import file_sha256
 
 
 @click.command()
 @click.argument("name")
 @corpus_options
-@path_option("--model", "Folder of the model.")
+@path_option("--model", "The model's folder.")
 @path_option("--before", "Folder that its lexical training started from.", required=False)
 @path_option("--out", "Report to write, .json.")
 @params_option
@@ -39,8 +38,8 @@ def main(
     with Run(f"language_model-{name}", __file__) as run:
         runtime = run.apply(runtime_params(params_file), float32=True)
         heldout = open_heldout(MaskedCorpus.open(documents, sequences, masks))
-        write_json(out, evaluate_language_model(params, heldout, model=model, before=before, runtime=runtime))
-        run.add(predictions=len(heldout.masked), report=file_sha256(out))
+        report = evaluate_language_model(params, heldout, model=model, before=before, runtime=runtime)
+        run.add(predictions=len(heldout.masked), report=write_json(out, report))
 
 
 if __name__ == "__main__":

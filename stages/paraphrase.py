@@ -13,7 +13,6 @@ from pipeline.tasks.paraphrase import evaluate_paraphrase
 from pipeline.tasks.paraphrase_data import read_sets
 from stages.command import Run, params_option, path_option, runtime_params, stage
 from storage.errors import DataError
-from storage.format.manifest import file_sha256
 
 
 @click.command()
@@ -43,8 +42,8 @@ def main(
         raise DataError("paraphrase: no data. Give --rewritten, --published or --pairs")
     with Run(f"paraphrase-{name}", __file__) as run:
         runtime = run.apply(runtime_params(params_file))
-        write_json(out, evaluate_paraphrase(params, sets, name=name, model=model, runtime=runtime))
-        run.add(sets=len(sets), report=file_sha256(out))
+        report = evaluate_paraphrase(params, sets, name=name, model=model, runtime=runtime)
+        run.add(sets=len(sets), report=write_json(out, report))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ import click
 from pipeline.core.config import load, section
 from pipeline.evaluate.results import write_json
 from pipeline.report.page_gradients import gradients_part
+from pipeline.text.corpus_view import MaskedSequences
 from pipeline.train.params import TargetGradientParams
 from pipeline.train.target_gradients import measure_targets
-from stages.command import Run, params_option, path_option, runtime_params, stage
+from stages.command import Run, params_option, path_option, runtime_params, sequences_options, stage
 
 
 @click.command()
-@path_option("--sequences", "Store of sequences.")
-@path_option("--masks", "Store of masks.")
+@sequences_options
 @path_option("--logits", "Folder of the teachers' stores.")
 @path_option("--targets", "Folder of the fused targets.")
 @path_option("--tokenizer", "Folder of the students' tokenizer.")
@@ -33,19 +33,16 @@ def main(
         runtime = run.apply(runtime_params(params_file), float32=True)
         measured = measure_targets(
             params,
-            sequences=sequences,
-            masks=masks,
+            MaskedSequences.open_pair(sequences, masks),
             logits=logits,
             targets=targets,
             tokenizer=tokenizer,
             teachers=list(named.get("teachers") or ()),
             fusions=list(named.get("fusions") or ()),
-            device=runtime.device,
-            batch_tokens=runtime.batch_tokens,
+            runtime=runtime,
         )
-        write_json(out, measured)
+        run.add(predictions=measured["measured"], report=write_json(out, measured))
         click.echo("\n\n".join(gradients_part(measured)))
-        run.add(predictions=measured["measured"])
 
 
 if __name__ == "__main__":

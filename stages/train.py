@@ -10,13 +10,12 @@ from pipeline.core.config import section
 from pipeline.text.corpus_view import MaskedSequences
 from pipeline.train.params import StudentParams, TrainingParams
 from pipeline.train.train import train
-from stages.command import Run, params_option, path_option, runtime_params, stage
+from stages.command import Run, params_option, path_option, runtime_params, sequences_options, stage
 
 
 @click.command()
 @click.argument("name")
-@path_option("--sequences", "Store of sequences.")
-@path_option("--masks", "Store of masks.")
+@sequences_options
 @path_option("--tokenizer", "Folder of the students' tokenizer.")
 @path_option("--out", "Model folder to write.")
 @params_option

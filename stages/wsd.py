@@ -23,11 +23,11 @@ from pipeline.tasks.wsd_scorer import write_answers
 from stages.command import Run, params_option, path_option, runtime_params, stage
 from storage.documents import DocumentStore
 from storage.errors import ParamsError
-from storage.format.manifest import MANIFEST, file_sha256
+from storage.format.manifest import MANIFEST
 
 
 @click.command()
-@path_option("--student", "Folder of the lexical student.")
+@path_option("--model", "The lexical student's folder.")
 @path_option("--data", "A set, NAME.data.xml (also .gz, .zst).", required=False)
 @path_option("--gold", "Its key, NAME.gold.key.txt.", required=False)
 @path_option("--senses", "Store of instances, or a folder of such stores.", required=False, multiple=True)
@@ -39,7 +39,7 @@ from storage.format.manifest import MANIFEST, file_sha256
 @params_option
 @stage
 def main(
-    student: Path,
+    model: Path,
     data: Path | None,
     gold: Path | None,
     senses: tuple[Path, ...],
@@ -54,7 +54,7 @@ def main(
     params = section(params_file, "wsd", WsdParams)
     with Run(None if out is None else f"wsd-{out.stem}", __file__) as run:
         runtime = run.apply(runtime_params(params_file), float32=True)
-        with sense_reader(student, runtime) as reader:
+        with sense_reader(model, runtime) as reader:
             if data is not None and gold is not None:
                 scored = score_files(reader, params, data=data, gold=gold)
             else:
@@ -67,8 +67,7 @@ def main(
             write_answers(answers, scored.answers)
         run.add(words=len(scored.answers))
         if out is not None:
-            write_json(out, wsd_report(student, scored))
-            run.add(report=file_sha256(out))
+            run.add(report=write_json(out, wsd_report(model, scored)))
 
 
 def texts_of(documents: DocumentStore) -> Iterator[str]:

@@ -62,11 +62,14 @@ class Evaluation:
     sums: DocumentSums
     top: TopTokens
 
-    def write(self, out: Path) -> None:
-        """Write the report to `out` (.json); beside it the documents' sums (.arrow) and top tokens (.top.arrow)."""
-        write_json(out, self.report)
+    def write(self, out: Path) -> str:
+        """Write the report to `out` (.json); beside it the documents' sums (.arrow) and top tokens (.top.arrow).
+
+        Returns the report's SHA-256.
+        """
         write_sums(out.with_suffix(".arrow"), self.sums)
         write_top_tokens(out.with_suffix(SUFFIX), self.top)
+        return write_json(out, self.report)
 
 
 def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) -> Evaluation:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.sparse.restore import Restored, RestoredTargets, listed_probability
 from pipeline.text.inputs import model_inputs, no_id, reference_view, token_batches
+from pipeline.text.ragged import runs
 from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
@@ -297,9 +298,8 @@ def _ids_of(to_student_V: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     known = np.flatnonzero(to_student_V >= 0)
     known = known[np.argsort(to_student_V[known], kind="stable")]
     count_S = np.bincount(to_student_V[known], minlength=size)
-    place = np.arange(len(known)) - np.repeat(np.cumsum(count_S) - count_S, count_S)
     ids_SW = np.full((size, count_S.max(initial=1)), -1, np.int64)
-    ids_SW[to_student_V[known], place] = known
+    ids_SW[runs(count_S)] = known
     return ids_SW
 
 

@@ -7,6 +7,7 @@ record that training writes beside a student is read here too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,10 +45,14 @@ class DocumentSums:
     means: Means
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write numbers as JSON: sorted keys, `DIGITS` significant digits, without entries that are NaN or None."""
-    text = json.dumps(rounded(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+def write_json(path: Path, value: Mapping[str, Any]) -> str:
+    """Write numbers as JSON: sorted keys, `DIGITS` significant digits, without entries that are NaN or None.
+
+    Returns the file's SHA-256. A stage puts it into its run record, so that the record changes with its report.
+    """
+    text = f"{json.dumps(rounded(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)}\n".encode()
+    write_bytes(path, text)
+    return hashlib.sha256(text).hexdigest()
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:

@@ -40,8 +40,6 @@ class LexicalView:
     """Row of the instance in its store."""
     bare_I: NDArray[np.bool_]
     """True where the context is an example of the inventory: glosses must not show it."""
-    instances_W1: Int
-    """Instances of window w are instances_W1[w] to instances_W1[w + 1]."""
 
     def __len__(self) -> int:
         return len(self.window_I)
@@ -88,7 +86,6 @@ def lexical_view(
         gold=gold,
         row_I=row_I,
         bare_I=np.asarray(source_I == EXAMPLES),
-        instances_W1=np.searchsorted(place[:, 0], np.arange(len(windows) + 1)).astype(np.int64),
     )
 
 

@@ -163,7 +163,7 @@ A masked language model of {record["parameters"]:,} parameters that {what}
 it had before; `senses/` holds the head that scores senses, and the inventory.
 
 ```bash
-python -m stages.wsd --student {name} --data SET.data.xml --gold SET.gold.key.txt
+python -m stages.wsd --model {name} --data SET.data.xml --gold SET.gold.key.txt
 ```
 
 Made from:

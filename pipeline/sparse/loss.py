@@ -119,8 +119,8 @@ def label_term(labels_B: Tensor, *, weight: float) -> Term:
 def target_term(targets: TargetBatch, tails: Tails | None, *, temperature: float, tail: Tail, weight: float) -> Term:
     """Soft cross-entropy with the targets, times T squared (Hinton et al. 2015, arXiv 1503.02531).
 
-    With q = softmax(logits / T), its gradient is that of T^2 KL(target || q), and its value differs from it by T^2
-    times `target_entropy`. The target by `tail`:
+    With q = softmax(logits / T), its gradient is that of T^2 KL(target || q). Its value is that plus T^2 times the
+    target's entropy. The target by `tail`:
     prior: the restored distribution of `FusedTargets` over the whole vocabulary (this project's), by `tails`;
     bucket: k + 1 outcomes, the last one for all ids that are not listed, in target and student alike.
     """
@@ -135,19 +135,6 @@ def weighted_loss(logits_BV: Tensor, terms: Sequence[Term]) -> tuple[Tensor, lis
     total, *values = _SoftCrossEntropy.apply(_wide(logits_BV), tuple(terms))  # type: ignore[no-untyped-call]
     counts = [int((term.targets.ids_BM[:, 0] >= 0).sum()) for term in terms]
     return total, [LossTerm(value, count) for value, count in zip(values, counts, strict=True)]
-
-
-def target_entropy(targets: TargetBatch, tails: Tails, *, tail: Tail = "prior") -> LossTerm:
-    """Entropy of the targets in nats, for reports: KL = target_loss / T^2 - target_entropy. Needs no logits."""
-    count = int((targets.ids_BM[:, 0] >= 0).sum())
-    total = -torch.xlogy(targets.prob_BM, targets.prob_BM).sum()
-    if tail == "bucket":
-        tail_B = targets.tail_BT.sum(dim=1)
-        total = total - torch.xlogy(tail_B, tail_B).sum()
-    if tail == "prior":
-        for _, outside_CV in tails.chunks(targets):
-            total = total - torch.xlogy(outside_CV, outside_CV).sum()
-    return LossTerm(total, count)
 
 
 def _wide(logits_BV: Tensor) -> Tensor:

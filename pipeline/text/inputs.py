@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.text.ragged import runs
 from storage.format.arrays import sentinel
 from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
@@ -161,9 +162,7 @@ def model_inputs(view: View, batch: NDArray[np.int64]) -> Inputs:
 
 def _ranges(start_G1: NDArray[np.int64], batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each example of the batch, its row number in the batch repeated, and the entries of its range."""
-    count_B = start_G1[batch + 1] - start_G1[batch]
-    row = np.repeat(np.arange(len(batch)), count_B)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
+    row, within = runs(start_G1[batch + 1] - start_G1[batch])
     return row, start_G1[batch][row] + within
 
 

@@ -60,6 +60,12 @@ def encode(first: list[str], second: list[str] | None, *, tokenizer: FastTokeniz
 Int = NDArray[np.int64]
 
 
+def runs(length_R: Int) -> tuple[Int, Int]:
+    """Row and place within it, from 0, of each entry of rows of these lengths, end to end."""
+    row = np.repeat(np.arange(len(length_R)), length_R)
+    return row, np.arange(len(row)) - (np.cumsum(length_R) - length_R)[row]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ragged:
     """Rows of different lengths, one after the other."""
@@ -89,9 +95,9 @@ class Ragged:
     def take(self, rows_B: Int) -> Ragged:
         """Some rows, in the order given."""
         length_B = self.start_R1[rows_B + 1] - self.start_R1[rows_B]
+        row, within = runs(length_B)
         start_B1 = np.concatenate([[0], np.cumsum(length_B)]).astype(np.int64)
-        place = np.arange(start_B1[-1]) + np.repeat(self.start_R1[rows_B] - start_B1[:-1], length_B)
-        return Ragged(flat=self.flat[place], start_R1=start_B1)
+        return Ragged(flat=self.flat[self.start_R1[rows_B][row] + within], start_R1=start_B1)
 
     def padded(self, fill: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As a rectangle [R, longest] filled up with `fill`, and 1 where an entry is."""

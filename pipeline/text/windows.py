@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.text.ragged import runs
 from storage.errors import DataError
 from storage.format.arrays import sentinel
 from storage.records.base import id_dtype
@@ -122,8 +123,7 @@ def encode_windows(
     words = [tokenizer.words(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
     windows = cut_windows(words, budget=budget)
     length_W = windows.stop_W - windows.start_W
-    row_S = np.repeat(np.arange(len(length_W)), length_W)  # S tokens that lie in a window
-    within_S = np.arange(len(row_S)) - np.repeat(np.cumsum(length_W) - length_W, length_W)
+    row_S, within_S = runs(length_W)  # S tokens that lie in a window
     token_S = windows.start_W[row_S] + within_S
     column_S = len(tokenizer.prefix) + within_S
     ids_S = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int64)[token_S]

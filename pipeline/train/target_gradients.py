@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.progress import Progress
+from pipeline.core.runtime import Runtime
 from pipeline.core.seeds import generator
 from pipeline.fuse.fuse import tail_constants
 from pipeline.fuse.job import FuseJob, open_teacher
@@ -32,6 +33,7 @@ from pipeline.models.masked_lm import MaskedLM, one_model
 from pipeline.sparse.loss import Tails
 from pipeline.sparse.restore import RestoredTargets
 from pipeline.teach.hidden_states import inputs_of, output_layer
+from pipeline.text.corpus_view import MaskedSequences
 from pipeline.text.inputs import model_inputs, reference_view, token_batches
 from pipeline.text.tokenizer import load_tokenizer
 from pipeline.train.initialize import start_student
@@ -147,16 +149,14 @@ def _cosine(first: Tensor, second: Tensor) -> float | None:
 
 def measure_targets(
     params: TargetGradientParams,
+    corpus: MaskedSequences,
     *,
-    sequences: Path,
-    masks: Path,
     logits: Path,
     targets: Path,
     tokenizer: Path,
     teachers: Sequence[str],
     fusions: Sequence[str],
-    device: torch.device,
-    batch_tokens: int,
+    runtime: Runtime,
 ) -> dict[str, Any]:
     """The statistics of every teacher alone, at its fitted temperature, and of every fusion, at train positions.
 
@@ -165,30 +165,28 @@ def measure_targets(
     its bias comes out too small. Raises StaleParent when stores do not belong together, DataError for too few
     positions.
     """
-    text, mask_store = Store(sequences, Sequences), Store(masks, Masks)
-    mask_store.require_parent("sequences", text)
-    rows, everything = text.read("train"), mask_store.read("train")
+    rows, everything = corpus.sequences.read("train"), corpus.masks.read("train")
     document_P = rows.document_N[everything.sequence_P].astype(np.int64)
-    shards, row_P = choose_positions(document_P, mask_store.plan("train").shard_rows, positions=params.positions)
+    shards, row_P = choose_positions(document_P, corpus.masks.plan("train").shard_rows, positions=params.positions)
     sources: dict[str, RestoredTargets] = {}
     for name in teachers:
-        sources[f"teachers/{name}"] = _teacher_alone(
-            name, sequences=sequences, masks=masks, logits=logits, shards=shards, row_P=row_P
-        )
+        sources[f"teachers/{name}"] = _teacher_alone(name, corpus, logits=logits, shards=shards, row_P=row_P)
     for name in fusions:
         store = Store(targets / name, FusedTargets)
-        store.require_parent("masks", mask_store)
+        store.require_parent("masks", corpus.masks)
         record = _chosen(lambda shard, store=store: store.shard("train", shard.index), shards, row_P)  # type: ignore[misc]
         sources[f"fusions/{name}"] = RestoredTargets.of(store, record, device=torch.device("cpu"))
     place_P = np.flatnonzero(np.logical_and.reduce([found.record.covered_P() for found in sources.values()]))
     row_P = row_P[place_P]
     half_P = np.unique(document_P[row_P], return_inverse=True)[1] % 2
     if min(np.bincount(half_P, minlength=2)) < 2:
-        raise DataError(f"{masks}: {len(row_P)} train positions have all targets. Raise target_gradients.positions")
+        raise DataError(
+            f"{corpus.masks.path}: {len(row_P)} train positions have all targets. Raise target_gradients.positions"
+        )
     model = start_student(Path(params.start), tokenizer=load_tokenizer(tokenizer), layers=None, config=None, seed=0)
-    special = text.facts["special"]
     with one_model():
-        start = _start(MaskedLM(model.to(device), device), rows, everything, row_P, special, batch_tokens=batch_tokens)
+        lm = MaskedLM(model.to(runtime.device), runtime.device)
+        start = _start(lm, rows, everything, row_P, corpus.special, batch_tokens=runtime.batch_tokens)
 
     def dense_of(restored: RestoredTargets) -> Dense:
         return lambda chosen: restored.chunk(place_P[chosen])
@@ -235,11 +233,10 @@ def choose_positions(
 
 
 def _teacher_alone(
-    name: str, *, sequences: Path, masks: Path, logits: Path, shards: Sequence[Shard], row_P: NDArray[np.int64]
+    name: str, corpus: MaskedSequences, *, logits: Path, shards: Sequence[Shard], row_P: NDArray[np.int64]
 ) -> RestoredTargets:
     """A teacher's rows as a fusion of it alone would have them, in memory."""
-    mask_store = Store(masks, Masks)
-    store = open_teacher(logits / name, mask_store)
+    store = open_teacher(logits / name, corpus.masks)
     params = FusionParams(
         teachers=[name],
         weighting="uniform",
@@ -252,10 +249,10 @@ def _teacher_alone(
     job = FuseJob(
         params=params,
         name=name,
-        sequences=sequences,
-        masks=masks,
+        sequences=corpus.sequences.path,
+        masks=corpus.masks.path,
         logits=logits,
-        identities=(mask_store.identity, store.identity),
+        identities=(corpus.masks.identity, store.identity),
     )
     with job.opened() as mixer:
         record = _chosen(lambda shard: job.make(mixer, shard, advance=lambda _: None)[0], shards, row_P)

@@ -34,22 +34,22 @@ NOTES = {
 @click.command()
 @click.option("--text", help="A sentence: show the senses of its words.")
 @path_option("--html", "With --text: also write a page for a browser.", required=False)
-@path_option("--student", f"Folder of the lexical student; with --text by default {STUDENTS[0]}.", required=False)
+@path_option("--model", f"The lexical student's folder; with --text by default {STUDENTS[0]}.", required=False)
 @stage
-def main(text: str | None, html: Path | None, student: Path | None, **scoring: Any) -> None:
+def main(text: str | None, html: Path | None, model: Path | None, **scoring: Any) -> None:
     """Show the senses of the words of --text, or score a student on --data with --gold or on --senses."""
     if text is None:
-        if html is not None or student is None:
-            raise ParamsError("wsd: expected --text with --html, or --student with --data or --senses")
-        click.get_current_context().invoke(wsd.main, student=student, **scoring)
+        if html is not None or model is None:
+            raise ParamsError("wsd: expected --text with --html, or --model with --data or --senses")
+        click.get_current_context().invoke(wsd.main, model=model, **scoring)
         return
     given = [name for name, value in scoring.items() if value and name != "params_file"]
     if given:
-        raise ParamsError(f"wsd: expected --text alone or with --student and --html, got --{given[0]} too")
-    show(text, student or first_student(), html=html, params_file=scoring["params_file"])
+        raise ParamsError(f"wsd: expected --text alone or with --model and --html, got --{given[0]} too")
+    show(text, model or first_student(), html=html, params_file=scoring["params_file"])
 
 
-main.params += [option for option in wsd.main.params if option.name != "student"]
+main.params += [option for option in wsd.main.params if option.name != "model"]
 
 
 def show(text: str, student: Path, *, html: Path | None, params_file: Path) -> None:
@@ -64,7 +64,7 @@ def show(text: str, student: Path, *, html: Path | None, params_file: Path) -> N
     if html is not None:
         from pipeline.report.html.page import senses_page
 
-        command = shlex.join(["cohesive", "wsd", "--student", str(student), "--text", text])
+        command = shlex.join(["cohesive", "wsd", "--model", str(student), "--text", text])
         shown = [asdict(word) for word in words]
         write_bytes(html, senses_page(text, shown, model=str(student), note=NOTES[tagged], command=command).encode())
         click.echo(f"Page: {html}")
@@ -77,7 +77,7 @@ def first_student() -> Path:
             return folder
     raise SourceError(
         f"wsd: no lexical student in {' or '.join(map(str, STUDENTS))}. Run: dvc repro published@{STUDENTS[0].name}; "
-        "or name one with --student"
+        "or name one with --model"
     )
 
 

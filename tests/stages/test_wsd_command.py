@@ -45,7 +45,7 @@ def test_a_folder_of_stores_stands_for_its_stores(tmp_path: Path) -> None:
 )
 def test_a_refusal_is_one_line(workplace: Path, arguments: list[str], message: str) -> None:
     (workplace / "params.yaml").write_text(PARAMS, encoding="utf-8")
-    result = CliRunner().invoke(main, ["--student", "models/none", *arguments])
+    result = CliRunner().invoke(main, ["--model", "models/none", *arguments])
     assert result.exit_code == 2
     assert result.stderr.startswith(f"Error: {message}")
     assert result.stderr.count("\n") == 1

@@ -102,7 +102,6 @@ def views(draw: st.DrawFn) -> LexicalView:
         gold=np.array(gold),
         row_I=np.arange(words),
         bare_I=np.zeros(words, bool),
-        instances_W1=np.cumsum([0, *per_window]),
     )
 
 
@@ -151,7 +150,7 @@ def test_others_are_drawn_anew_every_epoch() -> None:
     none = np.zeros(1, np.int64)
     view = LexicalView(
         windows=Ragged.of([[1, 2]], np.int32), window_I=none, first_I=none, last_I=none + 1, candidates=candidates,
-        gold=np.arange(40) == 0, row_I=none, bare_I=none > 0, instances_W1=np.array([0, 1]),
+        gold=np.arange(40) == 0, row_I=none, bare_I=none > 0,
     )  # fmt: skip
     drawn = np.array([kept_candidates(view, most=14, seed=0, epoch=epoch) for epoch in range(300)])
     share = drawn[:, 1:].mean(0)

@@ -10,13 +10,14 @@ import torch
 
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
+from pipeline.text.corpus_view import MaskedSequences
 from pipeline.train import target_gradients
 from pipeline.train.params import TargetGradientParams
 from pipeline.train.target_gradients import Start, choose_positions, gradient_statistics, measure_targets
 from storage.errors import DataError
 from storage.reader import Store
 from storage.records.sequences import Masks
-from tests.helpers.stores import TinyStores
+from tests.helpers.stores import TinyStores, cpu_runtime
 from tests.helpers.teacher_stores import make_world
 
 ROWS, VOCABULARY, WIDTH = 700, 12, 5
@@ -144,15 +145,13 @@ def test_teachers_and_fusions_are_measured_from_their_stores(
     )
     found = measure_targets(
         TargetGradientParams(start=str(tiny_mlm), positions=400),
-        sequences=tiny_stores.sequences,
-        masks=tiny_stores.masks,
+        MaskedSequences.open_pair(tiny_stores.sequences, tiny_stores.masks),
         logits=world.data / "logits",
         targets=workplace / "targets",
         tokenizer=tiny_tokenizer,
         teachers=["alpha", "beta"],
         fusions=["alone"],
-        device=torch.device("cpu"),
-        batch_tokens=300,
+        runtime=cpu_runtime(batch_tokens=300),
     )
     assert set(found["teachers"]) == {"alpha", "beta"}
     rows = Store(tiny_stores.masks, Masks).plan("train").rows

@@ -33,7 +33,7 @@ def no_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sentence_is_shown_with_senses_glosses_and_probabilities(student: Path, workplace: Path) -> None:
-    done = CliRunner().invoke(main, ["--text", "the dog waits", "--student", str(student), *PARAMS])
+    done = CliRunner().invoke(main, ["--text", "the dog waits", "--model", str(student), *PARAMS])
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     assert lines[0] == "dog  [dog (NOUN)]"
@@ -59,17 +59,17 @@ def test_a_student_is_looked_for_where_the_pipeline_makes_it(student: Path, work
     [
         (
             ["--text", "a dog", "--senses", "data/senses"],
-            "expected --text alone or with --student and --html, got --senses",
+            "expected --text alone or with --model and --html, got --senses",
         ),
         (["--text", " "], "--text is empty"),
-        (["--html", "x.html", "--student", "x"], "expected --text with --html, or --student with --data or --senses"),
-        ([], "expected --text with --html, or --student with --data or --senses"),
-        (["--student", "x"], "wsd: expected --data with --gold, or --senses; give one of the two"),
+        (["--html", "x.html", "--model", "x"], "expected --text with --html, or --model with --data or --senses"),
+        ([], "expected --text with --html, or --model with --data or --senses"),
+        (["--model", "x"], "wsd: expected --data with --gold, or --senses; give one of the two"),
     ],
 )
 def test_a_refusal_is_one_line(workplace: Path, student: Path, arguments: list[str], message: str) -> None:
     if arguments[:2] == ["--text", " "]:
-        arguments = [*arguments, "--student", str(student)]
+        arguments = [*arguments, "--model", str(student)]
     done = CliRunner().invoke(main, [*arguments, *PARAMS])
     assert done.exit_code == 2
     assert message in done.output
@@ -78,7 +78,7 @@ def test_a_refusal_is_one_line(workplace: Path, student: Path, arguments: list[s
 
 def test_the_page_shows_the_sentence_as_text(student: Path, workplace: Path) -> None:
     page = workplace / "senses.html"
-    done = CliRunner().invoke(main, ["--text", EVIL, "--student", str(student), "--html", str(page), *PARAMS])
+    done = CliRunner().invoke(main, ["--text", EVIL, "--model", str(student), "--html", str(page), *PARAMS])
     assert done.exit_code == 0, done.output
     text = page.read_text(encoding="utf-8")
     assert "<img" not in text
