@@ -10,6 +10,7 @@ from pipeline.core.config import load, section
 from pipeline.executor.dask import open_executor
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
+from pipeline.text.corpus_view import MaskedSequences
 from stages.command import Run, params_option, path_option, runtime_params, sequences_options, shard_threads, stage
 
 
@@ -34,8 +35,7 @@ def main(
     ):
         manifest = fuse(
             params,
-            sequences=sequences,
-            masks=masks,
+            MaskedSequences.open_pair(sequences, masks),
             logits=logits,
             documents=documents,
             out=out,

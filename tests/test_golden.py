@@ -25,6 +25,7 @@ from pipeline.fuse.params import FusionParams
 from pipeline.project.settings import Settings, read_settings
 from pipeline.senses.instances import build_instances
 from pipeline.senses.params import SensesParams
+from pipeline.text.corpus_view import MaskedSequences
 from pipeline.train.params import OWN_TRAINING
 from storage.format.manifest import digest
 from storage.records.hidden_states import HiddenStates
@@ -72,7 +73,7 @@ def fusions(folder: Path) -> Hashes:
         )  # fmt: skip
         with contextlib.chdir(folder):
             fuse(
-                params, sequences=stores.sequences, masks=stores.masks, logits=data / "logits",
+                params, MaskedSequences.open_pair(stores.sequences, stores.masks), logits=data / "logits",
                 out=data / "targets" / "both", declared=params.teachers, threads=1,
             )  # fmt: skip
         found |= {

@@ -124,6 +124,7 @@ def as_teacher(world: World, folder: Path, out: Path) -> None:
     from pipeline.fuse.params import FusionParams
     from pipeline.teach.params import TeacherParams
     from pipeline.teach.teach import teach
+    from pipeline.text.corpus_view import MaskedSequences
 
     data = world.folder / "data"
     params = TeacherParams.model_validate({
@@ -135,8 +136,8 @@ def as_teacher(world: World, folder: Path, out: Path) -> None:
         teachers=["one"], weighting="uniform", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=8
     )
     fuse(
-        fusion, sequences=data / "sequences", masks=data / "masks", logits=out / "logits", out=out / "targets" / "one",
-        declared=["one"], threads=1,
+        fusion, MaskedSequences.open_pair(data / "sequences", data / "masks"), logits=out / "logits",
+        out=out / "targets" / "one", declared=["one"], threads=1,
     )  # fmt: skip
     _require_own_logits(folder)
 

@@ -166,6 +166,7 @@ def fuse_stores(folder: str, *, counts: Sequence[int]) -> list[float]:
     from pipeline.core.config import decode
     from pipeline.fuse.fuse import fuse
     from pipeline.fuse.params import FusionParams
+    from pipeline.text.corpus_view import MaskedSequences
 
     settings = {
         "teachers": list(TEACHERS), "weighting": "entropy", "tau": 1.0, "calibrated": True, "prior": "equal",
@@ -180,8 +181,7 @@ def fuse_stores(folder: str, *, counts: Sequence[int]) -> list[float]:
             start = time.perf_counter()
             fuse(
                 params,
-                sequences=data / "sequences",
-                masks=data / "masks",
+                MaskedSequences.open_pair(data / "sequences", data / "masks"),
                 logits=data / "logits",
                 out=place / "fused",
                 declared=TEACHERS,

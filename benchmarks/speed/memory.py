@@ -32,6 +32,7 @@ def three_teachers(folder: Path) -> Path:
     """A store fused from three teachers under `folder`, in the form of the default run."""
     from pipeline.fuse.fuse import fuse
     from pipeline.fuse.params import FusionParams
+    from pipeline.text.corpus_view import MaskedSequences
 
     logits = folder / "logits"
     for name in TEACHERS:
@@ -44,8 +45,7 @@ def three_teachers(folder: Path) -> Path:
     with contextlib.chdir(folder):  # a store grows in .work of the current folder
         fuse(
             params,
-            sequences=data / "sequences",
-            masks=data / "masks",
+            MaskedSequences.open_pair(data / "sequences", data / "masks"),
             logits=logits,
             out=folder / "targets" / "three",
             declared=TEACHERS,

@@ -121,6 +121,7 @@ def seconds_to_fuse(folder: Path, teachers: int) -> float:
     """
     from pipeline.fuse.fuse import fuse
     from pipeline.fuse.params import FusionParams
+    from pipeline.text.corpus_view import MaskedSequences
 
     data = require("data", run="dvc repro")
     params = FusionParams(
@@ -136,8 +137,7 @@ def seconds_to_fuse(folder: Path, teachers: int) -> float:
     with contextlib.chdir(folder):  # a store grows in .work of the current folder
         made = fuse(
             params,
-            sequences=data / "sequences",
-            masks=data / "masks",
+            MaskedSequences.open_pair(data / "sequences", data / "masks"),
             logits=folder / "logits",
             out=out,
             declared=TEACHERS,

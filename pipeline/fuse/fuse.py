@@ -25,10 +25,9 @@ from pipeline.fuse.job import FITTED, FuseJob, fit_once, open_teacher
 from pipeline.fuse.params import FusionParams
 from pipeline.fuse.teacher import Teacher
 from pipeline.models.provenance import fusion_provenance
+from pipeline.text.corpus_view import MaskedSequences
 from storage.errors import ParamsError, StoreError
 from storage.format.manifest import Manifest
-from storage.reader import Store
-from storage.records.sequences import Masks
 from storage.records.targets import FusedTargets
 from storage.share.card import card_of
 from storage.work import Workspace
@@ -39,9 +38,8 @@ log = logging.getLogger(__name__)
 
 def fuse(
     params: FusionParams,
+    corpus: MaskedSequences,
     *,
-    sequences: Path,
-    masks: Path,
     logits: Path,
     out: Path,
     declared: Collection[str],
@@ -64,16 +62,15 @@ def fuse(
         if name not in declared:
             raise ParamsError(f"{where}.teachers: no entry '{name}' in teachers{nearest(name, declared)}")
     _refuse_undeclared(logits, declared)
-    mask_store = Store(masks, Masks)
     job = FuseJob(
         params=params,
         name=out.name,
-        sequences=sequences,
-        masks=masks,
+        sequences=corpus.sequences.path,
+        masks=corpus.masks.path,
         logits=logits,
         identities=(
-            mask_store.identity,
-            *(open_teacher(logits / name, mask_store).identity for name in params.teachers),
+            corpus.masks.identity,
+            *(open_teacher(logits / name, corpus.masks).identity for name in params.teachers),
         ),
         documents=documents,
     )
@@ -89,10 +86,10 @@ def fuse(
             out,
             FusedTargets,
             specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), rank=tail_rank, vocabulary=vocabulary),
-            splits=mask_store.manifest.splits,
+            splits=corpus.masks.manifest.splits,
             inputs=params.model_dump(),
             parents={
-                "masks": mask_store.identity,
+                "masks": corpus.masks.identity,
                 **{f"logits/{name}": store.identity for name, store in stores.items()},
                 **({} if mixer.sources is None else {"documents": mixer.sources.identity}),
             },

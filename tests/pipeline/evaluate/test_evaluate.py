@@ -324,6 +324,7 @@ def test_a_fusion_of_one_teacher_is_that_teacher(
     """Through the real fusion: at the temperature it was fused at, nothing is gained and nothing lost but steps."""
     from pipeline.fuse.fuse import fuse
     from pipeline.fuse.params import FusionParams
+    from pipeline.text.corpus_view import MaskedSequences
 
     logits = make_world(world.stores, tmp_path / "data", tail_rank=sketch, draws=draws, fusions=()).data / "logits"
     settings = FusionParams(
@@ -333,8 +334,7 @@ def test_a_fusion_of_one_teacher_is_that_teacher(
         patch.chdir(tmp_path)
         fuse(
             settings,
-            sequences=world.stores.sequences,
-            masks=world.stores.masks,
+            MaskedSequences.open_pair(world.stores.sequences, world.stores.masks),
             logits=logits,
             out=tmp_path / "only",
             declared=["alpha", "beta"],

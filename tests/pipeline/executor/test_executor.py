@@ -34,6 +34,7 @@ from pipeline.fuse.params import FusionParams
 from pipeline.models import masked_lm as models
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
+from pipeline.text.corpus_view import MaskedSequences
 from storage import attempts
 from storage.errors import ClusterError
 from storage.format import arrays
@@ -89,9 +90,10 @@ Run = Callable[..., Path]
 def fused(world: World, workplace: Path) -> Run:
     def run(executor: Any, out: str = "mixed") -> Path:
         fuse(
-            decode(FUSION, FusionParams, where="params.yaml: fusions.mixed"), sequences=world.data / "sequences",
-            masks=world.data / "masks", logits=world.data / "logits", out=Path(out), declared=("alpha", "beta"),
-            threads=1, documents=world.data / "documents", executor=executor,
+            decode(FUSION, FusionParams, where="params.yaml: fusions.mixed"),
+            MaskedSequences.open_pair(world.data / "sequences", world.data / "masks"),
+            logits=world.data / "logits", out=Path(out), declared=("alpha", "beta"), threads=1,
+            documents=world.data / "documents", executor=executor,
         )  # fmt: skip
         return workplace / out
 
@@ -272,8 +274,9 @@ if __name__ == "__main__":
     real, dask.accept = dask.accept, accept
     with dask.dask_executor(tests.settings(scheduler="processes", workers=1), gpu=False, command="fuse") as workers:
         tests.fuse(
-            tests.decode(tests.FUSION, tests.FusionParams, where="mixed"), sequences=Path(sys.argv[1]) / "sequences",
-            masks=Path(sys.argv[1]) / "masks", logits=Path(sys.argv[1]) / "logits", out=Path("mixed"),
+            tests.decode(tests.FUSION, tests.FusionParams, where="mixed"),
+            tests.MaskedSequences.open_pair(Path(sys.argv[1]) / "sequences", Path(sys.argv[1]) / "masks"),
+            logits=Path(sys.argv[1]) / "logits", out=Path("mixed"),
             declared=("alpha", "beta"), threads=1, documents=Path(sys.argv[1]) / "documents", executor=workers,
         )
 """

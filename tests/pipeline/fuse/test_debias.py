@@ -12,6 +12,7 @@ from pipeline.fuse import debias as debias_module
 from pipeline.fuse.debias import count_ratio
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
+from pipeline.text.corpus_view import MaskedSequences
 from storage.errors import ParamsError
 from storage.format.manifest import Manifest
 from storage.reader import Store
@@ -31,8 +32,7 @@ COUNTS = 2.0
 def fused(world: World, out: Path, **settings: Any) -> Manifest:
     return fuse(
         FusionParams.model_validate(BASIC | settings),
-        sequences=world.data / "sequences",
-        masks=world.data / "masks",
+        MaskedSequences.open_pair(world.data / "sequences", world.data / "masks"),
         logits=world.data / "logits",
         out=out,
         declared=["alpha", "beta"],

@@ -20,6 +20,7 @@ from pipeline.fuse import fitted as fuse_fitted
 from pipeline.fuse import job as fuse_job
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
+from pipeline.text.corpus_view import MaskedSequences
 from storage.documents import DocumentStore
 from storage.errors import (
     DataError,
@@ -99,7 +100,7 @@ def run(
 ) -> Manifest:
     data = world.data
     return fuse(
-        params(**changes), sequences=data / "sequences", masks=data / "masks", logits=data / "logits",
+        params(**changes), MaskedSequences.open_pair(data / "sequences", data / "masks"), logits=data / "logits",
         out=data / "targets" / name, declared=declared, threads=threads, documents=documents,
     )  # fmt: skip
 
@@ -533,7 +534,7 @@ def test_a_teacher_of_other_masks_is_refused(world: World, tiny_tokenizer: Path,
         StaleParent, match=r"logits/alpha: made from masks [0-9a-f]{12}, but .*Run: dvc repro teach@alpha"
     ):
         fuse(
-            params(), sequences=other.sequences, masks=other.masks, logits=world.data / "logits",
+            params(), MaskedSequences.open_pair(other.sequences, other.masks), logits=world.data / "logits",
             out=world.data / "targets" / "mixed", declared=("alpha", "beta"), threads=1,
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from pipeline.sources.params import decode_source
 from pipeline.sparse.params import TailParams, TopK
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
+from pipeline.text.corpus_view import MaskedSequences
 from storage.format.manifest import Manifest, file_sha256, identity_of
 from storage.format.manifest_parse import read_manifest
 from storage.share.audit import audit
@@ -169,8 +170,7 @@ def test_stores_carry_cards_from_the_teacher_to_the_targets(
         FusionParams(
             teachers=["fox"], weighting="uniform", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=4
         ),
-        sequences=tiny_stores.sequences,
-        masks=tiny_stores.masks,
+        MaskedSequences.open_pair(tiny_stores.sequences, tiny_stores.masks),
         logits=Path("data/logits"),
         out=Path("data/targets/mixed"),
         declared=["fox"],

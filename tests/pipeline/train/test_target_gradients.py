@@ -136,8 +136,7 @@ def test_teachers_and_fusions_are_measured_from_their_stores(
         FusionParams(
             teachers=["beta"], weighting="uniform", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=20
         ),
-        sequences=tiny_stores.sequences,
-        masks=tiny_stores.masks,
+        MaskedSequences.open_pair(tiny_stores.sequences, tiny_stores.masks),
         logits=world.data / "logits",
         out=workplace / "targets" / "alone",
         declared=["alpha", "beta"],
