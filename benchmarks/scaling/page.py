@@ -63,7 +63,7 @@ ASSUMED = {
     "gpu_flops": assumed(990e12, "FLOP/s", "H100 SXM, dense bfloat16, the maker's data sheet"),
     "teach_share": assumed(0.30, "of that", "reached by a 110 M encoder on windows of 128 tokens; a guess to replace"),
     "train_share": assumed(0.10, "of that", "reached by a 22.7 M student; a guess to replace"),
-    "sketch_bytes": assumed(5.0, "bytes a prediction", "each further teacher's sketch in a fused store"),
+    "tail_bytes": assumed(5.0, "bytes a prediction", "each further teacher's coordinates in a fused store"),
     "gpu_hour": assumed(2.50, "USD", f"one H100, an input, {PRICES_STATED}"),
     "core_hour": assumed(0.04, "USD", f"one CPU core with 8 GB, an input, {PRICES_STATED}"),
     "disk_month": assumed(0.02, "USD a GB", f"object storage, an input, {PRICES_STATED}"),
@@ -158,7 +158,7 @@ def estimate(tokens: float, known: Mapping[str, Constant], *, teachers: int = TE
             disk_bytes=teachers * predictions * value["logits_bytes"],
         )
     )
-    fused = value["targets_bytes"] + (teachers - 2) * value["sketch_bytes"]
+    fused = value["targets_bytes"] + (teachers - 2) * value["tail_bytes"]
     fuse_hours = predictions * value["fuse_row"] / SECONDS_PER_HOUR
     stages.append(Stage(name="fuse", hours=fuse_hours, on="core", disk_bytes=predictions * fused))
     train = tokens * STUDENT_FLOPS / (gpu * value["train_share"])

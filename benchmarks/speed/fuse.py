@@ -21,8 +21,8 @@ from storage.work import Workspace
 
 TEACHERS = ("one", "two", "three")
 KEEP = 32
-PLAIN = Form(name="topk", most=KEEP, floor=0.0, sketch=0)
-SKETCHED = Form(name="topk, sketch", most=KEEP, floor=0.0, sketch=16)
+PLAIN = Form(name="topk", most=KEEP, floor=0.0, rank=0)
+LOW_RANK = Form(name="topk, low rank", most=KEEP, floor=0.0, rank=16)
 
 KERNEL_ROWS = 32_768
 """Rows a timing of the kernel: a tenth of a second."""
@@ -50,7 +50,7 @@ def measure_kernel(_machine: Machine, _folder: Path) -> Measured:
         "with AVX-512 NumPy sorts the 96 integers of a row in 0.2 to 0.3 microseconds; "
         "the kernel also translates, restores the tails, mixes, and sorts twice"
     )
-    return Measured(values, note=note, also={"fuse-kernel-sketched": kernel_ratios(SKETCHED)})
+    return Measured(values, note=note, also={"fuse-kernel-sketched": kernel_ratios(LOW_RANK)})
 
 
 def kernel_ratios(form: Form) -> list[float]:
@@ -63,7 +63,7 @@ def kernel_ratios(form: Form) -> list[float]:
         Teacher.of(
             np.arange(VOCABULARY),
             _bias(seed),
-            np.random.default_rng(seed).normal(scale=0.1, size=(form.sketch, VOCABULARY)),
+            np.random.default_rng(seed).normal(scale=0.1, size=(form.rank, VOCABULARY)),
             vocabulary=VOCABULARY,
             column=1,
             temperature=TEMPERATURE,

@@ -65,7 +65,7 @@ def measure_summary(machine: Machine, _: Path) -> Measured:
                 together.append(mine / other)
                 own.append(mine / other - 1)
     note = (
-        f"form {params.keep.form}, {params.tail_rank} sketch numbers, {len(shape.temperatures)} temperatures, "
+        f"form {params.keep.form}, {params.tail_rank} coordinates of the tail, {len(shape.temperatures)} temperatures, "
         f"{str(dtype).removeprefix('torch.')}; a statistic needs float32 exponentials of all ids, a dozen sweeps over "
         "a row, and the 768-wide product is as cheap as these"
     )

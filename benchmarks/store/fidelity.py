@@ -59,12 +59,12 @@ FORMS: list[tuple[str, dict[str, Any], int]] = [
     ("top-32, sketch 32", {"form": "topk", "k": 32}, 32),
     *(
         (
-            f"p >= {floor}{f', sketch {sketch}' if sketch else ''}",
+            f"p >= {floor}{f', sketch {rank}' if rank else ''}",
             {"form": "nucleus", "mass": 1.0, "floor": floor, "least": 1, "most": 128},
-            sketch,
+            rank,
         )
         for floor in (0.02, 0.01, 0.005, 0.003, 0.002, 0.001)
-        for sketch in (0, 16, 32)
+        for rank in (0, 16, 32)
     ),
     ("p >= 0.005, sketch 64", {"form": "nucleus", "mass": 1.0, "floor": 0.005, "least": 1, "most": 128}, 64),
     ("mass 0.9, at most 32", {"form": "nucleus", "mass": 0.9, "floor": 0.0, "least": 4, "most": 32}, 0),
@@ -266,8 +266,8 @@ def main(exact: Path, student: Path | None, forms: str, out: Path) -> None:
     temperatures = [1.0, calibrated(fit)]
     rows: list[dict[str, Any]] = []
 
-    def measure(form: str, keep: Keep, sketch: int, *, plain: bool = False) -> None:
-        tail = TailParams(rank=sketch, step=0.4)
+    def measure(form: str, keep: Keep, rank: int, *, plain: bool = False) -> None:
+        tail = TailParams(rank=rank, step=0.4)
         shape = fit_tail(
             [fit.logits(start, stop) for start, stop in fit.chunks(range(len(fit)))],
             keep=keep,
@@ -307,8 +307,8 @@ def main(exact: Path, student: Path | None, forms: str, out: Path) -> None:
         for k in PLAIN:
             measure(f"plain top-{k}, one prior", adapter.validate_python({"form": "topk", "k": k}), 0, plain=True)
     chosen = [int(number) for number in forms.split(",")] if forms else range(len(FORMS))
-    for form, keep, sketch in (FORMS[number] for number in chosen):
-        measure(form, adapter.validate_python(keep), sketch)
+    for form, keep, rank in (FORMS[number] for number in chosen):
+        measure(form, adapter.validate_python(keep), rank)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     quoted = [{"form": form, "bytes_per_position": size, "kl": kl, "unbiased": False} for form, size, kl in QUOTED]

@@ -1,7 +1,7 @@
 """Rows of made-up predictions that take about as many bytes as a teacher's.
 
-Ids are drawn in proportion to 1 / rank, probabilities fall as powers of the place, statistics and sketches spread about
-as real ones do; all independent of each other.
+Ids are drawn in proportion to 1 / rank, probabilities fall as powers of the place, statistics and coordinates of tails
+spread about as real ones do; all independent of each other.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ FLOOR = 0.003
 TEMPERATURES = 2
 BLOCK_ROWS = 16_384
 """Rows made up at a time."""
-SKETCH_SCALE = 0.9
-"""Standard deviation of a sketch's coordinates: they take the bytes of real ones, 7 a row."""
+COORDINATE_SCALE = 0.9
+"""Standard deviation of a tail's coordinates: they take the bytes of real ones, 7 a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +33,10 @@ class Form:
     name: str
     most: int
     floor: float
-    sketch: int
+    rank: int
 
 
-FORMS = (Form(name="topk, k = 32", most=32, floor=0.0, sketch=0), Form(name="nucleus", most=96, floor=FLOOR, sketch=32))
+FORMS = (Form(name="topk, k = 32", most=32, floor=0.0, rank=0), Form(name="nucleus", most=96, floor=FLOOR, rank=32))
 
 
 def simulate(form: Form, *, rows: int, seed: int = 0) -> tuple[SparseLogits, NDArray[np.uint32]]:
@@ -75,7 +75,7 @@ def _record(
     def columns(values_P: NDArray[Any]) -> NDArray[np.float32]:
         return np.tile(values_P[:, None], (1, TEMPERATURES)).astype(np.float32)
 
-    sketch_PD = np.rint(rng.normal(scale=SKETCH_SCALE, size=(rows, form.sketch)))
+    sketch_PD = np.rint(rng.normal(scale=COORDINATE_SCALE, size=(rows, form.rank)))
     return SparseLogits(
         ids_PK=ids_PK.astype(np.uint16),
         logprob_PK=np.where(listed_PK, logprob_PK, np.nan).astype(np.float32),

@@ -65,7 +65,7 @@ def real(path: Path, *, rows: int) -> tuple[SparseLogits, NDArray[np.uint32], Fo
     found = store.read(split)
     kept = np.resize(np.flatnonzero(found.covered_P()), rows)
     record = SparseLogits.from_arrays({name: array[kept] for name, array in found.arrays().items()})
-    form = Form(name=path.name, most=record.ids_PK.shape[1], floor=0.0, sketch=record.sketch_PD.shape[1])
+    form = Form(name=path.name, most=record.ids_PK.shape[1], floor=0.0, rank=record.sketch_PD.shape[1])
     return record, store.constant("order_V"), form
 
 

@@ -32,9 +32,9 @@ def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_forms_can_be_asked_for() -> None:
     names = [name for name, _, _ in FORMS]
     assert len(set(names)) == len(names)
-    for name, form, sketch in FORMS:
+    for name, form, rank in FORMS:
         keep = ADAPTER.validate_python(form)
-        assert ("sketch" in name) == (sketch > 0)
+        assert ("sketch" in name) == (rank > 0)
         assert ("draws" in name) == (keep.draws > 0)
 
 
@@ -60,14 +60,14 @@ def test_the_temperature_is_the_best(exact: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "sketch"),
+    ("form", "rank"),
     [({"form": "topk", "k": 8}, 4), ({"form": "topk+sampled", "k": 3, "draws": 6}, 0)],
 )
 def test_rows_are_kept_and_stored_as_a_teachers_are(
-    exact: Path, tmp_path: Path, form: dict[str, object], sketch: int
+    exact: Path, tmp_path: Path, form: dict[str, object], rank: int
 ) -> None:
     teacher, full = Teacher(), Full.open(exact, device=CPU)
-    keep, tail = ADAPTER.validate_python(form), TailParams(rank=sketch, step=0.4)
+    keep, tail = ADAPTER.validate_python(form), TailParams(rank=rank, step=0.4)
     shape = fit_tail([full.logits(0, len(full))], keep=keep, temperatures=[1.0, 1.3], tail=tail)
     record = kept(full, keep, shape)
     record.check()

@@ -69,7 +69,7 @@ def test_rows_of_a_real_store_are_repeated(tmp_path: Path) -> None:
     record, order_V = simulate(FORMS[0], rows=8)
     write_store(tmp_path / "teacher", record, order_V, shard_rows=8, names=("work", "heldout"))
     found, order, form = real(tmp_path / "teacher", rows=20)
-    assert (len(found), form.name, form.most, form.sketch) == (20, "teacher", 32, 0)
+    assert (len(found), form.name, form.most, form.rank) == (20, "teacher", 32, 0)
     np.testing.assert_array_equal(order, order_V)
     np.testing.assert_array_equal(found.ids_PK[8:16], found.ids_PK[:8])
 

@@ -316,17 +316,17 @@ def test_the_five_most_likely_are_counted_only_where_five_are_known(
 
 
 @pytest.mark.parametrize(
-    ("calibrated", "sketch", "draws"), [(False, 0, 0), (True, 0, 0), (False, 6, 0), (True, 6, 0), (True, 0, 5)]
+    ("calibrated", "tail_rank", "draws"), [(False, 0, 0), (True, 0, 0), (False, 6, 0), (True, 6, 0), (True, 0, 5)]
 )
 def test_a_fusion_of_one_teacher_is_that_teacher(
-    world: World, heldout: Heldout, params: EvaluateParams, tmp_path: Path, calibrated: bool, sketch: int, draws: int
+    world: World, heldout: Heldout, params: EvaluateParams, tmp_path: Path, calibrated: bool, tail_rank: int, draws: int
 ) -> None:
     """Through the real fusion: at the temperature it was fused at, nothing is gained and nothing lost but steps."""
     from pipeline.fuse.fuse import fuse
     from pipeline.fuse.params import FusionParams
     from pipeline.text.corpus_view import MaskedSequences
 
-    logits = make_world(world.stores, tmp_path / "data", tail_rank=sketch, draws=draws, fusions=()).data / "logits"
+    logits = make_world(world.stores, tmp_path / "data", tail_rank=tail_rank, draws=draws, fusions=()).data / "logits"
     settings = FusionParams(
         teachers=["beta"], weighting="uniform", tau=1.0, calibrated=calibrated, prior="equal", temperature=1.0, keep=16
     )

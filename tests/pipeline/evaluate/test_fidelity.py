@@ -68,13 +68,13 @@ class Teacher:
             )
         return out
 
-    def tail(self, *, keep: int, sketch: int) -> TailOf:
-        if sketch:
-            return TailOf.low_rank(self.dense_PV, rank=sketch, step=0.3, temperatures=TEMPERATURES)
+    def tail(self, *, keep: int, tail_rank: int) -> TailOf:
+        if tail_rank:
+            return TailOf.low_rank(self.dense_PV, rank=tail_rank, step=0.3, temperatures=TEMPERATURES)
         return TailOf.plain(self.dense_PV, keep=keep, temperatures=TEMPERATURES)
 
-    def write_logits(self, out: Path, *, keep: int = 6, sketch: int = 0, draws: int = 0) -> Path:
-        tail = self.tail(keep=keep, sketch=sketch)
+    def write_logits(self, out: Path, *, keep: int = 6, tail_rank: int = 0, draws: int = 0) -> Path:
+        tail = self.tail(keep=keep, tail_rank=tail_rank)
         constants = tail.constants(np.argsort(-self.dense_PV.mean(axis=0), kind="stable").astype(np.uint32))
         record = sparse_logits(
             self.dense_PV, self.gold_P, keep=keep, tail=tail, covered_P=self.covered_P, draws=draws, seed=1
@@ -82,10 +82,10 @@ class Teacher:
         writer = StoreWriter(
             out, SparseLogits,
             specs=SparseLogits.specs(
-                most=keep, draws=draws, temperatures=len(TEMPERATURES), rank=sketch, vocabulary=VOCABULARY
+                most=keep, draws=draws, temperatures=len(TEMPERATURES), rank=tail_rank, vocabulary=VOCABULARY
             ),
             splits={"heldout": SplitPlan(rows=ROWS, shard_rows=64)},
-            inputs={"model": MODEL, "tail": {"sketch": sketch, "step": 0.3}}, parents={"masks": MASKS},
+            inputs={"model": MODEL, "tail": {"sketch": tail_rank, "step": 0.3}}, parents={"masks": MASKS},
             constants={"order_V": constants.pop("order_V")}, workspace=Workspace(out.parent / ".work"),
         )  # fmt: skip
         with writer:
@@ -123,15 +123,15 @@ STUDENTS: dict[str, Student] = {"flat": flat_student, "hot": hot_student}
 
 
 def in_memory(teacher: Teacher, **form: int) -> Restored:
-    keep, sketch = form.get("keep", 6), form.get("sketch", 0)
-    tail = teacher.tail(keep=keep, sketch=sketch)
+    keep, tail_rank = form.get("keep", 6), form.get("tail_rank", 0)
+    tail = teacher.tail(keep=keep, tail_rank=tail_rank)
     record = sparse_logits(
         teacher.dense_PV, teacher.gold_P, keep=keep, tail=tail, covered_P=teacher.covered_P,
         draws=form.get("draws", 0), seed=1,
     )  # fmt: skip
     return Restored(
         record=record, temperatures=tuple(TEMPERATURES), bias_JV=torch.from_numpy(tail.bias_JV),
-        basis_DV=torch.from_numpy(tail.basis_DV).float() if sketch else None,
+        basis_DV=torch.from_numpy(tail.basis_DV).float() if tail_rank else None,
     )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def test_the_full_softmax_is_computed_again(teacher: Teacher, exact: Path) -> No
     )
 
 
-@pytest.mark.parametrize("form", [{}, {"sketch": 4}])
+@pytest.mark.parametrize("form", [{}, {"tail_rank": 4}])
 def test_what_is_measured_is_what_dense_rows_say(teacher: Teacher, exact: Path, form: dict[str, int]) -> None:
     full, restored = Full.open(exact, device=CPU), in_memory(teacher, **form)
     found = measures(compare(full, restored, STUDENTS))
@@ -271,7 +271,7 @@ def test_the_near_student_is_the_same_in_every_run() -> None:
     assert float(noise_CV.std()) == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("form", [{}, {"sketch": 4}, {"draws": 8}])
+@pytest.mark.parametrize("form", [{}, {"tail_rank": 4}, {"draws": 8}])
 def test_the_report_is_of_what_the_store_gives_back(
     teacher: Teacher, exact: Path, tmp_path: Path, form: dict[str, int]
 ) -> None:
@@ -284,7 +284,7 @@ def test_the_report_is_of_what_the_store_gives_back(
     for name, value in expected.items():
         assert report[name] == value, name
     assert report["form"] == {"form": "made", "k": 6}
-    assert report["tail"] == {"sketch": form.get("sketch", 0), "step": 0.3}
+    assert report["tail"] == {"sketch": form.get("tail_rank", 0), "step": 0.3}
     memory = measures(compare(Full.open(exact, device=CPU), in_memory(teacher, **form), STUDENTS))
     assert report["tv"] == pytest.approx(memory["tv"], abs=0.01)  # what is rounded on disk costs next to nothing
     json.dumps(report, allow_nan=False)
@@ -292,7 +292,7 @@ def test_the_report_is_of_what_the_store_gives_back(
 
 
 def test_sizes_are_those_of_the_files(teacher: Teacher, tmp_path: Path) -> None:
-    store = Store(teacher.write_logits(tmp_path / "logits" / "fox", sketch=4), SparseLogits)
+    store = Store(teacher.write_logits(tmp_path / "logits" / "fox", tail_rank=4), SparseLogits)
     found = size(store)
     files = [path for path in (store.path / "heldout").rglob("*") if path.is_file() and path.name != "zarr.json"]
     assert found["bytes_per_position"] * ROWS == pytest.approx(sum(path.stat().st_size for path in files))

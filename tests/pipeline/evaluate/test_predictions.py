@@ -43,20 +43,20 @@ def teacher_of(
     *,
     to_student_V: np.ndarray | None = None,
     keep: int = KEEP,
-    sketch: int = 0,
+    tail_rank: int = 0,
     draws: int = 0,
 ) -> StoredTeacher:
     """A teacher that does not answer every seventh prediction."""
     covered_P = np.arange(len(gold_P)) % 7 != 3
     tail = TailOf.plain(dense_PV, keep=keep, temperatures=TEMPERATURES)
-    if sketch:
-        tail = TailOf.low_rank(dense_PV, rank=sketch, step=0.25, temperatures=TEMPERATURES)
+    if tail_rank:
+        tail = TailOf.low_rank(dense_PV, rank=tail_rank, step=0.25, temperatures=TEMPERATURES)
     return StoredTeacher(
         restored=Restored(
             record=sparse_logits(dense_PV, gold_P, keep=keep, tail=tail, covered_P=covered_P, draws=draws),
             temperatures=tuple(TEMPERATURES),
             bias_JV=torch.from_numpy(tail.bias_JV),
-            basis_DV=torch.from_numpy(tail.basis_DV).float() if sketch else None,
+            basis_DV=torch.from_numpy(tail.basis_DV).float() if tail_rank else None,
         ),
         to_student_V=np.arange(dense_PV.shape[1]) if to_student_V is None else to_student_V,
     )
@@ -164,15 +164,17 @@ def test_a_fusion_is_evaluated_as_its_dense_mixture_would_be() -> None:
     assert predictions.rank_P[4] == UNRANKED
 
 
-@pytest.mark.parametrize(("column", "sketch"), [(0, 0), (1, 5)])
+@pytest.mark.parametrize(("column", "tail_rank"), [(0, 0), (1, 5)])
 def test_a_teachers_restored_loss_is_that_of_its_restored_rows_with_the_spellings_of_a_token_added_up(
-    column: int, sketch: int, monkeypatch: pytest.MonkeyPatch
+    column: int, tail_rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(2)
     label_P = rng.integers(0, VOCABULARY, ROWS)
     to_student_V = np.concatenate([rng.permutation(VOCABULARY), rng.integers(0, VOCABULARY, 5), [-1, -1]])
     gold_P = np.array([int(np.flatnonzero(to_student_V == label)[0]) for label in label_P])
-    teacher = teacher_of(softmaxes(rng, gold_P, len(to_student_V)), gold_P, to_student_V=to_student_V, sketch=sketch)
+    teacher = teacher_of(
+        softmaxes(rng, gold_P, len(to_student_V)), gold_P, to_student_V=to_student_V, tail_rank=tail_rank
+    )
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", 7 * len(to_student_V))
 
     found_P = restored_teacher_nll(teacher, label_P, column=column)
@@ -195,9 +197,9 @@ def merged(p_V: np.ndarray, ids_M: np.ndarray) -> np.ndarray:
     return np.append(p_V[ids_M], 1 - p_V[ids_M].sum())
 
 
-@pytest.mark.parametrize(("column", "sketch", "draws"), [(0, 0, 0), (2, 0, 0), (2, 5, 0), (1, 0, 9)])
+@pytest.mark.parametrize(("column", "tail_rank", "draws"), [(0, 0, 0), (2, 0, 0), (2, 5, 0), (1, 0, 9)])
 def test_divergence_to_a_teacher_equals_that_of_the_restored_distributions(
-    column: int, sketch: int, draws: int
+    column: int, tail_rank: int, draws: int
 ) -> None:
     """The teacher's vocabulary is the student's shuffled, with two spellings of some tokens and three unknown ones."""
     rng = np.random.default_rng(2)
@@ -205,7 +207,7 @@ def test_divergence_to_a_teacher_equals_that_of_the_restored_distributions(
     to_student_V = np.concatenate([rng.permutation(VOCABULARY), rng.integers(0, VOCABULARY, 5), [-1, -1, -1]])
     gold_P = np.array([int(np.flatnonzero(to_student_V == label)[0]) for label in label_P])
     own_PV = softmaxes(rng, gold_P, len(to_student_V))
-    teacher = teacher_of(own_PV, gold_P, to_student_V=to_student_V, sketch=sketch, draws=draws)
+    teacher = teacher_of(own_PV, gold_P, to_student_V=to_student_V, tail_rank=tail_rank, draws=draws)
     other_PV = softmaxes(rng, label_P, VOCABULARY)
     fused = fused_targets(other_PV[None], np.ones((ROWS, 1)), label_P, keep=KEEP, covered_P=np.arange(ROWS) != 5)
 
@@ -256,7 +258,7 @@ def reference(
     heldout: tuple[Sequences, Masks, dict[str, int], int],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Reference:
-    """Fused targets at temperature 2 of two teachers, with plain and with sketched tails; one row has none."""
+    """Fused targets at temperature 2 of two teachers, with plain and with low-rank tails; one row has none."""
     _, masks, _, vocabulary = heldout
     rng = np.random.default_rng(4)
     label_P = masks.label_P.astype(np.int64)
@@ -348,11 +350,11 @@ def test_a_student_is_evaluated_as_its_plain_model_would_be(
     assert np.array_equal(predictions.rank_P, (logprob_PV > gold_P[:, None]).sum(axis=1))
     assert predictions.covered_P.all()
 
-    sketched = bool(reference.rows.sketch_PTD.shape[2])
+    low_rank = bool(reference.rows.sketch_PTD.shape[2])
     p_PV = restore_fused(
         reference.rows,
         bias_TV=reference.store.constant("tail_bias_TV"),
-        basis_TDV=reference.store.constant("tail_basis_TDV") if sketched else None,
+        basis_TDV=reference.store.constant("tail_basis_TDV") if low_rank else None,
     )
     p_PV /= p_PV.sum(axis=1, keepdims=True)
     cooled_PV = logits_PV / 2 - np.log(np.exp(logits_PV / 2).sum(axis=1, keepdims=True))

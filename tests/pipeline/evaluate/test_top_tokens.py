@@ -99,7 +99,7 @@ def test_a_teachers_tokens_are_those_of_its_calibrated_softmax_in_the_students_s
 ) -> None:
     """beta numbers the vocabulary the other way round and does not answer every fifth position."""
     top = teacher(world, heldout, params, "beta").top
-    names = [spelled(piece) for piece in heldout.tokens]
+    names = [spelled(token) for token in heldout.tokens]
     for position, truth, tokens in zip(top.position_Q.tolist(), top.truth_Q, top.top_Q, strict=True):
         if position % 5 == 0:
             assert tokens == []

@@ -82,8 +82,8 @@ class OnCpu:
         return [torch.from_numpy(array) for array in arrays]
 
 
-@pytest.mark.parametrize("sketch", [0, 3])
-def test_a_window_gives_the_stored_targets_of_its_predictions(sketch: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tail_rank", [0, 3])
+def test_a_window_gives_the_stored_targets_of_its_predictions(tail_rank: int, tmp_path: Path) -> None:
     """In any order, from any of its shards; a row nobody answered has no ids, no mass and no NaN."""
     school = data()
     size, rng = len(school.masks), np.random.default_rng(0)
@@ -95,13 +95,13 @@ def test_a_window_gives_the_stored_targets_of_its_predictions(sketch: int, tmp_p
         label_P,
         keep=6,
         covered_P=np.arange(size) % 5 != 0,
-        sketch_PTD=rng.integers(-127, 128, (size, 2, sketch)).astype(np.int8),
+        sketch_PTD=rng.integers(-127, 128, (size, 2, tail_rank)).astype(np.int8),
     )
     store = write_targets(
         tmp_path / "targets" / "any",
         {"train": rows},
         bias_TV=rng.normal(size=(2, 50)),
-        basis_TDV=rng.normal(size=(2, sketch, 50)) if sketch else None,
+        basis_TDV=rng.normal(size=(2, tail_rank, 50)) if tail_rank else None,
         splits={"train": school.plan},
     )
     taught = TrainingData(view=school.view, masks=school.masks, plan=school.plan, targets=store)
@@ -113,6 +113,6 @@ def test_a_window_gives_the_stored_targets_of_its_predictions(sketch: int, tmp_p
     assert (found.ids_BM.numpy() == np.where(none, -1, stored.ids_PM[wanted].astype(int))).all()
     np.testing.assert_allclose(found.prob_BM, np.where(none, 0, np.exp(stored.logprob_PM[wanted])), rtol=1e-6)
     assert (found.tail_BT.numpy() == np.nan_to_num(stored.tail_PT[wanted])).all()
-    assert (found.code_BTD.numpy() == stored.sketch_PTD[wanted]).all() and found.code_BTD.shape[2] == sketch
+    assert (found.code_BTD.numpy() == stored.sketch_PTD[wanted]).all() and found.code_BTD.shape[2] == tail_rank
     silent = wanted % 5 == 0
     assert silent.any() and none[silent].all() and (found.tail_BT[torch.from_numpy(silent)] == 0).all()

@@ -48,13 +48,15 @@ TEMPERATURE = 2.0
 
 
 def targets_of(
-    stores: TinyStores, out: Path, *, sketch: int, masks: str | None = None, vocabulary: int | None = None
+    stores: TinyStores, out: Path, *, tail_rank: int, masks: str | None = None, vocabulary: int | None = None
 ) -> Store[FusedTargets]:
     """Fused targets of two made-up teachers over the masks, every fifth row without one."""
     mask_store = Store(stores.masks, Masks)
     size, rng = int(mask_store.facts["vocabulary"]), np.random.default_rng(1)
     dense, rows = {}, {}
-    codes = {split: rng.integers(-15, 16, (mask_store.plan(split).rows, 2, sketch)).astype(np.int8) for split in SPLITS}
+    codes = {
+        split: rng.integers(-15, 16, (mask_store.plan(split).rows, 2, tail_rank)).astype(np.int8) for split in SPLITS
+    }
     for split in SPLITS:
         label_P = mask_store.read(split).label_P.astype(np.int64)
         dense[split] = np.stack([softmaxes(rng, label_P, size) for _ in range(2)])
@@ -70,7 +72,7 @@ def targets_of(
         out,
         rows,
         bias_TV=np.log([tail_prior(teacher, keep=6) for teacher in dense["train"]]),
-        basis_TDV=rng.normal(0, 0.1, (2, sketch, size)) if sketch else None,
+        basis_TDV=rng.normal(0, 0.1, (2, tail_rank, size)) if tail_rank else None,
         splits=mask_store.manifest.splits,
         parents={"masks": masks or mask_store.identity},
         facts={"temperature": TEMPERATURE, "vocabulary": vocabulary or size},
@@ -206,12 +208,12 @@ def train_logits(stores: TinyStores, model: Path) -> np.ndarray:
     return logits
 
 
-@pytest.mark.parametrize("sketch", [0, 3])
+@pytest.mark.parametrize("tail_rank", [0, 3])
 def test_the_first_losses_are_those_of_the_dense_targets(
-    sketch: int, tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+    tail_rank: int, tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
 ) -> None:
     """The targets' is the cross-entropy to the restored distribution times T squared, both at the fusion's T."""
-    store = targets_of(tiny_stores, Path("data/targets/any"), sketch=sketch)
+    store = targets_of(tiny_stores, Path("data/targets/any"), tail_rank=tail_rank)
     record = run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/one"))
     logits = train_logits(tiny_stores, tiny_mlm)
     label_P = Store(tiny_stores.masks, Masks).read("train").label_P.astype(int)
@@ -220,7 +222,7 @@ def test_the_first_losses_are_those_of_the_dense_targets(
         power = np.exp(logits / temperature)
         return np.asarray(np.log(power / power.sum(axis=1, keepdims=True)))
 
-    basis = store.constant("tail_basis_TDV") if sketch else None
+    basis = store.constant("tail_basis_TDV") if tail_rank else None
     rows = store.read("train")
     target = restore_fused(rows, bias_TV=store.constant("tail_bias_TV"), basis_TDV=basis)
     soft = -(TEMPERATURE**2) * (target * log_q(TEMPERATURE)).sum(axis=1)
@@ -237,7 +239,7 @@ def test_the_first_losses_are_those_of_the_dense_targets(
 def test_a_bucket_does_not_read_the_coordinates(
     tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
 ) -> None:
-    targets_of(tiny_stores, Path("data/targets/any"), sketch=0)
+    targets_of(tiny_stores, Path("data/targets/any"), tail_rank=0)
     plain = run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/plain"), tail="bucket")
     Path("data/targets/any").rename("data/targets/plain")
     stored = Store(Path("data/targets/plain"), FusedTargets)
@@ -266,11 +268,11 @@ def test_a_bucket_does_not_read_the_coordinates(
 def test_targets_of_other_masks_or_ids_are_refused(
     tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
 ) -> None:
-    targets_of(tiny_stores, Path("data/targets/any"), sketch=0, masks="f" * 64)
+    targets_of(tiny_stores, Path("data/targets/any"), tail_rank=0, masks="f" * 64)
     with pytest.raises(StaleParent, match=r"targets/any: made from masks f{12}, but .*Run: dvc repro fuse@any"):
         run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/one"))
     Path("data/targets/any").rename("data/targets/other")
-    targets_of(tiny_stores, Path("data/targets/any"), sketch=0, vocabulary=7)
+    targets_of(tiny_stores, Path("data/targets/any"), tail_rank=0, vocabulary=7)
     with pytest.raises(VocabularyError, match=r"targets/any: 7 ids, but .*masks has \d+\. Run: dvc repro fuse@any"):
         run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/one"))
     assert not Path("models/one").exists()
