@@ -12,7 +12,6 @@ from pipeline.plagiarism.evaluate import evaluate_plagiarism
 from pipeline.plagiarism.pan import DETECTED, read_corpora, write_features
 from pipeline.plagiarism.params import PlagiarismParams
 from stages.command import Run, params_option, path_option, runtime_params, stage
-from storage.format.manifest import file_sha256
 
 
 @click.command()
@@ -33,8 +32,7 @@ def main(name: str, model: Path, data: tuple[Path, ...], out: Path, detections: 
         if detections is not None:
             for corpus, tested in result.tested.items():
                 write_features(detections / corpus, tested, result.detections[corpus], feature=DETECTED)
-        write_json(out, result.report)
-        run.add(sets=len(corpora), report=file_sha256(out))
+        run.add(sets=len(corpora), report=write_json(out, result.report))
 
 
 if __name__ == "__main__":
