@@ -8,6 +8,7 @@ where the hub's folders name none.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,17 +103,25 @@ def publish(folder: Path, name: str, *, steps: int = STEPS) -> Path:
 
 def _learn(model: Any, backend: Any, special: dict[str, int], steps: int) -> None:
     rows = [encoding.ids for encoding in backend.encode_batch(list(TEXTS))]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [special["pad"]] * (width - len(row)) for row in rows])
-    inside = torch.tensor([[0 < i < len(row) - 1 for i in range(width)] for row in rows])
+    groups, width = [rows[first::4] for first in range(4)], max(map(len, rows))
+    mixes_padding = "attention_mask" not in inspect.signature(type(model.base_model).forward).parameters
+    if mixes_padding:
+        # FNet mixes padding into the tokens, so it learns, as it is read, from rows of one length.
+        groups = [[row for row in rows if len(row) == length] for length in sorted({len(row) for row in rows})]
+        steps *= 3
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     model.eval()  # gradients flow; dropout would only slow a model that is to memorise a text
     for step in range(steps):
-        batch = slice(step % 4, None, 4)
-        hidden = inside[batch] & (torch.rand(inside[batch].shape) < 0.25)
-        shown = ids[batch].masked_fill(hidden, special["mask"])
-        logits = model(input_ids=shown, attention_mask=(ids[batch] != special["pad"]).long()).logits
-        loss = torch.nn.functional.cross_entropy(logits[hidden], ids[batch][hidden])
+        batch = groups[step % len(groups)]
+        width = len(batch[0]) if mixes_padding else width
+        ids = torch.tensor([row + [special["pad"]] * (width - len(row)) for row in batch])
+        inside = torch.tensor([[0 < i < len(row) - 1 for i in range(width)] for row in batch])
+        hidden = inside & (torch.rand(inside.shape) < 0.25)
+        if not hidden.any():
+            continue
+        shown = ids.masked_fill(hidden, special["mask"])
+        logits = model(input_ids=shown, attention_mask=(ids != special["pad"]).long()).logits
+        loss = torch.nn.functional.cross_entropy(logits[hidden], ids[hidden])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
