@@ -24,7 +24,7 @@ from pipeline.text.corpus_view import MaskedCorpus
 from storage.errors import DistillError
 
 Role = Literal["teacher", "start", "lexical"]
-STEPS = 100
+STEPS = 200
 CPU = torch.device("cpu")
 RUNTIME = Runtime(device=CPU, dtype=torch.float32, batch_tokens=2000, checkpoint_seconds=1e9)
 TOLERANCE = 1e-4
