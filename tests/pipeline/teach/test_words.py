@@ -30,6 +30,7 @@ from pipeline.teach.words import (
     nearest_token,
     word_outcomes,
 )
+from pipeline.text.corpus_view import MaskedSequences
 from pipeline.text.tokenizer import FastTokenizer
 from pipeline.text.vocabulary import normalised_tokens
 from storage.errors import VocabularyError
@@ -223,10 +224,8 @@ def test_a_teacher_of_another_vocabulary_answers_all_words(
     fusion = FusionParams(
         teachers=["one"], weighting="uniform", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=8
     )
-    fuse(
-        fusion, sequences=data / "sequences", masks=data / "masks", logits=logits, out=tmp_path / "targets" / "one",
-        declared=["one"], threads=1,
-    )  # fmt: skip
+    opened = MaskedSequences.open_pair(data / "sequences", data / "masks")
+    fuse(fusion, opened, logits=logits, out=tmp_path / "targets" / "one", declared=["one"], threads=1)
     for split in SPLITS:
         assert Store(tmp_path / "targets" / "one", FusedTargets).read(split).covered_P().all()
 
