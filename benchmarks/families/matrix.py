@@ -1,6 +1,6 @@
 """Every family through the pipeline, as a teacher, as a start and as a lexical student, on a text of two hundred lines.
 
-Models have random weights from their own initialisers, and a second of training where a teacher must know more than
+Models have random weights from their own initialisers, and some steps of training where a teacher must know more than
 frequencies. Each is written as a published folder: configuration, safetensors, tokenizer, and no special token named
 where the hub's folders name none.
 """
