@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from storage.atomic import write_bytes
 from storage.errors import ShardCorrupt, StoreError
 from storage.format.manifest import FileEntry
-from storage.work import WorkFolder
+from storage.work import Resumed, WorkFolder
 
 PARTS = "parts"
 ATTEMPTS = "part-attempts"
@@ -43,7 +42,7 @@ class PartAttempt:
     files: dict[str, FileEntry]
 
 
-class Parts:
+class Parts(Resumed):
     """The parts in a work folder, which is held while this is open.
 
     A name is a path such as "read/00003". Raises what `WorkFolder` raises.
@@ -52,20 +51,6 @@ class Parts:
     def __init__(self, work: WorkFolder) -> None:
         self.work = work
         self._files: dict[str, dict[str, FileEntry]] = {}
-
-    def __enter__(self) -> Self:
-        self.work.__enter__()
-        try:
-            self._take_up()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.work.__exit__(kind, error, trace)
 
     def _take_up(self) -> None:
         """Find what an earlier run finished."""

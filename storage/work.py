@@ -17,6 +17,7 @@ import os
 import shutil
 import socket
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -166,6 +167,30 @@ def finished_folders(root: Path = WORK_ROOT, *, mine: str | None = None) -> list
         if finished and (name == mine or not _held(root / f"{name}.lock")):
             found.append(path)
     return found
+
+
+class Resumed(ABC):
+    """Holds its work folder while it is open, and begins with what an earlier run finished there."""
+
+    work: WorkFolder
+
+    def __enter__(self) -> Self:
+        self.work.__enter__()
+        try:
+            self._take_up()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.work.__exit__(kind, error, trace)
+
+    @abstractmethod
+    def _take_up(self) -> None:
+        """Find what an earlier run finished."""
 
 
 def _held(lock: Path) -> bool:

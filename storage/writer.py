@@ -13,8 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import zarr
@@ -27,7 +26,7 @@ from storage.format.manifest import CARD, FileEntry, Manifest, ShardEntry, Split
 from storage.format.manifest_parse import parse_manifest, write_manifest
 from storage.reader import Store
 from storage.records.base import Record
-from storage.work import WorkFolder, Workspace
+from storage.work import Resumed, WorkFolder, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Shard:
         return f"{self.split}/{self.index}"
 
 
-class StoreWriter:
+class StoreWriter(Resumed):
     """Writes one store of `record`s to `out` through a work folder.
 
     inputs and parents enter the identity; splits is the shard plan; constants are those the record needs to be encoded.
@@ -73,20 +72,6 @@ class StoreWriter:
         self.identity = identity_of(kind=record.kind, revision=record.revision, inputs=inputs, parents=parents)
         self.work = WorkFolder(out, name=f"{record.kind}-{out.name}", identity=self.identity, workspace=workspace)
         self._done: dict[tuple[str, int], ShardEntry] = {}
-
-    def __enter__(self) -> Self:
-        self.work.__enter__()
-        try:
-            self._take_up()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.work.__exit__(kind, error, trace)
 
     def _take_up(self) -> None:
         """Write the metadata, and find the shards that an earlier run finished."""
