@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner, Result
 
 from pipeline.plagiarism.pan import read_corpus
 from stages import plagiarism, plagiarism_sets, rewrite
 from storage.format.manifest import file_sha256
 from tests.helpers import stores as fakes
+from tests.helpers.commands import call
 
 PARAMS = """
 rewrite:
@@ -36,13 +35,6 @@ def project(workplace: Path, tiny_mlm: Path) -> Path:
     fakes.tiny_documents(workplace, texts=TEXT, calibration=0.1, heldout=0.8)
     (workplace / "params.yaml").write_text(PARAMS.replace("MODEL", str(tiny_mlm)), encoding="utf-8")
     return workplace
-
-
-def call(command: click.Command, *arguments: str) -> Result:
-    result = CliRunner().invoke(command, list(arguments))
-    if result.exit_code not in (0, 2):
-        raise AssertionError(result.output) from result.exception
-    return result
 
 
 def test_sets_are_made_and_a_model_is_judged_on_them(project: Path, tiny_mlm: Path) -> None:
