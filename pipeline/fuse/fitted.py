@@ -1,9 +1,9 @@
-"""What a fusion fits before it mixes: each teacher's bias ratio, and the gate of learned weights."""
+"""What a fusion fits before it mixes: each teacher's bias ratio and prior, and the gate of learned weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,22 +22,30 @@ from storage.records.sequences import Masks
 MOST_SHARDS = 64
 """Shards of a split that something is fitted to, evenly spread."""
 
-RATIO, GATE = "ratio/", "gate/"
+RATIO, PRIOR, GATE = "ratio/", "prior/", "gate/"
 """Beginnings of names of arrays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """Fitted to the true tokens of the train split (ratios) and of the calibration split (gate)."""
+    """Fitted to the true tokens of the train split (ratios) and of the calibration split (priors, gate)."""
 
     ratios: dict[str, NDArray[np.float64]]
     """Teacher to its ratio [V]; empty without `debias`."""
+    log_priors: dict[str, float]
+    """Teacher to the natural log of its prior weight; empty unless the prior is `calibration`."""
     gate: Gate | None
     """Of the weighting `learned`."""
 
+    @classmethod
+    def nothing(cls) -> Self:
+        """What leaves the teachers as their stores have them."""
+        return cls(ratios={}, log_priors={}, gate=None)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """By name, as `of_arrays` reads them."""
-        arrays = {RATIO + name: ratio for name, ratio in self.ratios.items()}
+        arrays: dict[str, NDArray[Any]] = {RATIO + name: ratio for name, ratio in self.ratios.items()}
+        arrays |= {PRIOR + name: np.array(log_prior) for name, log_prior in self.log_priors.items()}
         if self.gate is not None:
             arrays |= {GATE + field.name: getattr(self.gate, field.name) for field in fields(Gate)}
         return arrays
@@ -48,14 +56,19 @@ class Fitted:
         gate = {name.removeprefix(GATE): arrays[name] for name in arrays if name.startswith(GATE)}
         return cls(
             ratios={name.removeprefix(RATIO): arrays[name] for name in arrays if name.startswith(RATIO)},
+            log_priors={name.removeprefix(PRIOR): float(arrays[name]) for name in arrays if name.startswith(PRIOR)},
             gate=Gate(**gate) if gate else None,
         )
 
     def applied(self, teachers: Mapping[str, Teacher]) -> list[Teacher]:
-        """The teachers with their corrections."""
+        """The teachers with their corrections and priors."""
+        weighted = {
+            name: replace(teacher, log_prior=self.log_priors.get(name, teacher.log_prior))
+            for name, teacher in teachers.items()
+        }
         return [
             debiased(teacher, self.ratios[name]) if name in self.ratios else teacher
-            for name, teacher in teachers.items()
+            for name, teacher in weighted.items()
         ]
 
 
@@ -70,7 +83,7 @@ def fit(
 ) -> Fitted:
     """Fit what the settings ask for; the gate is fitted to corrected teachers.
 
-    Raises DataError when the gate has no position to be fitted to.
+    Raises DataError when the gate or the prior has no position to be fitted to.
     """
     ratios = {}
     if params.debias is not None:
@@ -78,7 +91,25 @@ def fit(
             parts = ((stores[name].shard("train", index), label_P) for index, label_P, _ in _labels(masks, "train"))
             rows = masks.plan("train").rows
             ratios[name] = fit_ratio(parts, teacher, counts=params.debias.counts, rows=rows)
-    corrected = Fitted(ratios=ratios, gate=None)
+    log_priors = {}
+    if params.prior == "calibration":
+        nll_T = common_nll(
+            (
+                [
+                    stores[name].shard("calibration", index).gold_logprob_PJ[:, teacher.weight_column]
+                    for name, teacher in teachers.items()
+                ]
+                for index, _, _ in _labels(masks, "calibration")
+            ),
+            teachers=len(teachers),
+        )
+        if np.isnan(nll_T).any():
+            raise DataError(
+                f"{where}.prior: calibration compares teachers at calibration positions that all of them answer, and "
+                "there are none. Raise corpus.calibration, or choose another prior"
+            )
+        log_priors = dict(zip(teachers, (-nll_T).tolist(), strict=True))
+    corrected = Fitted(ratios=ratios, log_priors=log_priors, gate=None)
     if params.weighting != "learned":
         return corrected
     assert sources is not None, where
@@ -104,7 +135,22 @@ def fit(
             "none. Raise corpus.calibration, or choose weighting entropy"
         )
     gate = fit_gate(given, sources=len(sources.names), tau=params.tau, rarity_V=rarity_V)
-    return Fitted(ratios=ratios, gate=gate)
+    return Fitted(ratios=ratios, log_priors=log_priors, gate=gate)
+
+
+def common_nll(parts: Iterable[Sequence[NDArray[np.floating]]], *, teachers: int) -> NDArray[np.float64]:
+    """Mean NLL [T], nats, of the true tokens at the positions that all teachers answer; NaN where there are none.
+
+    Each part has one array a teacher: log-probabilities of the true tokens of the same rows, NaN without an answer. A
+    teacher that answers the easy positions only is compared with the others there, so it gains nothing by its silence.
+    """
+    total_T, count = np.zeros(teachers), 0
+    for part in parts:
+        logprob_PT = np.stack(part, axis=1).astype(np.float64)
+        all_P = np.isfinite(logprob_PT).all(axis=1)
+        total_T -= logprob_PT[all_P].sum(axis=0)
+        count += int(all_P.sum())
+    return np.asarray(total_T / count) if count else np.full(teachers, np.nan)
 
 
 def gate_facts(gate: Gate | None, teachers: list[str], sources: Sources | None) -> dict[str, Any]:

@@ -35,6 +35,9 @@ from storage.writer import StoreWriter
 
 log = logging.getLogger(__name__)
 
+COMMON_PRIOR = "prior_of_common_positions"
+"""In the inputs of a store whose prior is `calibration`: older ones compared teachers at different positions."""
+
 
 def fuse(
     params: FusionParams,
@@ -87,7 +90,7 @@ def fuse(
             FusedTargets,
             specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), rank=tail_rank, vocabulary=vocabulary),
             splits=corpus.masks.manifest.splits,
-            inputs=params.model_dump(),
+            inputs=params.model_dump() | ({COMMON_PRIOR: True} if params.prior == "calibration" else {}),
             parents={
                 "masks": corpus.masks.identity,
                 **{f"logits/{name}": store.identity for name, store in stores.items()},
@@ -99,8 +102,8 @@ def fuse(
             },
         )
         with writer:
-            fitted = Fitted(ratios={}, gate=None)
-            if params.debias is not None or params.weighting == "learned":
+            fitted = Fitted.nothing()
+            if params.is_fitted:
                 first = job
                 fitted = Fitted.of_arrays(writer.remember_arrays(FITTED, lambda: active_executor.once(first, fit_once)))
                 job = replace(job, fitted=writer.arrays_file(FITTED))

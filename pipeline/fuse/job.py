@@ -112,7 +112,7 @@ class FuseJob:
             log_prior_ST = log_prior_by_source(
                 self.params.by_source, sources.names, self.params.teachers, where=f"{self.where}.prior.by_source"
             )
-        fitted = Fitted(ratios={}, gate=None)
+        fitted = Fitted.nothing()
         if self.fitted is not None:
             with np.load(self.fitted, allow_pickle=False) as held:
                 fitted = Fitted.of_arrays(held)
@@ -214,11 +214,7 @@ def _teacher(
         )
     share = np.exp(bias_V[matched_V]).sum() / np.exp(bias_V).sum()
     log.info("%s: %s tokens, %.2f %% of its tail matched", name, own_bridge.coverage, 100 * share)
-    log_prior = 0.0
-    if params.prior == "calibration":
-        log_prior = -float(store.facts["calibration"]["nll" if params.calibrated else "nll_raw"])
-    elif params.by_teacher:
-        log_prior = math.log(params.by_teacher[name])
+    log_prior = math.log(params.by_teacher[name]) if params.by_teacher else 0.0
     temperatures: list[float] = store.facts["temperatures"]
     return Teacher.of(
         own_bridge.to_student_V,

@@ -34,7 +34,8 @@ class FusionParams(Section):
     calibrated: bool
     """Take each teacher at its fitted temperature (times `temperature`), not with its raw logits."""
     prior: Literal["equal", "calibration"] | dict[str, float] | dict[Literal["by_source"], Numbers]
-    """Of the teachers: equal, exp(-NLL on the calibration split), a number each, or by_source; multiplies the weights.
+    """Of the teachers: equal, exp(-NLL at the calibration positions that all of them answer), a number each, or
+    by_source; multiplies the weights.
 
     by_source has source of documents to teacher to number, "*" for all other sources. What is left out is 1.
     """
@@ -100,6 +101,11 @@ class FusionParams(Section):
         """The prior by teacher; empty where it is another."""
         numbers = self.prior if isinstance(self.prior, dict) else {}
         return {name: number for name, number in numbers.items() if not isinstance(number, dict)}
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether something is fitted to true tokens before anything is mixed."""
+        return self.debias is not None or self.weighting == "learned" or self.prior == "calibration"
 
     @property
     def reads_sources(self) -> str:

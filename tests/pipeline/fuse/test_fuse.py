@@ -264,12 +264,45 @@ def test_priors_multiply_the_weights(world: World):
     both = open_targets(world, "numbers").read("heldout").weight_PT
     shared = both[both[:, 1] > 0]
     np.testing.assert_allclose(shared, [[0.75, 0.25]] * len(shared), atol=1 / 500 + 1e-6)
+
+
+@pytest.mark.parametrize(("calibrated", "column"), [(True, 1), (False, 0)])
+def test_a_prior_by_calibration_compares_teachers_where_all_answer(world: World, calibrated: bool, column: int):
+    """Against the loss of the dense distributions; what `teach` says of the positions that each answers counts not."""
     for name, nll in (("alpha", 1.5), ("beta", 2.5)):
         edit_facts(world.data / "logits" / name, calibration={"nll": nll, "nll_raw": 9.0})
-    run(world, name="fitted", weighting="uniform", prior="calibration")
-    both = open_targets(world, "fitted").read("heldout").weight_PT
-    share = 1 / (1 + np.exp(-1.0))
-    np.testing.assert_allclose(both[both[:, 1] > 0][0], [share, 1 - share], atol=1 / 500 + 1e-6)
+    manifest = run(world, weighting="uniform", prior="calibration", calibrated=calibrated)
+    records = [Store(world.data / "logits" / name, SparseLogits).read("calibration") for name in ("alpha", "beta")]
+    both = np.arange(len(records[0])) % 5 != 0
+    loss_T = [-record.gold_logprob_PJ[both, column].mean(dtype=np.float64) for record in records]
+    share = 1 / (1 + np.exp(loss_T[0] - loss_T[1]))
+    assert abs(share - 0.5) > 0.05 and abs(share - 1 / (1 + np.exp(-1.0))) > 0.02
+    weight_PT = open_targets(world).read("heldout").weight_PT
+    shared = weight_PT[weight_PT[:, 1] > 0]
+    np.testing.assert_allclose(shared, [[share, 1 - share]] * len(shared), atol=1 / 500 + 1e-6)
+    assert manifest.identity != run(world, name="plain", weighting="uniform", calibrated=calibrated).identity
+
+
+def test_a_prior_by_calibration_needs_positions_that_all_answer(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fuse_fitted, "common_nll", lambda _, teachers: np.full(teachers, np.nan))
+    with pytest.raises(DataError, match=r"fusions.mixed.prior: calibration compares .* and there are none"):
+        run(world, prior="calibration")
+
+
+def test_teachers_of_equal_skill_weigh_the_same_whatever_they_leave_out():
+    """One answers the easier 60 % of the positions: its own mean loss is lower, and says nothing of its skill."""
+    loss_P = np.random.default_rng(0).gamma(2.0, 1.5, 5000)
+    easy_P = loss_P < np.quantile(loss_P, 0.6)
+    noise_PT = np.random.default_rng(1).normal(0, 0.3, (5000, 3))
+    logprob_PT = -loss_P[:, None] + noise_PT - [0, 0, 0.5]
+    logprob_PT[~easy_P, 1] = np.nan
+    found_T = fuse_fitted.common_nll(
+        ([logprob_PT[start : start + 1000, t] for t in range(3)] for start in range(0, 5000, 1000)), teachers=3
+    )
+    np.testing.assert_allclose(found_T - found_T[0], [0, 0, 0.5], atol=0.03)
+    np.testing.assert_allclose(found_T, -logprob_PT[easy_P].mean(axis=0))
+    assert np.nanmean(-logprob_PT[:, 1]) < np.mean(-logprob_PT[:, 0]) - 1
+    assert np.isnan(fuse_fitted.common_nll([], teachers=2)).all()
 
 
 def source_of_positions(world: World, split: str = "heldout") -> np.ndarray:

@@ -143,6 +143,22 @@ def test_weights_follow_skill_and_not_coverage() -> None:
     assert total[1] - total[0] == pytest.approx(2.0, abs=0.3)
 
 
+def test_a_teacher_that_answers_the_easy_positions_only_gains_no_weight() -> None:
+    """Two teachers of one skill, one of which leaves out the 40 % of the positions at which both know least."""
+    equal = Gate(slope_F=np.zeros(4), teacher_T=np.zeros(2), source_ST=np.zeros((1, 2)), rarity_V=np.zeros(3))
+    given_answers = made_answers(np.random.default_rng(6), 20_000, equal, coverage=1.0)
+    known_P = given_answers.p_PT.mean(axis=1)
+    given_answers.covered_PT[:, 1] = known_P > np.quantile(known_P, 0.4)
+    given_answers.p_PT[:] *= given_answers.covered_PT
+    assert given_answers.p_PT[given_answers.covered_PT[:, 1], 1].mean() > given_answers.p_PT[:, 0].mean() + 0.1
+    found = fit_gate(given_answers, sources=1, tau=1e6, rarity_V=np.zeros(3))
+    total = found.teacher_T + found.source_ST[0]
+    assert total[1] - total[0] == pytest.approx(0.0, abs=0.1)
+    both = given_answers.covered_PT[:, 1]
+    weight_PT = softmax(given_answers.evidence_PTF @ found.slope_F + total)
+    assert weight_PT[both, 1].mean() == pytest.approx(0.5, abs=0.02)
+
+
 @pytest.mark.parametrize("tau", [0.7, 3.0])
 def test_the_fit_is_the_maximum_of_its_objective(tau: float) -> None:
     """Against the formula with one column for each teacher and source, gradients by differences."""
