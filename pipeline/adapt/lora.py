@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.sources.adapters import HEADS, load_body, require_tied
+from pipeline.sources.adapters import head_parameters, head_place, load_body, require_tied
 from storage.errors import SourceError
 
 
@@ -68,12 +68,6 @@ def _log_frequency(count_V: NDArray[np.int64], size: int) -> NDArray[np.float32]
     return np.asarray(np.log(padded_V / padded_V.sum()), np.float32)
 
 
-def head_parameters(model: Any) -> dict[str, nn.Parameter]:
-    """Parameters outside the encoder by name; a tensor that is tied to the encoder counts as the encoder's."""
-    encoder = {id(parameter) for parameter in model.base_model.parameters()}
-    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in encoder}
-
-
 def linear_maps(names: Iterable[str]) -> str:
     """A regular expression that matches these names of modules, layers' numbers left open.
 
@@ -100,8 +94,7 @@ def save_adapter(model: Any, start: str, *, rank: int, out: Path) -> None:
         {f"base_model.model.{name.replace('.default.', '.')}": _half(p) for name, p in low_rank.items()},
         out / "adapter_model.safetensors",
     )
-    head = {name: p for name, p in head_parameters(model).items() if ".lora_" not in name}
-    place = next((f"{name}." for name in HEADS if all(key.startswith(f"{name}.") for key in head)), "")
+    head, place = head_parameters(model), head_place(model)
     save_file({name.removeprefix(place): _half(p) for name, p in head.items()}, out / "mlm_head.safetensors")
 
 

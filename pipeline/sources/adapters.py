@@ -29,9 +29,6 @@ from pipeline.models.weights import no_safetensors, weight_files
 from storage.errors import SourceError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "mlm_head.safetensors")
-HEADS = ("cls", "lm_head")
-"""Modules that are a whole masked-LM head: of BERT and descendants, of MPNet and RoBERTa. A head's names are relative
-to such a module, and to the model where there is none (DistilBERT, ModernBERT)."""
 REASON_CHARACTERS = 300
 
 
@@ -112,12 +109,31 @@ def load_body(body: Path) -> tuple[Any, list[str]]:
     return model.eval(), sorted(info["missing_keys"])
 
 
+def head_parameters(model: Any) -> dict[str, Any]:
+    """Parameters outside the encoder by name; a tensor that is tied to the encoder counts as the encoder's."""
+    encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in encoder}
+
+
+def head_place(model: Any) -> str:
+    """The module that is the whole head, with a dot: the first part of its parameters' names where all share one.
+
+    Empty where the head is several modules of the model (DistilBERT, ModernBERT). The head's file has names relative to
+    this place.
+    """
+    modules = {name.partition(".")[0] for name in head_parameters(model)}
+    return f"{modules.pop()}." if len(modules) == 1 else ""
+
+
 def _fill_head(model: Any, adapter: Path, missing: Sequence[str]) -> None:
     """Load the head; refuse it when it does not fit or leaves one of the `missing` weights as it was initialised."""
     from safetensors.torch import load_file
 
-    place = next((f"{name}." for name in HEADS if hasattr(model, name)), "")
-    weights = {f"{place}{name}": tensor for name, tensor in load_file(adapter / "mlm_head.safetensors").items()}
+    place, whole = head_place(model), model.state_dict().keys()
+    weights = {
+        name if name in whole else f"{place}{name}": tensor
+        for name, tensor in load_file(adapter / "mlm_head.safetensors").items()
+    }
     try:
         outcome = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -162,12 +178,16 @@ def _merged(model: Any, adapter: Path) -> Any:
 
 
 def require_tied(model: Any, folder: Path) -> None:
-    """Refuse a model whose output matrix is not its input embedding: heads are trained tied to it."""
-    decoder = model.get_output_embeddings()
-    if decoder is None or decoder.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr():
+    """Refuse a model whose output matrix is not its input embedding: heads are trained tied to it.
+
+    The matrix is known by its shape, a row for each token. `get_output_embeddings` of DeBERTa-v3 gives another layer.
+    """
+    rows = len(model.get_input_embeddings().weight)
+    own = [name for name, weight in head_parameters(model).items() if weight.dim() == 2 and len(weight) == rows]
+    if own:
         raise SourceError(
             f"{folder}: the head's output matrix must be tied to the input embeddings, which {type(model).__name__} "
-            "with this configuration does not do (tie_word_embeddings)"
+            f"with this configuration does not do (tie_word_embeddings): {own[0]} is another one"
         )
 
 

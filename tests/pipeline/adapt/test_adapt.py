@@ -16,12 +16,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
+from benchmarks.families.configs import FAMILIES
+from benchmarks.families.tokenizers import write_tokenizer
 from pipeline.adapt.adapt import adapt
-from pipeline.adapt.lora import head_parameters, linear_maps, with_adapter
+from pipeline.adapt.lora import linear_maps, save_adapter, with_adapter
 from pipeline.adapt.params import AdapterParams
 from pipeline.adapt.text import masked_text, read_pages
 from pipeline.models.masked_lm import load_checked
-from pipeline.sources.adapters import merge
+from pipeline.sources.adapters import head_parameters, head_place, merge
 from pipeline.text.tokenizer import load_tokenizer
 from pipeline.train.params import TrainingParams
 from pipeline.train.trainer import Trainer
@@ -154,6 +156,39 @@ def test_a_head_in_several_modules(tiny_tokenizer: Path, tiny_stores: TinyStores
     run(settings(start, tiny_stores.documents, training=short), tiny_stores)
     names = load_file(OUT / "adapter" / "mlm_head.safetensors")
     assert {name.partition(".")[0] for name in names} == {"vocab_transform", "vocab_layer_norm", "vocab_projector"}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("bert", "cls."), ("mpnet", "lm_head."), ("roberta", "lm_head."), ("albert", "predictions."),
+        ("deberta-v3", "lm_predictions."), ("mobilebert", "cls."), ("electra", ""), ("convbert", ""),
+        ("distilbert", ""), ("modernbert", ""),
+    ],
+)  # fmt: skip
+def test_the_head_of_each_family_is_found_by_what_is_outside_the_encoder(name: str, place: str, tmp_path: Path) -> None:
+    """Encoder, adapter and head make the trained model again; the file names the head relative to its module."""
+    body = tmp_path / "body"
+    special = write_tokenizer(body, FAMILIES[name], TINY_TEXT)
+    size = len(load_tokenizer(body).tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = AutoModelForMaskedLM.from_config(FAMILIES[name].config(vocabulary=size, special=special))
+        whole.base_model.save_pretrained(body)
+        trained = with_adapter(body, rank=2, seed=0, frequency_V=np.zeros(size, np.int64)).eval()
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(torch.randn_like(parameter).mul(0.3).half())
+    assert head_place(trained) == place
+    save_adapter(trained, "body", rank=2, out=tmp_path / "adapter")
+    names = set(load_file(tmp_path / "adapter" / "mlm_head.safetensors"))
+    assert {place + key for key in names} == set(head_parameters(trained))
+    merge(body, tmp_path / "adapter", tmp_path / "merged")
+    ids = torch.arange(10, 20)[None] % size
+    with torch.inference_mode():
+        expected, found = (model(input_ids=ids).logits for model in (trained, load_checked(tmp_path / "merged").eval()))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_killed_run_ends_with_the_same_bytes(
