@@ -70,15 +70,12 @@ class TeacherInputs:
         do not belong together.
         """
         from pipeline.teach.words import word_outcomes
-        from pipeline.text.tokenizer import load_tokenizer
+        from pipeline.text.tokenizer import load_tokenizer, shortened
         from pipeline.text.vocabulary import bridge, space_variants
 
         tokenizer = load_tokenizer(folder)
-        if lm is not None and lm.vocabulary < len(tokenizer.tokens):
-            raise VocabularyError(
-                f"{folder}: the tokenizer has {len(tokenizer.tokens)} ids, the model {lm.vocabulary}: they do not "
-                "belong together. Give the model with its own tokenizer"
-            )
+        if lm is not None:
+            tokenizer = shortened(tokenizer, lm.vocabulary)
         words = None
         if students_tokenizer is not None:
             students = load_tokenizer(students_tokenizer)

@@ -8,7 +8,7 @@ missing part. Nothing in the folder is executed.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,37 @@ def load_tokenizer(folder: Path) -> FastTokenizer:
         identity=digest({"tokenizer": content, "special": special}),
         tells_words=_tells_words(backend),
     )
+
+
+def shortened(tokenizer: FastTokenizer, rows: int) -> FastTokenizer:
+    """The tokenizer without the tokens whose id is `rows` or more, for which a model's matrix has no row.
+
+    A text is cut into the tokens that are left, or the unknown one. Raises VocabularyError when a special token goes.
+    """
+    from tokenizers import Tokenizer
+
+    if rows >= len(tokenizer.tokens):
+        return tokenizer
+    for role, number in tokenizer.special.items():
+        if number >= rows:
+            raise VocabularyError(
+                f"{tokenizer.folder}: the tokenizer has {len(tokenizer.tokens)} ids, among them {number} of the {role} "
+                f"token, the model has {rows}: they do not belong together. Give the model with its own tokenizer"
+            )
+    state = json.loads(tokenizer.backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < rows]
+    vocabulary = state["model"]["vocab"]
+    if isinstance(vocabulary, list):  # Unigram: pieces and their scores, by id
+        state["model"]["vocab"] = vocabulary[:rows]
+    else:
+        kept = {token: number for token, number in vocabulary.items() if number < rows}
+        state["model"]["vocab"] = kept
+        if "merges" in state["model"]:
+            pairs = [merge if isinstance(merge, list) else merge.split(" ", 1) for merge in state["model"]["merges"]]
+            state["model"]["merges"] = [pair for pair in pairs if {*pair, "".join(pair)} <= kept.keys()]
+    backend = Tokenizer.from_str(json.dumps(state))
+    backend.encode_special_tokens = True  # no part of the state
+    return replace(tokenizer, backend=backend, tokens=tokenizer.tokens[:rows])
 
 
 def words_by_spaces(text: str, offsets: list[tuple[int, int]]) -> list[int | None]:

@@ -109,7 +109,7 @@ def test_every_split_can_be_loaded(split: str, lm: MaskedLM, tiny_teacher: Path,
 def test_logits_cover_the_ids_of_the_tokenizer_only(
     tiny_teacher: Path, tiny_stores: TinyStores, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Some models pad their output; a padded one gives the same logits, and one that is too small is refused."""
+    """Some models pad their output; a padded one gives the same logits, one that is too small those of its ids."""
     from transformers import AutoModelForMaskedLM
 
     padded = AutoModelForMaskedLM.from_pretrained(tiny_teacher)
@@ -129,9 +129,18 @@ def test_logits_cover_the_ids_of_the_tokenizer_only(
     ]
     assert answers[0].shape == (30, whole)
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
-    small = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["small"]), CPU)
-    with pytest.raises(VocabularyError, match=rf"small: the tokenizer has {whole} ids, the model {whole - 7}"):
-        open_inputs(small, folders["small"], tiny_stores)
+    small = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["small"]).eval(), CPU)
+    shorter = open_inputs(small, folders["small"], tiny_stores)
+    assert shorter.tokens == open_inputs(plain_lm, tiny_teacher, tiny_stores).tokens[: whole - 7]
+    fewer, gold = collect(shorter.split("heldout"), small, 0, 30)
+    assert fewer.shape == (30, whole - 7) and (gold < whole - 7).all()
+    same = np.isclose(fewer, answers[1][:, : whole - 7], atol=1e-4).all(axis=1)
+    assert same.any() and not same.all(), "texts without these tokens, which are frequent ones, are read as before"
+    assert np.isfinite(fewer).all(axis=1).sum() > 10
+    none = MaskedLM(AutoModelForMaskedLM.from_pretrained(folders["small"]), CPU)
+    none.model.config.vocab_size = 3
+    with pytest.raises(VocabularyError, match=rf"small: the tokenizer has {whole} ids, among them \d of the \w+ token"):
+        open_inputs(none, folders["small"], tiny_stores)
 
 
 def test_a_models_digest_covers_the_files_that_decide_its_logits(tiny_mlm: Path, tmp_path: Path) -> None:

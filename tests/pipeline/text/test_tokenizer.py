@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 
 from benchmarks.families.configs import FAMILIES
 from benchmarks.families.tokenizers import write_gemma_like, write_tokenizer
-from pipeline.text.tokenizer import load_tokenizer, words_by_spaces
+from pipeline.text.tokenizer import load_tokenizer, shortened, words_by_spaces
 from pipeline.text.windows import encode_windows
-from storage.errors import SourceError
+from storage.errors import SourceError, VocabularyError
 from tests.helpers.stores import TINY_TEXT
 
 TEXT = "The old dog (a fox) sleeps; it dreams of wild berries, and the farmer brings an apple."
@@ -92,6 +92,30 @@ def test_ids_beyond_65535_and_holes_are_read(tmp_path: Path) -> None:
     assert own.tokens[70_000] == "▁dragon" and own.tokens[69_999] == "[hole 69999]"
     sequences, _ = encode_windows(["the dragon sleeps."], own, sequence_tokens=12)
     assert 70_000 in sequences.input_ids_NL
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
+def test_tokens_without_a_row_are_cut_into_those_that_have_one(tmp_path: Path, name: str) -> None:
+    """Of all three kinds, with a token that was added after the model was made; others are cut as before."""
+    folder = written(tmp_path, name)
+    raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    size = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    raw["added_tokens"].append({"id": size, "content": "zebra", **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+    own = load_tokenizer(folder)
+    assert size in own.backend.encode("the zebra sleeps").ids
+    ids = shortened(own, size).backend.encode("the zebra sleeps").ids
+    assert max(ids) < size and len(ids) > len(own.backend.encode("the zebra sleeps").ids)
+    assert shortened(own, size).backend.encode(TEXT).ids == own.backend.encode(TEXT).ids
+    rows = size - 20 if max(own.special.values()) < size - 20 else max(own.special.values()) + 1
+    fewer = shortened(own, rows)
+    assert len(fewer.tokens) == fewer.backend.get_vocab_size() == rows
+    assert max(max(fewer.backend.encode(text).ids) for text in TINY_TEXT) < rows
+    assert fewer.backend.encode("[MASK]").ids == shortened(own, size).backend.encode("[MASK]").ids
+    assert shortened(own, size + 1) is own
+    with pytest.raises(VocabularyError, match=rf"the tokenizer has {size + 1} ids, among them \d+ of the \w+ token"):
+        shortened(own, max(own.special.values()))
 
 
 def test_a_tokenizer_that_hides_spaces_gives_words(tmp_path: Path) -> None:
