@@ -84,4 +84,4 @@ class ClusterError(DistillError):
 
 
 class OutOfMemory(DistillError):
-    """A model does not fit into the accelerator's memory, not even with one sequence at a time."""
+    """A forward of a teacher or a step of training does not fit into the accelerator's memory."""

@@ -14,6 +14,7 @@ from pipeline.models.precision import autocast
 from pipeline.text.inputs import model_inputs, token_batches
 from pipeline.train.data import ShardWindow, Step, TrainingData
 from pipeline.train.params import LossParams
+from storage.errors import OutOfMemory
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,19 @@ class LanguageTask:
         self.tails = None if store is None else Tails.of(store, device=lm.device)
 
     def backward(self, step: Step, window: ShardWindow, *, targets_weight: float, scale: float = 1.0) -> StepDone:
-        """Add the gradients of a step, times `scale`, to the model's."""
+        """Add the gradients of a step, times `scale`, to the model's; raises OutOfMemory when they do not fit."""
+        import torch
+
+        try:
+            return self._backward(step, window, targets_weight=targets_weight, scale=scale)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"train: the gradients of {self.batch_tokens:,} tokens at once do not fit in the memory of "
+                f"{self.lm.device}. Lower runtime.batch_tokens, which changes the speed only, and run the stage again: "
+                "it continues from its last checkpoint"
+            ) from error
+
+    def _backward(self, step: Step, window: ShardWindow, *, targets_weight: float, scale: float) -> StepDone:
         from pipeline.sparse.loss import weighted_loss
 
         micro = self._micro_batches(step, window)

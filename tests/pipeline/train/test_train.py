@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.models.masked_lm import MaskedLM, load_checked
+from pipeline.train.data import ShardWindow, Step
+from pipeline.train.objective import LanguageTask
 from pipeline.train.params import LossParams, StudentParams, TrainingParams
-from pipeline.train.train import train
-from storage.errors import StaleParent, VocabularyError
+from pipeline.train.train import open_training_data, train
+from storage.errors import OutOfMemory, StaleParent, VocabularyError
 from storage.reader import Store
 from storage.records.base import SPLITS
 from storage.records.sequences import Masks, Sequences
@@ -48,9 +51,15 @@ TEMPERATURE = 2.0
 
 
 def targets_of(
-    stores: TinyStores, out: Path, *, tail_rank: int, masks: str | None = None, vocabulary: int | None = None
+    stores: TinyStores,
+    out: Path,
+    *,
+    tail_rank: int,
+    masks: str | None = None,
+    vocabulary: int | None = None,
+    every: int = 5,
 ) -> Store[FusedTargets]:
-    """Fused targets of two made-up teachers over the masks, every fifth row without one."""
+    """Fused targets of two made-up teachers over the masks, every fifth row (or `every`) without one."""
     mask_store = Store(stores.masks, Masks)
     size, rng = int(mask_store.facts["vocabulary"]), np.random.default_rng(1)
     dense, rows = {}, {}
@@ -65,7 +74,7 @@ def targets_of(
             rng.dirichlet([2, 1], len(label_P)),
             label_P,
             keep=6,
-            covered_P=np.arange(len(label_P)) % 5 != 1,
+            covered_P=np.arange(len(label_P)) % every != 1,
             sketch_PTD=codes[split],
         )
     return write_targets(
@@ -234,6 +243,53 @@ def test_the_first_losses_are_those_of_the_dense_targets(
     ]
     assert record["predictions"] == len(label_P)
     assert record["parents"]["targets"] == store.identity
+
+
+def opened_task(stores: TinyStores, model: Path) -> tuple[LanguageTask, Any, Step]:
+    """The task of learning from data/targets/any, the student's module, and one step over the whole train split."""
+    module = load_checked(model)
+    data = open_training_data(stores.corpus(), Store(Path("data/targets/any"), FusedTargets))
+    task = LanguageTask(
+        MaskedLM(module, torch.device("cpu")), LossParams(targets=1.0, labels=0.5, tail="prior"), data=data,
+        autocast=torch.float32, batch_tokens=300,
+    )  # fmt: skip
+    shards = tuple(range(data.plan.shards))
+    return task, module, Step(window=shards, example_B=np.arange(len(data.view.lengths_G())))
+
+
+@pytest.mark.parametrize("every", [5, 2])
+def test_sums_are_divided_by_all_masked_positions_with_or_without_a_target(
+    every: int, tiny_stores: TinyStores, tiny_mlm: Path, workplace: Path
+) -> None:
+    """The gradient of the output bias against float64: a target weighs the same however many positions have one."""
+    store = targets_of(tiny_stores, Path("data/targets/any"), tail_rank=0, every=every)
+    task, module, step = opened_task(tiny_stores, tiny_mlm)
+    done = task.backward(step, ShardWindow(task.data, step.window), targets_weight=2.0)
+    logits = torch.from_numpy(train_logits(tiny_stores, tiny_mlm))
+    label_P = task.data.masks.label_P.astype(int)
+    rows = store.read("train")
+    covered_P = torch.from_numpy(rows.covered_P())
+    assert done.labels == len(label_P) and 0.4 < covered_P.double().mean() < 0.9
+    target = torch.from_numpy(np.nan_to_num(restore_fused(rows, bias_TV=store.constant("tail_bias_TV"))))
+    soft = TEMPERATURE * ((logits / TEMPERATURE).softmax(dim=1) - target) * covered_P[:, None]
+    hard = logits.softmax(dim=1) - torch.nn.functional.one_hot(torch.from_numpy(label_P), logits.shape[1])
+    expected = (2.0 * soft + 0.5 * hard).sum(dim=0) / len(label_P)
+    torch.testing.assert_close(module.cls.predictions.bias.grad.double(), expected, rtol=1e-3, atol=2e-5)
+
+
+def test_a_step_that_does_not_fit_says_which_setting_to_lower(
+    tiny_stores: TinyStores, tiny_mlm: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets_of(tiny_stores, Path("data/targets/any"), tail_rank=0)
+    task, _, step = opened_task(tiny_stores, tiny_mlm)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(task.lm, "logits", full)
+    message = r"^train: the gradients of 300 tokens at once do not fit .*Lower runtime.batch_tokens"
+    with pytest.raises(OutOfMemory, match=message):
+        task.backward(step, ShardWindow(task.data, step.window), targets_weight=1.0)
 
 
 def test_a_bucket_does_not_read_the_coordinates(
