@@ -27,7 +27,8 @@ def main(name: str, out: Path, params_file: Path) -> None:
         open_executor(settings, threads=shard_threads(settings), gpu=False, command=run.command) as (executor, _),
     ):
         manifest = ingest(name, params, out, executor=executor, workspace=run.workspace)
-        run.add(**manifest.facts["counts"])
+        skipped = manifest.facts.get("skipped_files", {})
+        run.add(**manifest.facts["counts"], skipped_files=sum(skipped.values()))
 
 
 if __name__ == "__main__":

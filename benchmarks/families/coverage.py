@@ -22,7 +22,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from pipeline.teach.words import word_outcomes
 from pipeline.text.alignment import teacher_view
 from pipeline.text.documents.ingest import ALL
-from pipeline.text.documents.readers import Fields, Found, read_json_lines
+from pipeline.text.documents.readers import read_json_lines
+from pipeline.text.documents.records import Fields, Found
 from pipeline.text.masking import choose_masked_positions
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.text.vocabulary import bridge, is_punctuation, space_variants

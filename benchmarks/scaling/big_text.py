@@ -17,7 +17,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from pipeline.text.documents.readers import JSON_LINES, Fields, Found, input_files, read_json_lines
+from pipeline.text.documents.files import JSON_LINES, input_files
+from pipeline.text.documents.readers import read_json_lines
+from pipeline.text.documents.records import Fields, Found
 
 POOL_CHARACTERS = 60_000_000
 """Of the source, in the order of its files, each in turn; in memory."""

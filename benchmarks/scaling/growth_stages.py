@@ -23,7 +23,8 @@ def texts(folder: str, pages: int) -> dict[str, float]:
     """Write the first pages of WordNet as JSON Lines."""
     from itertools import islice
 
-    from pipeline.text.documents.readers import Found, read_wordnet
+    from pipeline.text.documents.readers import read_wordnet
+    from pipeline.text.documents.records import Found
 
     lines = []
     for number, found in enumerate(islice(read_wordnet(Path("data/sources/wordnet")), pages)):

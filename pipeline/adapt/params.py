@@ -15,7 +15,7 @@ class AdapterParams(Section):
     """Folder of a Hugging Face encoder, with or without a masked-LM head."""
     text: str
     """data/documents: the corpus' train split; data/text: ingested documents that the corpus does not use; or a file or
-    folder of text, JSON Lines or Parquet."""
+    folder of text, JSON Lines, CSV, TSV or Parquet."""
     include: list[str] = Field(default_factory=list)
     """Names of the sources whose documents are used; empty: all."""
     heldout: float = Field(default=0.05, gt=0, lt=1)

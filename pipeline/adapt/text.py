@@ -18,20 +18,10 @@ import numpy as np
 from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import nearest
 from pipeline.core.seeds import unit_hash
+from pipeline.text.documents.files import CSV, JSON_LINES, PARQUET, PLAIN_TEXT, TSV, input_files, kind_of
 from pipeline.text.documents.ingest import ALL
-from pipeline.text.documents.readers import (
-    JSON_LINES,
-    PARQUET,
-    PLAIN_TEXT,
-    Fields,
-    Found,
-    Rejected,
-    hash_name,
-    input_files,
-    read_json_lines,
-    read_parquet,
-    read_text_file,
-)
+from pipeline.text.documents.readers import hash_name, read_file
+from pipeline.text.documents.records import Fields, Rejected
 from pipeline.text.masking import choose_masked_positions
 from pipeline.text.tokenizer import FastTokenizer
 from pipeline.text.windows import encode_windows
@@ -108,15 +98,9 @@ def _outside(path: Path) -> Iterator[Page]:
     if stores:
         return
     fields = Fields(text="text", name=None)
-    for file in input_files(path, (*PLAIN_TEXT, *JSON_LINES, *PARQUET)):
+    for file in input_files(path, (*PLAIN_TEXT, *JSON_LINES, *PARQUET, *CSV, *TSV)):
         name = file.relative_to(path).as_posix() if file != path else file.name
-        found: Iterator[Found | Rejected]
-        if file.name.endswith(PLAIN_TEXT):
-            found = read_text_file(file, name, _silent)
-        else:
-            read = read_parquet if file.name.endswith(PARQUET) else read_json_lines
-            found = read(file, fields, _silent)
-        for item in found:
+        for item in read_file(kind_of(file), file, path, fields, _silent):
             if isinstance(item, Rejected):
                 raise DataError(f"{item.where}: expected a record with the field 'text': {item.reason}")
             if text := item.text.strip():

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.senses.params import LexiconParams
 from pipeline.sources.wordnet import FILES
-from pipeline.text.documents.readers import raw_lines
+from pipeline.text.documents.decoding import raw_lines
 from storage.errors import DataError
 from storage.format.manifest import file_sha256
 from storage.tables import TableStore, write_tables

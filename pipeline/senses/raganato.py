@@ -24,7 +24,7 @@ from sys import intern
 from typing import NoReturn
 from xml.parsers import expat
 
-from pipeline.text.documents.readers import raw_chunks, raw_lines
+from pipeline.text.documents.decoding import raw_chunks, raw_lines
 from storage.errors import DataError
 
 PARTS = {"NOUN": "n", "VERB": "v", "ADJ": "a", "ADV": "r"}

@@ -41,7 +41,7 @@ from pipeline.tasks.machine_paraphrases.entries import refuse_bad
 from pipeline.tasks.machine_paraphrases.folders import MACHINE, ORIGINAL, read_folders
 from pipeline.tasks.machine_paraphrases.tables import read_tables
 from pipeline.tasks.rewrite import KIND, REVISION, SCHEMA, TABLE
-from pipeline.text.documents.readers import raw_lines
+from pipeline.text.documents.decoding import raw_lines
 from storage.errors import DataError
 from storage.format.manifest import digest
 from storage.tables import TableStore

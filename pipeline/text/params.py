@@ -14,12 +14,13 @@ from storage.errors import ParamsError
 class InputParams(Section):
     """One entry of `inputs`."""
 
-    kind: Literal["wordnet", "jsonl", "text", "parquet", "dataset"]
-    """jsonl: plain, .gz or .zst; dataset: a fetched data set of Parquet or JSON Lines files."""
+    kind: Literal["wordnet", "jsonl", "text", "csv", "tsv", "parquet", "dataset"]
+    """csv: quoted fields after a header, parted by comma, semicolon or tab; tsv: a line a record, quotation marks are
+    text; dataset: a folder of Parquet, JSON Lines, CSV or TSV. All but Parquet may be compressed."""
     path: str
     """File or folder."""
     text: str = "text"
-    """Field or column that holds the text."""
+    """Field or column that holds the text; doc.text is the field `text` of the field `doc`."""
     id: str | None = None
     """Field or column that holds a name unique in this input; without it "id" where there is one, else a hash."""
     licence: str = ""

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.tasks.machine_paraphrases.entries import Entry, PublishedPart, Rejects, refuse_bad
-from pipeline.text.documents.readers import PARQUET_ROWS, raw_lines
+from pipeline.text.documents.decoding import raw_lines
+from pipeline.text.documents.tables import PARQUET_ROWS
 from storage.errors import DataError
 
 REQUIRED = ("text", "label")

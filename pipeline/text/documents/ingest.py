@@ -28,8 +28,10 @@ from pyarrow import ipc
 
 from pipeline.executor.base import Executor, LocalExecutor
 from pipeline.text.documents import keys
+from pipeline.text.documents.files import listed
 from pipeline.text.documents.pieces import PIECE_SCHEMA, kept_rows, piece_batches
-from pipeline.text.documents.readers import Rejected, hash_name, input_documents, input_paths
+from pipeline.text.documents.readers import hash_name, input_documents, input_paths, skipped_files
+from pipeline.text.documents.records import TEXT_LIMIT, Rejected
 from pipeline.text.params import InputParams
 from storage.documents import SHARD_BYTES, document_shard_rows, rebatched, seal_documents, write_document_batches
 from storage.errors import DataError
@@ -47,9 +49,6 @@ PIECE_BYTES = SHARD_BYTES // 4
 """Text of a piece, which is made of Python strings: with them, its table and its keys some 100 MB."""
 PIECE_ROWS = 2**16
 
-TEXT_LIMIT = 2**28
-"""Characters of a document, of up to four bytes: a column of a record batch is addressed by 31 bits."""
-
 TOO_LONG = f"a text of more than {TEXT_LIMIT} characters. Cut it"
 
 INVISIBLE = ("Cc", "Cf")
@@ -61,11 +60,14 @@ def ingest(
 ) -> Manifest:
     """Write the table of one input's documents to `out`; ids are "<name>:<id in the input>".
 
-    Documents without a visible character are dropped and counted. `executor` makes the parts, by default this process.
+    Documents without a visible character are dropped and counted; files of a folder that the input does not read are
+    counted too. `executor` makes the parts, by default this process.
     Raises DataError when the input is not there, when more than `bad_lines` of its records are unreadable, and when two
     different texts have the same id.
     """
-    root, files = Path(params.path), input_paths(params)
+    root, files, left = Path(params.path), input_paths(params), skipped_files(params)
+    if left:
+        log.warning("ingest %s: files in %s that kind %s does not read: %s", name, root, params.kind, listed(left))
     inputs = {
         "name": name,
         "input": params.model_dump(exclude={"path"}),
@@ -89,7 +91,8 @@ def ingest(
             {(ALL, index): parts.folder(f"shard/{index}") / "table.arrow" for index in range(plan.shards)},
             {ALL: plan},
             inputs=inputs,
-            facts={"counts": found["counts"], "licence": params.licence, "first_bad": found["first_bad"]},
+            facts={"counts": found["counts"], "licence": params.licence, "first_bad": found["first_bad"]}
+            | ({"skipped_files": dict(sorted(left.items()))} if left else {}),
         )
 
 

@@ -1,10 +1,10 @@
-"""Read texts from common formats: JSON Lines, plain text, Parquet, a data set's folder, WordNet.
+"""Read texts from common formats: JSON Lines, plain text, CSV, TSV, Parquet, a data set's folder, WordNet.
 
 Every reader yields one `Found` for each document and one `Rejected` for each record that is none, with its file and
 line. Nothing is repaired: the caller counts bad records and knows how many are tolerated. Files of a folder are read in
-order of their path. Memory holds one line, one Parquet batch or one part of a text file.
+order of their path. Memory holds one line, one record, one Parquet batch or one part of a text file.
 
-A new format is one more `read_*` function, its endings, and a line in `input_paths` and `input_documents`.
+A new format is one more `read_*` function, its endings in `pipeline.text.documents.files`, and a line in `READERS`.
 """
 
 from __future__ import annotations
@@ -14,160 +14,86 @@ import hashlib
 import itertools
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import shlex
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from pipeline.text.documents.decoding import Advance, not_utf8, raw_lines, text_chunks
+from pipeline.text.documents.files import ENDINGS, input_files, kind_of, skipped, visible_files
+from pipeline.text.documents.records import Fields, Found, Rejected, record
+from pipeline.text.documents.tables import read_csv, read_parquet, read_tsv
 from pipeline.text.params import InputParams
-from storage.errors import DataError
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-PLAIN_TEXT = (".txt", ".txt.gz", ".txt.zst")
-PARQUET = (".parquet",)
 PAGE_WORDS = 85
 """Words of a WordNet page: with punctuation about 120 tokens, one window of the default length."""
-
-WORDNET = (*(f"{kind}.{pos}" for kind in ("data", "index") for pos in ("adj", "adv", "noun", "verb")), "lexnames")
-"""Files that decide the text of synsets; the folder's other files say how it was obtained, and may differ."""
 
 LARGE_FILE_CHARACTERS = 100_000
 """A longer text file, about 40 pages, is cut at its empty lines: else one file would be one document."""
 
 EMPTY_LINES = re.compile(r"((?:\r?\n[ \t]*){2,})")
-CHUNK_BYTES = 1 << 20
-PARQUET_ROWS = 4096
-ZSTD_WINDOW_BYTES = 1 << 31
-"""Files compressed with `zstd --long` need more than the decoder's default."""
-
-Advance = Callable[[int], None]
-"""Called with the number of file bytes that were read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One document as it stands in the input."""
-
-    where: str
-    """File and line."""
-    name: str | None
-    """Its id in the input, when it has one."""
-    source: str | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """One record that is no document."""
-
-    where: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fields:
-    """Names of a record's fields."""
-
-    text: str
-    name: str | None
-    """None: "id" where a record has it."""
+JOINED = "\n\N{ZERO WIDTH NO-BREAK SPACE}"
+"""A byte order mark at the beginning of a line: files were joined."""
 
 
 def input_paths(params: InputParams) -> list[Path]:
     """All files of an input, in the order in which they are read; raises DataError when there is none."""
+    return input_files(Path(params.path), *ENDINGS[params.kind])
+
+
+def skipped_files(params: InputParams) -> Counter[str]:
+    """How many files of the input's folder are not read, by ending; hidden ones are not counted."""
     path = Path(params.path)
-    if params.kind == "dataset":
-        return dataset_files(path)
-    endings = {"jsonl": JSON_LINES, "text": PLAIN_TEXT, "parquet": PARQUET, "wordnet": WORDNET}
-    return input_files(path, endings[params.kind])
+    if params.kind == "wordnet" or not path.is_dir():
+        return Counter()
+    return skipped(visible_files(path), input_paths(params))
 
 
 def input_documents(params: InputParams, file: Path, advance: Advance) -> Iterator[Found | Rejected]:
     """The documents of one file of an input; of a WordNet, those of its folder."""
     root, fields = Path(params.path), Fields(text=params.text, name=params.id)
     if params.kind == "wordnet":
-        yield from read_wordnet(root)
-    elif params.kind == "text":
-        yield from read_text_file(file, file.relative_to(root).as_posix() if file != root else file.name, advance)
-    elif file.name.endswith(PARQUET) or params.kind == "parquet":
-        yield from read_parquet(file, fields, advance)
-    else:
-        yield from read_json_lines(file, fields, advance)
+        return read_wordnet(root)
+    return read_file(kind_of(file) if params.kind == "dataset" else params.kind, file, root, fields, advance)
 
 
-def input_files(path: Path, endings: tuple[str, ...]) -> list[Path]:
-    """The file at `path`, or all files of the folder with one of the endings, hidden ones left out, by relative path.
-
-    Raises DataError when there is none.
-    """
-    if path.is_file():
-        return [path]
-    found = [
-        file
-        for file in sorted(path.rglob("*"), key=lambda file: file.relative_to(path).as_posix())
-        if file.is_file()
-        and file.name.endswith(endings)
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    if not found:
-        here = "none in it" if path.is_dir() else "nothing"
-        raise DataError(f"{path}: expected a file or a folder with files ending in {', '.join(endings)}, found {here}")
-    return found
-
-
-def dataset_files(path: Path) -> list[Path]:
-    """Parquet files of a data set's folder, or JSON Lines when it has no Parquet."""
-    for endings in (PARQUET, JSON_LINES):
-        try:
-            return input_files(path, endings)
-        except DataError:
-            continue
-    raise DataError(f"{path}: expected a data set with {', '.join(PARQUET + JSON_LINES)} files, found none")
+def read_file(kind: str, file: Path, root: Path, fields: Fields, advance: Advance) -> Iterator[Found | Rejected]:
+    """The documents of a file of `kind` at or below `root`; raises DataError when it cannot be read."""
+    if kind == "text":
+        return read_text_file(file, file.relative_to(root).as_posix() if file != root else file.name, advance)
+    return READERS[kind](file, fields, advance)
 
 
 def read_json_lines(file: Path, fields: Fields, advance: Advance) -> Iterator[Found | Rejected]:
     """One JSON object a line; empty lines are skipped.
 
-    Raises DataError when the compressed file is damaged.
+    Raises DataError as `text_chunks` does.
     """
-    for number, line in enumerate(raw_lines(file, advance), start=1):
+    for number, raw in enumerate(raw_lines(file, advance), start=1):
         where = f"{file}:{number}"
+        line = raw.removeprefix(codecs.BOM_UTF8)  # files that were joined have a mark at each seam
         if not line.strip():
             continue
         try:
-            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            value = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            yield Rejected(where, f"no JSON in UTF-8: {not_utf8(file, error, of='the line')}")
         except (ValueError, RecursionError) as error:
-            yield Rejected(where, f"no JSON in UTF-8: {error}")
-            continue
-        yield _record(value, fields, where)
+            yield Rejected(where, f"no JSON in UTF-8: {error}{_other_layout(file, line, number)}")
+        else:
+            hint = _other_layout(file, line, number) if isinstance(value, list) else ""
+            found = record(value, fields, where)
+            yield Rejected(where, found.reason + hint) if hint and isinstance(found, Rejected) else found
 
 
-def read_parquet(file: Path, fields: Fields, advance: Advance) -> Iterator[Found | Rejected]:
-    """One row a document.
-
-    Raises DataError when the file is no Parquet or has no column of the text's name.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            have = table.schema_arrow.names
-            wanted = {fields.text} | ({fields.name} if fields.name else set())
-            if not wanted <= set(have):
-                raise DataError(
-                    f"{file}: expected columns {sorted(wanted)}, got {have}. Set `text` and `id` of the input"
-                )
-            columns = [name for name in have if name in {*wanted, "id", "source"}]
-            row = 0
-            for batch in table.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
-                for value in batch.to_pylist():
-                    row += 1
-                    yield _record(value, fields, f"{file}: row {row}")
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: no readable Parquet file: {error}") from error
-    advance(file.stat().st_size)
+def _other_layout(file: Path, line: bytes, number: int) -> str:
+    """What to do with JSON that is not one object a line, where the first line shows that."""
+    array = line.lstrip().startswith(b"[")
+    if number > 1 or not (array or line.strip() == b"{"):
+        return ""
+    query = "'.[]'" if array else "."
+    name, to = shlex.quote(file.name), shlex.quote(f"{file.name.partition('.')[0]}.lines.jsonl")
+    return f". Expected one object a line. Convert the file: jq -c {query} {name} > {to}"
 
 
 def read_text_file(file: Path, name: str, advance: Advance) -> Iterator[Found | Rejected]:
@@ -176,10 +102,12 @@ def read_text_file(file: Path, name: str, advance: Advance) -> Iterator[Found | 
     Not by its number: an inserted paragraph would renumber every later one and so change its split.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    text, line, large = "", 1, False
+    text, line, large, read = "", 1, False, 0
+    chunk = b""
     try:
-        for chunk in itertools.chain(raw_chunks(file, advance), [b""]):
-            text += decoder.decode(chunk, final=not chunk)
+        for chunk in itertools.chain(text_chunks(file, advance), [b""]):
+            text = (text + decoder.decode(chunk, final=not chunk)).replace(JOINED, "\n")
+            read += len(chunk)
             large = large or len(text) > LARGE_FILE_CHARACTERS
             if not large:
                 continue
@@ -192,7 +120,10 @@ def read_text_file(file: Path, name: str, advance: Advance) -> Iterator[Found | 
                 line += part.count("\n")
             text = "".join(parts[max(0, whole) :])
     except UnicodeDecodeError as error:
-        yield Rejected(str(file), f"not UTF-8: {error}")
+        before = error.object[: error.start].decode()
+        line += text.count("\n") + before.count("\n")
+        held = len(error.object) - len(chunk)
+        yield Rejected(f"{file}:{line}", not_utf8(file, error, of="the file", before=read - held))
         return
     if not large:
         yield Found(str(file), name, None, text)
@@ -247,94 +178,5 @@ def hash_name(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _record(value: Any, fields: Fields, where: str) -> Found | Rejected:
-    if not isinstance(value, dict):
-        return Rejected(where, f"expected an object, got {type(value).__name__}")
-    text = value.get(fields.text)
-    if not isinstance(text, str):
-        return Rejected(
-            where, f"expected a string in field '{fields.text}', got {text!r:.60} (has {sorted(value)[:8]})"
-        )
-    name = value.get(fields.name or "id")
-    if isinstance(name, bool) or not isinstance(name, str | int | None) or (fields.name and name in (None, "")):
-        return Rejected(where, f"expected a string or whole number in field '{fields.name or 'id'}', got {name!r:.60}")
-    source = value.get("source")
-    found = Found(
-        where, str(name) if name not in (None, "") else None, source if isinstance(source, str) else None, text
-    )
-    try:
-        "".join((found.text, found.name or "", found.source or "")).encode()
-    except UnicodeEncodeError:
-        return Rejected(where, "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
-    return found
-
-
-def raw_lines(file: Path, advance: Advance) -> Iterator[bytes]:
-    """Decompressed lines without their ends; raises DataError as `raw_chunks` does."""
-    rest = b""
-    for chunk in raw_chunks(file, advance):
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest
-
-
-def raw_chunks(file: Path, advance: Advance) -> Iterator[bytes]:
-    """Decompressed bytes; a file that ends too early is refused: half a corpus looks like a whole one."""
-    zstd = file.name.endswith(".zst")
-    decoder: Any = _Zstd() if zstd else _Gzip() if file.name.endswith(".gz") else None
-    try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                advance(len(chunk))
-                yield decoder.decompress(chunk) if decoder else chunk
-        if decoder and not decoder.ended:
-            raise DataError(f"{file}: the compressed file ends too early; it was not copied whole")
-    except (OSError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
-
-
-class _Frames:
-    """Decodes a sequence of compressed frames; library decoders stop silently after the first, or at a cut."""
-
-    def __init__(self) -> None:
-        self._decoder = self._new()
-        self._began = False
-
-    def _new(self) -> Any:
-        raise NotImplementedError
-
-    @property
-    def ended(self) -> bool:
-        """True when the bytes so far end with a frame."""
-        return not self._began
-
-    def decompress(self, chunk: bytes) -> bytes:
-        out = []
-        while chunk:
-            self._began = True
-            out.append(self._decoder.decompress(chunk))
-            chunk = self._decoder.unused_data
-            if self._decoder.eof:
-                self._decoder, self._began = self._new(), False
-        return b"".join(out)
-
-
-class _Gzip(_Frames):
-    def _new(self) -> Any:
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-
-
-class _Zstd(_Frames):
-    def _new(self) -> Any:
-        import zstandard
-
-        return zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).decompressobj()
-
-    def decompress(self, chunk: bytes) -> bytes:
-        import zstandard
-
-        try:
-            return super().decompress(chunk)
-        except zstandard.ZstdError as error:
-            raise OSError(error) from error
+READERS = {"jsonl": read_json_lines, "csv": read_csv, "tsv": read_tsv, "parquet": read_parquet}
+"""By kind of file; text and WordNet are named by their files."""

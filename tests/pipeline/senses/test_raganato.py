@@ -24,7 +24,7 @@ from pipeline.senses.raganato import (
     read_sentences,
     set_name,
 )
-from pipeline.text.documents import readers as texts
+from pipeline.text.documents import decoding as texts
 from storage.errors import DataError
 
 CORPUS = """<?xml version="1.0" encoding="UTF-8" ?>

@@ -105,6 +105,7 @@ def test_a_folder_of_text_files_becomes_documents_named_by_path(workplace: Path)
         (workplace / name).write_text(text, encoding="utf-8")
     ingest("mine", InputParams(kind="text", path="essays"), Path("out"))
     table = DocumentStore(Path("out")).read("all")
+    assert DocumentStore(Path("out")).manifest.facts["skipped_files"] == {".md": 1}
     assert table.column("doc_id").to_pylist() == ["mine:a.txt", "mine:b.txt"]
 
 

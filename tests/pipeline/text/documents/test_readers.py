@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import zstandard
 from pyarrow import parquet
 
+from pipeline.text.documents.files import ENDINGS, JSON_LINES, input_files
 from pipeline.text.documents.readers import (
-    JSON_LINES,
     LARGE_FILE_CHARACTERS,
-    Fields,
-    Found,
-    Rejected,
-    dataset_files,
-    input_files,
+    input_documents,
+    input_paths,
     read_json_lines,
-    read_parquet,
     read_text_file,
     read_wordnet,
+    skipped_files,
 )
+from pipeline.text.documents.records import Fields, Found, Rejected
+from pipeline.text.documents.tables import read_parquet
+from pipeline.text.params import InputParams
 from storage.errors import DataError
 from tests.helpers.stores import TINY_TEXT, write_jsonl
 
@@ -110,9 +112,62 @@ def test_a_bad_line_is_rejected_with_its_place_and_the_next_one_read(tmp_path: P
         raise AssertionError(second.reason)
 
 
-def test_bytes_that_are_no_utf8_are_rejected(tmp_path: Path) -> None:
-    (item,) = lines_of(tmp_path / "latin.jsonl", '{"text": "café"}'.encode("latin-1"))
+def test_bytes_that_are_no_utf8_are_rejected_with_what_converts_them(tmp_path: Path) -> None:
+    """Row 20."""
+    (item,) = lines_of(tmp_path / "latin 1.jsonl", '{"text": "café"}'.encode("latin-1"))
     assert isinstance(item, Rejected)
+    assert item.where.endswith("latin 1.jsonl:1")
+    assert "byte 14 of the line is 0xe9, which is no UTF-8" in item.reason
+    assert "iconv -f WINDOWS-1252 -t UTF-8 'latin 1.jsonl' > 'latin 1.utf8.jsonl'" in item.reason
+    packed = tmp_path / "a.txt.gz"
+    packed.write_bytes(gzip.compress("\ufeffeins\nzwei\n".encode() + b"caf\xe9 \x81"))
+    (item,) = read_text_file(packed, "a", ignore)
+    assert isinstance(item, Rejected)
+    assert item.where == f"{packed}:3"
+    assert "byte 17 of the file is 0xe9" in item.reason
+    assert "gzip -dc a.txt.gz | iconv -f ISO-8859-1 -t UTF-8 > a.utf8.txt" in item.reason
+
+
+def test_joined_files_keep_no_byte_order_mark(tmp_path: Path) -> None:
+    """Row 21: `cat` of files that begin with one."""
+    found = lines_of(tmp_path / "j.jsonl", b'\xef\xbb\xbf{"text": "one"}\n\xef\xbb\xbf{"text": "two"}\n')
+    assert texts_of(found) == ["one", "two"]
+    path = tmp_path / "j.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n")
+    assert texts_of(read_text_file(path, "j.txt", ignore)) == ["one\ntwo\n"]
+
+
+def test_json_in_utf_16_and_with_old_line_ends(tmp_path: Path) -> None:
+    """Rows 21 and 22."""
+    for content in (
+        '\ufeff{"text": "one"}\r\n{"text": "zwölf"}\r\n'.encode("utf-16-le"),
+        '{"text": "one"}\r{"text": "zwölf"}\r'.encode(),
+    ):
+        found = lines_of(tmp_path / "u.jsonl", content)
+        assert texts_of(found) == ["one", "zwölf"]
+        assert [item.where.rpartition(":")[2] for item in found] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "command"),
+    [
+        (b'[{"text": "a"}]', r"jq -c '\.\[\]' a\.json > a\.lines\.jsonl"),
+        (b'{\n"text": "a"\n}', r"jq -c \. a\.json > a\.lines\.jsonl"),
+    ],
+)
+def test_json_that_is_not_one_object_a_line_says_how_to_convert(tmp_path: Path, content: bytes, command: str) -> None:
+    first, *_ = lines_of(tmp_path / "a.json", content)
+    assert isinstance(first, Rejected)
+    assert re.search(command, first.reason)
+
+
+def test_a_large_text_file_with_old_line_ends_is_cut_too(tmp_path: Path) -> None:
+    paragraphs = [f"Paragraph {i} says {text}" for i, text in enumerate(TINY_TEXT * 40)]
+    path = tmp_path / "mac.txt"
+    path.write_bytes("\r\r".join(paragraphs).encode())
+    found = list(read_text_file(path, "mac.txt", ignore))
+    assert texts_of(found) == paragraphs
+    assert found[1].where == f"{path}:3"
 
 
 def test_ids_are_used_where_given_and_demanded_where_named(tmp_path: Path) -> None:
@@ -150,6 +205,7 @@ def test_a_short_text_file_is_one_document(tmp_path: Path) -> None:
     path.write_bytes(b"caf\xe9")
     (bad,) = read_text_file(path, "note.txt", ignore)
     assert isinstance(bad, Rejected)
+    assert "byte 4 of the file is 0xe9, which is no UTF-8. Convert the file: iconv -f WINDOWS-1252" in bad.reason
 
 
 def test_a_large_text_file_is_cut_at_empty_lines_and_names_survive_an_insertion(tmp_path: Path) -> None:
@@ -173,9 +229,33 @@ def test_files_of_a_folder_come_in_order_of_their_paths(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     names = [file.relative_to(tmp_path).as_posix() for file in input_files(tmp_path, JSON_LINES)]
     assert names == ["a.jsonl", "b/0.jsonl.zst", "b/1.jsonl.gz"]
-    assert [file.name for file in dataset_files(tmp_path)] == ["a.jsonl", "0.jsonl.zst", "1.jsonl.gz"]
+    dataset = ENDINGS["dataset"]
+    assert [file.name for file in input_files(tmp_path, *dataset)] == ["a.jsonl", "0.jsonl.zst", "1.jsonl.gz"]
     (tmp_path / "b" / "part.parquet").touch()
-    assert [file.name for file in dataset_files(tmp_path)] == ["part.parquet"]
+    assert [file.name for file in input_files(tmp_path, *dataset)] == ["part.parquet"]
+
+
+def test_upper_case_endings_are_found_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    """Row 29."""
+    names = ("A.TXT", "b.md", "c.Txt.GZ", "d.json", "e.csv", "f.csv", "LICENSE", ".hidden.txt")
+    for name in names:
+        (tmp_path / name).touch()
+    params = InputParams(kind="text", path=str(tmp_path))
+    assert [file.name for file in input_paths(params)] == ["A.TXT", "c.Txt.GZ"]
+    assert skipped_files(params) == {".csv": 2, ".json": 1, ".md": 1, "no ending": 1}
+    for name in ("A.TXT", "c.Txt.GZ"):
+        (tmp_path / name).unlink()
+    assert [file.name for file in input_paths(params)] == ["b.md"]  # a folder of notes
+    with pytest.raises(DataError, match=r"found none in it but 2 \.csv, 1 \.json, 1 \.md, 1 no ending"):
+        input_paths(InputParams(kind="parquet", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("csv", "t.csv"), ("tsv", "t.tsv.gz"), ("dataset", "t.csv")])
+def test_kinds_of_tables_are_read_by_their_kind(tmp_path: Path, kind: Any, name: str) -> None:
+    (tmp_path / name).write_bytes((gzip.compress if name.endswith("gz") else bytes)(b"body\na text\n"))
+    params = InputParams(kind=kind, path=str(tmp_path), text="body")
+    (file,) = input_paths(params)
+    assert texts_of(input_documents(params, file, ignore)) == ["a text"]
 
 
 def test_a_missing_input_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -183,8 +263,10 @@ def test_a_missing_input_says_what_was_looked_for(tmp_path: Path) -> None:
         input_files(tmp_path / "absent", JSON_LINES)
     with pytest.raises(DataError, match="found none in it"):
         input_files(tmp_path, JSON_LINES)
-    with pytest.raises(DataError, match=r"expected a data set with \.parquet, \.jsonl"):
-        dataset_files(tmp_path)
+    with pytest.raises(
+        DataError, match=r"files ending in \.parquet, \.jsonl, \.ndjson, \.csv.* \(or these and \.gz, \.xz"
+    ):
+        input_files(tmp_path, *ENDINGS["dataset"])
 
 
 def synset(name: str, words: list[str], gloss: str, examples: list[str], lexname: str) -> SimpleNamespace:
