@@ -27,8 +27,9 @@ from typing import Any
 
 import click
 
-from storage.testing import adversity, damage
-from storage.testing.damage import BEYOND_HASHES, FAULTS, Gallery, Verdict
+from storage.testing import adversity, damage, fixtures
+from storage.testing.damage import BEYOND_HASHES, FAULTS, Verdict
+from storage.testing.fixtures import Gallery
 
 WRITERS = 10
 """Cases of a writer in trouble are this many times fewer: each starts processes."""
@@ -39,7 +40,7 @@ def damaged(galleries: Mapping[str, Gallery], folder: Path, *, cases: int, seed:
     found: dict[str, list[Verdict]] = {name: [] for name in FAULTS}
     for name, verdicts in found.items():
         for number in range(cases):
-            gallery = galleries[damage.KINDS[number % len(damage.KINDS)]]
+            gallery = galleries[fixtures.KINDS[number % len(fixtures.KINDS)]]
             rng = random.Random(f"{seed}-{name}-{number}")
             verdicts.append(damage.inflict(name, gallery, folder, rng, thorough=True))
     return found
@@ -48,7 +49,7 @@ def damaged(galleries: Mapping[str, Gallery], folder: Path, *, cases: int, seed:
 def troubled(galleries: Mapping[str, Gallery], folder: Path, *, cases: int, seed: int) -> dict[str, list[Verdict]]:
     """Writers in trouble, `cases` of each; those that need a mount only where that is allowed."""
     found: dict[str, list[Verdict]] = {}
-    kinds = [damage.KINDS[number % len(damage.KINDS)] for number in range(cases)]
+    kinds = [fixtures.KINDS[number % len(fixtures.KINDS)] for number in range(cases)]
     for name, case in (
         ("file size limit while writing", adversity.file_size_limit),
         ("clock jumped while writing", adversity.jumped_clock),
@@ -61,15 +62,15 @@ def troubled(galleries: Mapping[str, Gallery], folder: Path, *, cases: int, seed
         adversity.write_protected(galleries[kind], folder / "case") for kind in set(kinds)
     ]
     if adversity.can_mount():
-        each = -(-cases // len(damage.KINDS))
+        each = -(-cases // len(fixtures.KINDS))
         for name, what in (("disk full while writing", "full"), ("disk read-only", "read-only")):
             found[name] = [
                 verdict
-                for kind in damage.KINDS
+                for kind in fixtures.KINDS
                 for verdict in adversity.mounted(what, galleries[kind], folder / "disk", cases=each, seed=seed)
             ]
     killed = []
-    for number, kind in enumerate(damage.KINDS):
+    for number, kind in enumerate(fixtures.KINDS):
         verdict, hits = adversity.killed(galleries[kind], folder / "case", kills=max(12, cases), seed=seed + number)
         killed += [verdict] * (hits["partial"] + hits["published"])
     found["writer killed"] = killed
@@ -106,7 +107,7 @@ def main(cases: int, seed: int, out: Path | None) -> None:
     """Count faults; exit code 1 when one was read as good that hashes could tell, or something was lost."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        galleries = {kind: Gallery.make(kind, folder / kind) for kind in damage.KINDS}
+        galleries = {kind: Gallery.make(kind, folder / kind) for kind in fixtures.KINDS}
         found = damaged(galleries, folder / "copies", cases=cases, seed=seed)
         found |= troubled(galleries, folder / "writers", cases=-(-cases // WRITERS), seed=seed)
     rows = rows_of(found)

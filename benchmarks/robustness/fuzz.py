@@ -38,7 +38,7 @@ from storage.records.layout import RECORDS
 from storage.share.archive import pack, unpack
 from storage.share.audit import audit
 from storage.tables import DOCUMENTS
-from storage.testing import damage
+from storage.testing import fixtures
 from storage.testing.mutations import change_archive, change_file, mutate, scramble, sealed
 
 MEMORY_LIMIT_BYTES = 3 * 1024**3
@@ -129,11 +129,11 @@ def read_all(kind: str, store: Path) -> None:
 
 
 def fuzz_stores(
-    folder: Path, *, cases: int, seed: int, watch: Watch | None = None, kinds: tuple[str, ...] = damage.KINDS
+    folder: Path, *, cases: int, seed: int, watch: Watch | None = None, kinds: tuple[str, ...] = fixtures.KINDS
 ) -> Found:
     """Change a file of a store, compute all hashes anew, then read and audit it."""
     found = Found()
-    galleries = {kind: damage.Gallery.make(kind, folder / kind) for kind in kinds}
+    galleries = {kind: fixtures.Gallery.make(kind, folder / kind) for kind in kinds}
     for number in range(cases):
         case = f"store {seed}-{number}"
         rng = random.Random(case)
@@ -152,7 +152,7 @@ def fuzz_stores(
         found.failures += [f"{case}: touched {event}" for event in seen]
         for changed in (name, MANIFEST):
             shutil.copyfile(gallery.store / changed, store / changed)
-        if damage.files_of(store) != sorted(gallery.files):
+        if fixtures.files_of(store) != sorted(gallery.files):
             found.failures.append(f"{case}: files were made or removed")
     return found
 
@@ -182,7 +182,7 @@ def fuzz_archives(folder: Path, *, cases: int, seed: int, watch: Watch | None = 
     found = Found()
     bases = []
     for kind in ("masks", DOCUMENTS):
-        damage.write(kind, folder / kind, folder / "work", seed=0)
+        fixtures.write(kind, folder / kind, folder / "work", seed=0)
         pack(folder / kind, folder / f"{kind}.tar")
         bases.append((folder / f"{kind}.tar").read_bytes())
     for number in range(cases):
@@ -240,8 +240,8 @@ def main(cases: int, seed: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bases = []
-        for kind in damage.KINDS:
-            damage.write(kind, folder / kind, folder / "work", seed=0)
+        for kind in fixtures.KINDS:
+            fixtures.write(kind, folder / kind, folder / "work", seed=0)
             bases.append((folder / kind / MANIFEST).read_bytes())
         limit_memory()
         (folder / "archives").mkdir()

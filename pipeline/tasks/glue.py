@@ -27,7 +27,8 @@ from pipeline.evaluate.bootstrap import interval, over_seeds, resample
 from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import model_digest
 from pipeline.tasks.agreement import METRICS, spread, whole
-from pipeline.tasks.finetune import Examples, finetuned
+from pipeline.tasks.finetune.classifier import finetuned
+from pipeline.tasks.finetune.examples import Examples
 from pipeline.tasks.glue_data import ALL_TASKS, TaskData, fetch_from_hub, read_folder
 from pipeline.tasks.params import LEFT_OUT, GlueParams
 from pipeline.tasks.wic.data import fetch_wic, read_wic

@@ -24,7 +24,7 @@ import numpy as np
 
 from pipeline.sources.fallback import Route, first_that_works
 from pipeline.sources.hub import fetch_snapshot
-from pipeline.tasks.finetune import Examples
+from pipeline.tasks.finetune.examples import Examples
 from pipeline.tasks.params import TaskName
 from storage.errors import DataError
 

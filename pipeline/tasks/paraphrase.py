@@ -27,7 +27,8 @@ from pipeline.core.runtime import Runtime
 from pipeline.evaluate.bootstrap import interval, over_seeds, resample
 from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import model_digest
-from pipeline.tasks.finetune import Examples, finetuned
+from pipeline.tasks.finetune.classifier import finetuned
+from pipeline.tasks.finetune.examples import Examples
 from pipeline.tasks.params import ParaphraseParams
 from pipeline.tasks.paraphrase_data import DetectionSet, Texts
 from pipeline.tasks.tfidf import word_detector

@@ -26,8 +26,9 @@ from typing import Any
 
 from storage.errors import DiskRefused, DistillError
 from storage.share.audit import audit
-from storage.testing import damage, samples
-from storage.testing.damage import Gallery, Verdict
+from storage.testing import fixtures, samples
+from storage.testing.damage import Verdict
+from storage.testing.fixtures import Gallery
 from storage.testing.kills import kill_at_random, processes
 
 NOBODY = 65534
@@ -35,7 +36,7 @@ NOBODY = 65534
 
 def write(kind: str, out: Path, work: Path) -> None:
     """The store that a gallery calls "store"."""
-    damage.write(kind, out, work, seed=1, name="store")
+    fixtures.write(kind, out, work, seed=1, name="store")
 
 
 def trouble(action: Callable[[], None]) -> str:
@@ -207,7 +208,7 @@ def read_only(gallery: Gallery, folder: Path, rng: random.Random) -> Verdict:
 def readable_as(gallery: Gallery, store: Path) -> bool:
     """Whether a store reads as it should and an audit finds nothing."""
     try:
-        values = {unit: read() for unit, read in damage.units(gallery.kind, store)}
+        values = {unit: read() for unit, read in fixtures.units(gallery.kind, store)}
         return values == gallery.content and not audit(store)
     except DistillError:
         return False

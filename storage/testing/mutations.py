@@ -19,7 +19,7 @@ from typing import Any
 import google_crc32c
 
 from storage.format.manifest import MANIFEST
-from storage.testing import damage
+from storage.testing import fixtures
 
 NASTY: list[Any] = [
     None, True, False, -1, 0, 1, 2, 255, 65535, 2**31, 2**32, 2**53, 2**63, 2**64, 10**12, 10**30, -(2**63),
@@ -107,7 +107,7 @@ def scramble(data: bytes, rng: random.Random) -> bytes:
 
 def change_file(store: Path, rng: random.Random) -> str:
     """Change one file and make the manifest agree with it; returns its name."""
-    names = [name for name in damage.files_of(store) if name != MANIFEST]
+    names = [name for name in fixtures.files_of(store) if name != MANIFEST]
     metadata = [name for name in names if name.endswith("zarr.json")]
     name = rng.choice(metadata if metadata and rng.random() < 0.4 else names)
     data = (store / name).read_bytes()

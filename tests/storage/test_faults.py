@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.robustness.faults import rows_of, table
-from storage.testing import adversity, damage
-from storage.testing.damage import BEYOND_HASHES, FAULTS, HARMLESS, Gallery, Verdict
+from storage.testing import adversity, damage, fixtures
+from storage.testing.damage import BEYOND_HASHES, FAULTS, HARMLESS, Verdict
+from storage.testing.fixtures import Gallery
 
 CASES = 14
 KINDS = ("masks", "logits", "documents", "masks", "targets", "masks", "sequences")
@@ -26,7 +27,7 @@ WAYS_OUT = ("Run: dvc repro ", "Fetch the store again", "Remove it", "A newer ve
 
 @pytest.fixture(scope="module")
 def galleries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gallery]:
-    return {kind: Gallery.make(kind, tmp_path_factory.mktemp(kind)) for kind in damage.KINDS}
+    return {kind: Gallery.make(kind, tmp_path_factory.mktemp(kind)) for kind in fixtures.KINDS}
 
 
 @pytest.fixture(scope="module")

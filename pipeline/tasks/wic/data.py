@@ -25,7 +25,7 @@ import numpy as np
 
 from pipeline.sources.fallback import Route, first_that_works
 from pipeline.sources.hub import fetch_snapshot
-from pipeline.tasks.finetune import Examples
+from pipeline.tasks.finetune.examples import Examples
 from pipeline.tasks.glue_data import TaskData
 from pipeline.text.documents.decoding import raw_lines
 from storage.errors import DataError

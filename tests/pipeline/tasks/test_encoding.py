@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
-from pipeline.tasks.finetune import epoch_batches
+from pipeline.tasks.finetune.examples import epoch_batches
 from pipeline.text import ragged as encoding
 from pipeline.text.ragged import Encoded, encode
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer

@@ -14,7 +14,7 @@ import torch
 from pipeline.core.config import decode
 from pipeline.evaluate.results import read_json, write_json
 from pipeline.tasks import glue
-from pipeline.tasks.finetune import Examples
+from pipeline.tasks.finetune.examples import Examples
 from pipeline.tasks.glue import (
     answers,
     evaluate_glue,

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pipeline.evaluate.bootstrap import interval
 from pipeline.evaluate.results import read_json, write_json
 from pipeline.tasks import paraphrase
-from pipeline.tasks.finetune import Examples
+from pipeline.tasks.finetune.examples import Examples
 from pipeline.tasks.params import FinetuneParams, ParaphraseParams
 from pipeline.tasks.paraphrase import (
     Trial,

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from stages.tools.store import main
 from storage.share import parquet as exchange
 from storage.share import remote
-from storage.testing import damage, samples
+from storage.testing import fixtures, samples
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    for kind in damage.KINDS:
-        damage.write(kind, folder / kind, folder / "work", seed=1)
-    damage.write("logits", folder / "other", folder / "work", seed=2)
+    for kind in fixtures.KINDS:
+        fixtures.write(kind, folder / kind, folder / "work", seed=1)
+    fixtures.write("logits", folder / "other", folder / "work", seed=2)
     shutil.rmtree(folder / "work")
     return folder
 
@@ -41,7 +41,7 @@ def process(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.parametrize("kind", damage.KINDS)
+@pytest.mark.parametrize("kind", fixtures.KINDS)
 def test_info_says_what_a_store_is(made: Path, kind: str) -> None:
     result = call("info", made / kind)
     assert result.exit_code == 0
@@ -95,7 +95,7 @@ def test_diff_names_what_differs(made: Path) -> None:
     assert "shards of train: 3 of 3 differ: 0, 1, 2" in result.output
 
 
-@pytest.mark.parametrize("kind", damage.KINDS)
+@pytest.mark.parametrize("kind", fixtures.KINDS)
 def test_verify_a_sound_store(made: Path, kind: str) -> None:
     result = call("verify", made / kind)
     said = rf"{made / kind}: sound, 30 rows of {kind} in \d+ shards, (\d+) files\n"

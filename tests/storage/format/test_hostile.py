@@ -39,7 +39,7 @@ from storage.format.zarr_headers import (
     require_constant,
     require_shard,
 )
-from storage.testing import damage, samples
+from storage.testing import fixtures, samples
 from storage.testing.mutations import sealed
 
 Edit = Callable[[dict[str, Any]], object]
@@ -50,8 +50,8 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Kind to the bytes of a good manifest."""
     folder = tmp_path_factory.mktemp("bodies")
     made = {}
-    for kind in damage.KINDS:
-        damage.write(kind, folder / kind, folder / "work", seed=0)
+    for kind in fixtures.KINDS:
+        fixtures.write(kind, folder / kind, folder / "work", seed=0)
         made[kind] = (folder / kind / "manifest.json").read_bytes()
     return made
 

@@ -29,7 +29,7 @@ from storage.errors import (
 from storage.format.manifest import MANIFEST_BYTES_LIMIT
 from storage.share import archive
 from storage.share.archive import pack, unpack
-from storage.testing import damage, samples
+from storage.testing import fixtures, samples
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 
@@ -38,8 +38,8 @@ Members = list[tuple[tarfile.TarInfo, bytes]]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one store of each kind and the archive of the logits; nobody changes it."""
     folder = tmp_path_factory.mktemp("made")
-    for kind in damage.KINDS:
-        damage.write(kind, folder / kind, folder / "work", seed=1)
+    for kind in fixtures.KINDS:
+        fixtures.write(kind, folder / kind, folder / "work", seed=1)
     pack(folder / "logits", folder / "logits.tar")
     return folder
 
@@ -77,7 +77,7 @@ def nothing_at(folder: Path) -> bool:
 # There and back
 
 
-@pytest.mark.parametrize("kind", damage.KINDS)
+@pytest.mark.parametrize("kind", fixtures.KINDS)
 def test_a_store_of_any_kind_comes_back_as_it_was(made: Path, tmp_path: Path, kind: str) -> None:
     sent = pack(made / kind, tmp_path / "x.tar")
     got = unpack(tmp_path / "x.tar", tmp_path / "deep" / "out")

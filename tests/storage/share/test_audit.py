@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from storage.errors import RecordInvalid, StoreMissing
 from storage.format import codec
 from storage.format.arrays import ArraySpec
-from storage.format.manifest import identity_of
+from storage.format.manifest import SplitPlan, identity_of
 from storage.records.base import Record
 from storage.records.hidden_states import HiddenStates
 from storage.records.invariants import constant_faults, first_and_last, record_faults
@@ -27,7 +27,7 @@ from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks, Sequences
 from storage.records.targets import FusedTargets
 from storage.share.audit import audit
-from storage.testing import damage, samples
+from storage.testing import damage, fixtures, samples
 from storage.work import Workspace
 from storage.writer import StoreWriter
 
@@ -41,7 +41,7 @@ def galleries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     def gallery(kind: str) -> Path:
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
-            damage.write(kind, folder / "store", folder / "work", seed=1)
+            fixtures.write(kind, folder / "store", folder / "work", seed=1)
             made[kind] = folder / "store"
         return made[kind]
 
@@ -55,7 +55,7 @@ def copied(galleries: Callable[[str], Path], tmp_path: Path) -> Callable[[str], 
     def copy(kind: str) -> Path:
         source = galleries(kind)
         target = tmp_path / kind
-        for name in damage.files_of(source):
+        for name in fixtures.files_of(source):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_bytes((source / name).read_bytes())
         return target
@@ -85,7 +85,7 @@ def edit(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
     samples.edit_manifest(store, body, resealed=True)
 
 
-@pytest.mark.parametrize("kind", damage.KINDS)
+@pytest.mark.parametrize("kind", fixtures.KINDS)
 def test_a_sound_store_has_no_findings(galleries: Callable[[str], Path], kind: str) -> None:
     before = damage._as_it_lies(galleries(kind))
     assert lines(galleries(kind)) == []
@@ -208,7 +208,7 @@ def test_masses_that_scaling_would_hide(copied: Callable[[str], Path], kind: str
     array = zarr.open_array(store / split / "code_E", mode="r+")
     codes = array[...]
     array[...] = np.where(codes == 255, codes, 128).astype(np.uint8)
-    reseal(store, *(name for name in damage.files_of(store) if name.startswith(f"{split}/code_E/c/")))
+    reseal(store, *(name for name in fixtures.files_of(store) if name.startswith(f"{split}/code_E/c/")))
     found = audit(store)
     assert {(finding.kind, finding.where.partition("/")[0]) for finding in found} == {("record", split)}
     assert all("listed mass and tail do not add up to 1" in finding.message for finding in found)
@@ -241,7 +241,7 @@ def test_masses_add_up_within_the_rounding_of_the_codes(
 
 def test_a_shard_twice_in_a_store_without_order(copied: Callable[[str], Path]) -> None:
     store = copied("logits")
-    names = damage.shard_files(store, "train/1")
+    names = fixtures.shard_files(store, "train/1")
     for name in names:
         (store / name).write_bytes((store / name.replace("/c/1", "/c/0")).read_bytes())
     reseal(store, *names)
@@ -283,7 +283,7 @@ def test_unknown_kinds_and_revisions(copied: Callable[[str], Path], kind: str, c
     body = samples.manifest_of(store) | change
     hashed = {key: body[key] for key in ("kind", "revision", "inputs", "parents")}
     samples.edit_manifest(store, change | {"identity": identity_of(**hashed)}, resealed=True)
-    name = damage.shard_files(store, "heldout/0")[0]
+    name = fixtures.shard_files(store, "heldout/0")[0]
     samples.flip(store / name)
     first, second = audit(store)
     assert (first.kind, first.where) == ("file", name)
@@ -306,7 +306,7 @@ CLEAN: dict[str, Record] = {
     "masks": samples.masks(20),
     "logits": samples.logits(20),
     "drawn": samples.logits(20, draws=5, most=0),
-    "targets": damage.ROWS[FusedTargets](20, seed=0),
+    "targets": fixtures.ROWS[FusedTargets](20, seed=0),
 }
 
 
@@ -483,7 +483,7 @@ def test_a_store_of_a_kind_without_checks_is_still_read(tmp_path: Path) -> None:
         "narrow_P": ArraySpec(dtype="uint8"),
         "wide_PK": ArraySpec(dtype="int16", row_shape=(2,)),
     }
-    splits = {"train": damage.SplitPlan(rows=5, shard_rows=4)}
+    splits = {"train": SplitPlan(rows=5, shard_rows=4)}
     arguments: dict[str, Any] = {
         "specs": specs,
         "splits": splits,

@@ -21,7 +21,7 @@ from storage.records.targets import FusedTargets
 from storage.share.archive import pack, unpack
 from storage.share.audit import audit
 from storage.share.card import RECORDS, card_of
-from storage.testing import damage, samples
+from storage.testing import fixtures, samples
 from storage.work import Workspace
 from storage.writer import StoreWriter
 
@@ -39,8 +39,8 @@ def write(record: type[Record], out: Path, work: Path, *, seal: bool = True, **f
     writer = StoreWriter(
         out,
         record,
-        specs=damage.SPECS[record](),
-        splits=damage.PLAN,
+        specs=fixtures.SPECS[record](),
+        splits=fixtures.PLAN,
         inputs={"seed": 1},
         parents=samples.PARENTS,
         constants={"order_V": samples.ORDER},
@@ -48,7 +48,7 @@ def write(record: type[Record], out: Path, work: Path, *, seal: bool = True, **f
     )
     with writer:
         for shard in writer.missing():
-            whole = damage.ROWS[record](damage.PLAN[shard.split].rows, seed=1)
+            whole = fixtures.ROWS[record](fixtures.PLAN[shard.split].rows, seed=1)
             writer.write(shard, samples.rows_of(whole, shard.start, shard.stop))
         if seal:
             known = {
@@ -118,7 +118,7 @@ def test_its_sizes_are_those_on_disk(made: Path) -> None:
         split: sum(
             path.stat().st_size for path in (made / split).rglob("*") if path.name != "zarr.json" and path.is_file()
         )
-        for split in damage.PLAN
+        for split in fixtures.PLAN
     }
     assert f"| train | 22 | 0.8750 | 3 | {stored['train']} |" in text
     assert f"| heldout | 8 | 1.0000 | 1 | {stored['heldout']} |" in text

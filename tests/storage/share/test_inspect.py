@@ -37,7 +37,7 @@ from storage.share.inspect import (
     stale_parents,
     stores_under,
 )
-from storage.testing import damage, samples
+from storage.testing import fixtures, samples
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -58,8 +58,8 @@ def manifest(
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    for kind in damage.KINDS:
-        damage.write(kind, folder / kind, folder / "work", seed=1)
+    for kind in fixtures.KINDS:
+        fixtures.write(kind, folder / kind, folder / "work", seed=1)
     samples.write_logits(folder / "more", folder / "work")
     return folder
 
@@ -98,16 +98,16 @@ def disk(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json")
 
 
-@pytest.mark.parametrize("kind", damage.KINDS)
+@pytest.mark.parametrize("kind", fixtures.KINDS)
 def test_bytes_are_those_on_disk(made: Path, kind: str) -> None:
     found = read_manifest(made / kind)
     if kind == "documents":
         assert array_bytes(found) == {}
-        assert split_bytes(found) == {name: (made / kind / f"{name}.arrow").stat().st_size for name in damage.PLAN}
+        assert split_bytes(found) == {name: (made / kind / f"{name}.arrow").stat().st_size for name in fixtures.PLAN}
         return
-    assert split_bytes(found) == {split: disk(made / kind / split) for split in damage.PLAN}
+    assert split_bytes(found) == {split: disk(made / kind / split) for split in fixtures.PLAN}
     assert array_bytes(found) == {
-        name: sum(disk(made / kind / split / name) for split in damage.PLAN) for name in found.arrays
+        name: sum(disk(made / kind / split / name) for split in fixtures.PLAN) for name in found.arrays
     }
 
 
@@ -194,7 +194,7 @@ def test_a_store_of_a_thousand_shards_is_described_at_once(tmp_path: Path) -> No
 
 
 def test_a_store_does_not_differ_from_itself(made: Path) -> None:
-    for kind in damage.KINDS:
+    for kind in fixtures.KINDS:
         assert differences(read_manifest(made / kind), read_manifest(made / kind)) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.core.config import decode
-from pipeline.tasks.finetune import Examples
+from pipeline.tasks.finetune.examples import Examples
 from pipeline.tasks.glue import evaluate_glue
 from pipeline.tasks.params import GlueParams
 from pipeline.tasks.wic.data import fetch_wic, read_wic

@@ -16,12 +16,8 @@ import pytest
 import torch
 
 from pipeline.models.masked_lm import load_checked, one_model
-from pipeline.tasks.finetune import (
-    Classifier,
-    Examples,
-    finetuned,
-    normalised,
-)
+from pipeline.tasks.finetune.classifier import Classifier, finetuned, normalised
+from pipeline.tasks.finetune.examples import Examples
 from pipeline.tasks.params import FinetuneParams
 from pipeline.text.tokenizer import load_tokenizer
 from storage.errors import (
@@ -126,7 +122,7 @@ def test_the_same_seed_gives_the_same_and_another_gives_another(tiny_mlm: Path) 
 
 def test_cutting_a_step_for_memory_changes_rounding_only(tiny_mlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout is off: it falls in the order of the parts."""
-    monkeypatch.setattr("pipeline.tasks.finetune.DROPOUT", 0.0)
+    monkeypatch.setattr("pipeline.tasks.finetune.classifier.DROPOUT", 0.0)
     found = []
     for batch_tokens in (4096, 30):
         with fit(tiny_mlm, sentences(), batch_tokens=batch_tokens, epochs=1, learning_rate=1e-3) as classifier:
