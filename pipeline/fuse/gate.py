@@ -52,6 +52,10 @@ class Gate:
     rarity_V: NDArray[np.float64]
     """Of the students' ids, as `rarity` gives it."""
 
+    def scores(self, evidence_PTF: NDArray[np.float64], source_P: NDArray[np.int64]) -> NDArray[np.float64]:
+        """theta . f + b + c [P, T], nats, of positions in texts of the given sources."""
+        return np.asarray(evidence_PTF @ self.slope_F + self.teacher_T + self.source_ST[source_P])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
@@ -133,13 +137,13 @@ def fit_gate(given: Answers, *, sources: int, tau: float, rarity_V: NDArray[np.f
     start_X[0] = SCALE_F[0] / tau
     penalty_X = np.repeat([SLOPE_PENALTY, TEACHER_PENALTY, SOURCE_PENALTY], [columns, teachers, sources * teachers])
 
-    def split(x_X: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def gate(x_X: NDArray[np.float64]) -> Gate:
         slope_F, teacher_T, source_X = np.split(x_X, [columns, columns + teachers])
-        return slope_F, teacher_T, source_X.reshape(sources, teachers)
+        source_ST = source_X.reshape(sources, teachers)
+        return Gate(slope_F=slope_F, teacher_T=teacher_T, source_ST=source_ST, rarity_V=rarity_V)
 
     def loss(x_X: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        slope_F, teacher_T, source_ST = split(x_X)
-        weight_PT = softmax(f_PTF @ slope_F + teacher_T + source_ST[source_P] + closed_PT)
+        weight_PT = softmax(gate(x_X).scores(f_PTF, source_P) + closed_PT)
         mixed_P = (weight_PT * p_PT).sum(axis=1)
         # The posterior of each teacher given the true token, minus its weight.
         excess_PT = weight_PT * p_PT / mixed_P[:, None] - weight_PT
@@ -152,8 +156,7 @@ def fit_gate(given: Answers, *, sources: int, tau: float, rarity_V: NDArray[np.f
         value = 0.5 * float(away_X @ (penalty_X * away_X)) - float(np.log(mixed_P).sum())
         return value, penalty_X * away_X - gradient_X
 
-    slope_F, teacher_T, source_ST = split(minimize(loss, start_X, jac=True, method="L-BFGS-B").x)
-    return Gate(slope_F=slope_F, teacher_T=teacher_T, source_ST=source_ST, rarity_V=rarity_V)
+    return gate(minimize(loss, start_X, jac=True, method="L-BFGS-B").x)
 
 
 def _log(p_B: NDArray[np.floating]) -> NDArray[np.float64]:

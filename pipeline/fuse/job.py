@@ -48,7 +48,7 @@ class Mixer:
     sources: Sources | None
     """Where the weights depend on them."""
     log_prior_ST: NDArray[np.float64] | None
-    """Of the teachers by source: the settings' prior, and the part of the gate's scores that no evidence decides."""
+    """The settings' prior by source."""
     gate: Gate | None
 
 
@@ -116,9 +116,6 @@ class FuseJob:
         if self.fitted is not None:
             with np.load(self.fitted, allow_pickle=False) as held:
                 fitted = Fitted.of_arrays(held)
-            if fitted.gate is not None:
-                assert log_prior_ST is not None, "learned weights read sources"
-                log_prior_ST = log_prior_ST + fitted.gate.teacher_T + fitted.gate.source_ST
         yield Mixer(
             stores=stores,
             masks=mask_store,
@@ -134,9 +131,7 @@ class FuseJob:
     ) -> tuple[FusedTargets, dict[str, NDArray[Any]]]:
         """The fused rows of a shard."""
         masks = mixer.masks.shard(shard.split, shard.index)
-        log_prior_PT = None
-        if mixer.sources is not None and mixer.log_prior_ST is not None:
-            log_prior_PT = mixer.log_prior_ST[mixer.sources.of_positions(shard.split, masks.sequence_P)]
+        source_P = None if mixer.sources is None else mixer.sources.of_positions(shard.split, masks.sequence_P)
         targets = fuse_shard(
             [store.shard(shard.split, shard.index) for store in mixer.stores.values()],
             mixer.teachers,
@@ -144,8 +139,9 @@ class FuseJob:
             weighting=self.params.weighting,
             tau=self.params.tau,
             label_P=masks.label_P.astype(np.int64),
-            log_prior_PT=log_prior_PT,
+            log_prior_PT=None if mixer.log_prior_ST is None else mixer.log_prior_ST[source_P],
             gate=mixer.gate,
+            source_P=source_P,
         )
         advance(len(targets))
         return targets, {"sums": _sums(targets)}

@@ -57,10 +57,12 @@ def fuse_shard(
     label_P: NDArray[np.int64] | None = None,
     log_prior_PT: NDArray[np.float64] | None = None,
     gate: Gate | None = None,
+    source_P: NDArray[np.int64] | None = None,
 ) -> FusedTargets:
     """Fuse the same rows of T teachers, whose true tokens are label_P; only a correction reads them.
 
-    log_prior_PT is added to the teachers' log priors; the weighting `learned` needs a gate. The result's `gold_logprob`
+    log_prior_PT is added to the teachers' log priors; the weighting `learned` needs a gate and the
+    numbers of the sources of text, source_P. The result's `gold_logprob`
     is of their full softmax, whatever is listed; with a correction, of the corrected one divided by what the restored
     row was.
     """
@@ -76,6 +78,7 @@ def fuse_shard(
             label_B=None if label_P is None else label_P[block],
             log_prior_BT=log_prior_T if log_prior_PT is None else log_prior_T + log_prior_PT[block],
             gate=gate,
+            source_B=None if source_P is None else source_P[block],
         )
     return fused
 
@@ -104,10 +107,15 @@ def _fuse_block(
     label_B: NDArray[np.int64] | None,
     log_prior_BT: NDArray[np.float64],
     gate: Gate | None,
+    source_B: NDArray[np.int64] | None,
 ) -> None:
     """Fill the rows of `fused` that some teacher answered."""
     pairs = list(zip(parts, teachers, strict=True))
     block = restore_block(parts, teachers)
+    score_BT = None
+    if gate is not None:
+        assert source_B is not None, "a gate needs the sources of text"
+        score_BT = gate.scores(evidence(block, teachers, rarity_V=gate.rarity_V), source_B)
     weight_BT = weights(
         weighting,
         entropy_PT=block.entropy_BT,
@@ -115,7 +123,7 @@ def _fuse_block(
         covered_PT=block.covered_BT,
         log_prior_PT=log_prior_BT,
         tau=tau,
-        score_PT=None if gate is None else evidence(block, teachers, rarity_V=gate.rarity_V) @ gate.slope_F,
+        score_PT=score_BT,
     )
     ids_BM, p_BM, tail_BT = _mix(block.rows, weight_BT, teachers, keep=fused.ids_PM.shape[1])
     # The stored values are rounded, so a row's sum is not quite 1: scale it to 1.

@@ -29,11 +29,11 @@ def weights(
 
     uniform: w_t = pi_t / sum_s pi_s.
     entropy: w_t = pi_t exp(-H_t / tau) / sum_s pi_s exp(-H_s / tau); sees no label. This project's definition of
-        prediction weighting, and its default. That teachers of lower entropy count more is Kwon et al. 2020
+        prediction weighting. That teachers of lower entropy count more is Kwon et al. 2020
         (doi:10.1109/ICASSP40776.2020.9054698); the softmax is ours.
-    learned: w_t = pi_t exp(s_t) / sum_u pi_u exp(s_u), with the scores s that a gate gave (`pipeline.fuse.gate`), which
-        saw the labels of the calibration split and no others.
-    gold: the same with log p_t(y) in place of -H_t: at tau 1 and equal priors, w_t = p_t(y) / sum_s p_s(y), the
+    learned: w_t = pi_t exp(s_t) / sum_u pi_u exp(s_u), with the scores s of `pipeline.fuse.gate.Gate`, which saw the
+        labels of the calibration split and no others.
+    gold: w_t = pi_t p_t(y)^(1 / tau) / sum_s pi_s p_s(y)^(1 / tau): at tau 1 and equal priors, w_t = p_t(y) / sum_s p_s(y), the
         posterior of teacher t given the true token (Bayesian model averaging). Sees the label.
     ca_mkd: with CE_t = -log p_t(y) and n covering teachers, w_t = (1 - exp(CE_t / tau) / sum_s exp(CE_s / tau)) /
         (n - 1), times pi_t and scaled to sum 1; w_t = 1 when n = 1. Zhang et al. 2022 (CA-MKD, arXiv 2201.00007),

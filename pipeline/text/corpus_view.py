@@ -52,7 +52,7 @@ class SequenceTexts(Sequence[str]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedSequences:
-    """Two stores that belong together. A student trains on them without the text, which a licence may keep private."""
+    """Two stores that belong together. A student trains on them without the documents."""
 
     sequences: Store[Sequences]
     masks: Store[Masks]

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 
 EPOCHS_SILENT = 1.1
-"""Epochs over the same masked positions above which a warning is logged: at 3.6, labels alone lost 0.14 nat
-(docs/results/students.md)."""
+"""Epochs over the same masked positions above which a warning is logged: true tokens are
+then learned by heart (docs/results/students.md)."""
 
 
 class Trainer:

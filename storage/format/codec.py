@@ -1,7 +1,7 @@
 """Encode records as the small integers on disk, and decode them.
 
-Distributions are quantised by less than a student could notice, and laid out so that a general compressor gains little
-more:
+Distributions are quantised (docs/results/store.md has the loss in fidelity), and laid out so that a general compressor
+gains little more:
 
 - A list is stored by rank in the store's order of ids (`order_V`, falling mean probability), ascending, as differences.
   This takes fewer bits than ids in order of probability, although the values then come in no order.

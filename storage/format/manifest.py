@@ -22,6 +22,7 @@ CARD = "README.md"
 
 
 FORMAT = "belief-store"
+"""The name on disk; it is older than the terms of the code."""
 SCHEMA = 2
 MANIFEST = "manifest.json"
 CONSTANTS = "constants"
@@ -160,7 +161,7 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """Everything a reader needs to know, and nothing it must be told."""
+    """What a reader needs: what the store is, what it was made from, how it is cut and the hash of every file."""
 
     kind: str
     revision: int

@@ -3,7 +3,7 @@
 Zarr trusts its input. A `zarr.json` may name 10**12 rows, any codec that some installed package registers, or a
 chunk of a terabyte; a Blosc frame of a kilobyte may unfold to two gigabytes. So an array is opened only when its
 metadata is, value for value, that of this project's writer, and a chunk is decoded only when its frame states the
-number of bytes that the array needs. Nothing here decompresses or imports Zarr; a shard costs one small read a chunk.
+number of bytes that the array needs. Nothing here decompresses; a shard costs one small read a chunk.
 
 Formats: Zarr v3 core, sharding_indexed 1.0, Blosc 1 frames (c-blosc README_CHUNK_FORMAT.rst).
 """

@@ -27,8 +27,8 @@ class SparseLogits(Record):
     A row lists its most likely ids. The mass outside the list is one number a row (`tail`). Its distribution is either
     the store's tail prior, changed by the row's coordinates (`sketch`) where there are any, or given by ids drawn from
     it at random, which make the row an unbiased estimate (Sparse Logit Sampling, arXiv 2503.16870). `J` runs over the
-    manifest's `temperatures`; the first is 1, the second the calibrated one. A row that the teacher cannot answer (the
-    word is cut differently in its vocabulary) is empty: ids are sentinels, floats NaN.
+    manifest's `temperatures`; the first is 1, the second the calibrated one. A row that the teacher does not answer is
+    empty: ids are sentinels, floats NaN.
     """
 
     kind: ClassVar[str] = "logits"
