@@ -28,10 +28,9 @@ def main(
     """Make the fused targets NAME of params.yaml."""
     params = section(params_file, f"fusions.{name}", FusionParams)
     settings = runtime_params(params_file)
-    threads = shard_threads(settings)
     with (
         Run(f"fuse-{name}", __file__) as run,
-        open_executor(settings, threads=threads, gpu=False, command=run.command) as (executor, _),
+        open_executor(settings, threads=shard_threads(settings), gpu=False, command=run.command) as (executor, _),
     ):
         manifest = fuse(
             params,
@@ -40,7 +39,6 @@ def main(
             documents=documents,
             out=out,
             declared=load(params_file).get("teachers") or (),
-            threads=threads,
             executor=executor,
             workspace=run.workspace,
         )

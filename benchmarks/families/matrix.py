@@ -146,7 +146,7 @@ def as_teacher(world: World, folder: Path, out: Path) -> None:
     )
     fuse(
         fusion, MaskedSequences.open_pair(data / "sequences", data / "masks"), logits=out / "logits",
-        out=out / "targets" / "one", declared=["one"], threads=1,
+        out=out / "targets" / "one", declared=["one"],
     )  # fmt: skip
     _require_own_logits(folder)
 

@@ -125,6 +125,7 @@ def fuse(folder: str, teachers: list[str], k: int) -> dict[str, float]:
     """Stage `fuse`, keeping k."""
     from pipeline.fuse.fuse import fuse as stage
     from pipeline.fuse.params import FusionParams
+    from pipeline.text.corpus_view import MaskedSequences
 
     params = FusionParams(
         teachers=teachers, weighting="entropy", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=k
@@ -133,12 +134,10 @@ def fuse(folder: str, teachers: list[str], k: int) -> dict[str, float]:
         folder,
         lambda at: stage(
             params,
-            sequences=at / "sequences",
-            masks=at / "masks",
+            MaskedSequences.open_pair(at / "sequences", at / "masks"),
             logits=at / f"logits-{k}",
             out=at / f"targets-{k}" / str(len(teachers)),
             declared=["one", "two", "three"],
-            threads=1,
         ),
     )
 

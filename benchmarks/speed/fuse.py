@@ -164,6 +164,7 @@ def write_stores(folder: Path, *, shards: int) -> None:
 def fuse_stores(folder: str, *, counts: Sequence[int]) -> list[float]:
     """Run the stage on `write_stores`' stores once for each number of threads; seconds of each."""
     from pipeline.core.config import decode
+    from pipeline.executor.base import LocalExecutor
     from pipeline.fuse.fuse import fuse
     from pipeline.fuse.params import FusionParams
     from pipeline.text.corpus_view import MaskedSequences
@@ -185,7 +186,7 @@ def fuse_stores(folder: str, *, counts: Sequence[int]) -> list[float]:
                 logits=data / "logits",
                 out=place / "fused",
                 declared=TEACHERS,
-                threads=count,
+                executor=LocalExecutor(threads=count),
             )
             took.append(time.perf_counter() - start)
     return took

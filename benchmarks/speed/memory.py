@@ -49,7 +49,6 @@ def three_teachers(folder: Path) -> Path:
             logits=logits,
             out=folder / "targets" / "three",
             declared=TEACHERS,
-            threads=1,
         )
     return folder / "targets" / "three"
 

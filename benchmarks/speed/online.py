@@ -141,7 +141,6 @@ def seconds_to_fuse(folder: Path, teachers: int) -> float:
             logits=folder / "logits",
             out=out,
             declared=TEACHERS,
-            threads=1,
         )
     plan = made.splits["train"]
     written = [path.stat().st_mtime_ns for path in (out / "train").glob("*/c/**/*") if path.is_file()]

@@ -46,14 +46,13 @@ def fuse(
     logits: Path,
     out: Path,
     declared: Collection[str],
-    threads: int,
     documents: Path | None = None,
     executor: Executor | None = None,
     workspace: Workspace = Workspace(),
 ) -> Manifest:
     """Write the fused targets of one fusion to `out`, whose name is the fusion's.
 
-    `executor` does the work, by default `threads` threads of this process. logits is the folder of the teachers'
+    `executor` does the work, by default one thread of this process. logits is the folder of the teachers'
     stores, declared the names of all teachers in params.yaml. documents is opened only where the weights depend on the
     sources of documents. Raises ParamsError for an unknown teacher, a temperature that has no statistics or a source
     that no document has, StoreMissing without a store that is needed, StoreError for a teacher's folder that
@@ -78,7 +77,7 @@ def fuse(
         documents=documents,
     )
     with (
-        nullcontext(executor) if executor is not None else LocalExecutor(threads=threads) as active_executor,
+        nullcontext(executor) if executor is not None else LocalExecutor() as active_executor,
         active_executor.resources.opened(job) as mixer,
     ):
         stores, teachers = mixer.stores, mixer.teachers
@@ -104,8 +103,10 @@ def fuse(
         with writer:
             fitted = Fitted.nothing()
             if params.is_fitted:
-                first = job
-                fitted = Fitted.of_arrays(writer.remember_arrays(FITTED, lambda: active_executor.once(first, fit_once)))
+                unfitted = job  # a name of its own: `job` is bound again below
+                fitted = Fitted.of_arrays(
+                    writer.remember_arrays(FITTED, lambda: active_executor.once(unfitted, fit_once))
+                )
                 job = replace(job, fitted=writer.arrays_file(FITTED))
                 constants = tail_constants(fitted.applied(dict(zip(params.teachers, teachers, strict=True))))
             active_executor.shards(job, writer, label=f"fuse {out.name}")

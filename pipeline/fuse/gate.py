@@ -53,7 +53,7 @@ class Gate:
     """Of the students' ids, as `rarity` gives it."""
 
     def scores(self, evidence_PTF: NDArray[np.float64], source_P: NDArray[np.int64]) -> NDArray[np.float64]:
-        """theta . f + b + c [P, T], nats, of positions in texts of the given sources."""
+        """Theta . f + b + c [P, T], nats, of positions in texts of the given sources."""
         return np.asarray(evidence_PTF @ self.slope_F + self.teacher_T + self.source_ST[source_P])
 
 

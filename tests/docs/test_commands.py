@@ -12,6 +12,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import textwrap
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -145,13 +146,15 @@ def test_python_imports_what_exists(block: Block) -> None:
 def test_settings_are_understood_beside_the_default_ones(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a block says is put over params.yaml; the whole is then read as `stages.check` reads it."""
+    """What a block says is put over params.yaml, whose anchors it may use; `stages.check` reads the whole so."""
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     for texts in re.findall(r"path: ([\w./-]+)", block.text):
         (tmp_path / texts).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / texts).touch()
     monkeypatch.chdir(tmp_path)
-    together = merged(load(ROOT / "params.yaml"), yaml.safe_load(block.text))
+    anchored = "" if "&" in block.text else (ROOT / "params.yaml").read_text(encoding="utf-8")
+    block_settings = yaml.safe_load(anchored + "\nblock:\n" + textwrap.indent(block.text, "  "))["block"]
+    together = merged(load(ROOT / "params.yaml"), block_settings)
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(together), encoding="utf-8")
     read_consistent(path)

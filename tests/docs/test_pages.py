@@ -77,11 +77,14 @@ def test_the_headline_says_what_several_seeds_say(tmp_path: Path) -> None:
         "students": {
             "fused": run(4.0, 0.3, learns_from="both"), "fused-1": run(4.2, 0.4, learns_from="both"),
             "only-a": run(4.3, 0.3), "only-b": run(4.2, 0.3), "labels-only": run(4.5, 0.2),
+            "fused-uniform": run(4.1, 0.3),
             "lexical": {"start": "fused"},
         },
         "comparisons": [
             row("fused", "only-a", -0.2), row("fused", "only-b", -0.1), row("fused", "labels-only", -0.4),
             row("only-b", "labels-only", -0.3), row("fused", "only-b", 9.0, metric="area"),
+            row("only-a", "labels-only", -0.2), row("fused-uniform", "labels-only", -0.35),
+            row("fused", "fused-uniform", 0.0),
             row("fused", "only-b", 9.0, domain="news"),
         ],
     }  # fmt: skip
@@ -92,7 +95,11 @@ def test_the_headline_says_what_several_seeds_say(tmp_path: Path) -> None:
     assert "| best teacher, `b` | 3.000 [2.000, 4.000] | 0.500 |  |" in text
     assert "`fused` is better than `only-b`: the difference is −0.100 [−0.110, −0.090] nat." in text
     assert "over 9 held-out documents and 2 seeds." in text
-    assert "only-a" not in text
+    assert (
+        "`fused` is not shown to be better than `fused-uniform`: the difference is +0.000 [−0.010, +0.010] nat." in text
+    )
+    names = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert names == ["fused", "fused-uniform", "only-b", "only-a", "labels-only"]
 
 
 def test_an_unknown_table_is_refused() -> None:

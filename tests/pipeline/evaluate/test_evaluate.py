@@ -338,7 +338,6 @@ def test_a_fusion_of_one_teacher_is_that_teacher(
             logits=logits,
             out=tmp_path / "only",
             declared=["alpha", "beta"],
-            threads=1,
         )
     report = evaluate_fusion(params, heldout, targets=tmp_path / "only", logits=logits).report
     teacher = evaluate_teacher(params, heldout, logits=logits / "beta").report

@@ -92,7 +92,7 @@ def fused(world: World, workplace: Path) -> Run:
         fuse(
             decode(FUSION, FusionParams, where="params.yaml: fusions.mixed"),
             MaskedSequences.open_pair(world.data / "sequences", world.data / "masks"),
-            logits=world.data / "logits", out=Path(out), declared=("alpha", "beta"), threads=1,
+            logits=world.data / "logits", out=Path(out), declared=("alpha", "beta"),
             documents=world.data / "documents", executor=executor,
         )  # fmt: skip
         return workplace / out
@@ -277,7 +277,7 @@ if __name__ == "__main__":
             tests.decode(tests.FUSION, tests.FusionParams, where="mixed"),
             tests.MaskedSequences.open_pair(Path(sys.argv[1]) / "sequences", Path(sys.argv[1]) / "masks"),
             logits=Path(sys.argv[1]) / "logits", out=Path("mixed"),
-            declared=("alpha", "beta"), threads=1, documents=Path(sys.argv[1]) / "documents", executor=workers,
+            declared=("alpha", "beta"), documents=Path(sys.argv[1]) / "documents", executor=workers,
         )
 """
 

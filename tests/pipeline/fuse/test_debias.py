@@ -36,7 +36,6 @@ def fused(world: World, out: Path, **settings: Any) -> Manifest:
         logits=world.data / "logits",
         out=out,
         declared=["alpha", "beta"],
-        threads=1,
     )
 
 

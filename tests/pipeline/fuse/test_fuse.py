@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.config import decode
+from pipeline.executor.base import LocalExecutor
 from pipeline.fuse import fitted as fuse_fitted
 from pipeline.fuse import job as fuse_job
 from pipeline.fuse.fuse import fuse
@@ -101,7 +102,7 @@ def run(
     data = world.data
     return fuse(
         params(**changes), MaskedSequences.open_pair(data / "sequences", data / "masks"), logits=data / "logits",
-        out=data / "targets" / name, declared=declared, threads=threads, documents=documents,
+        out=data / "targets" / name, declared=declared, documents=documents, executor=LocalExecutor(threads=threads),
     )  # fmt: skip
 
 
@@ -568,7 +569,7 @@ def test_a_teacher_of_other_masks_is_refused(world: World, tiny_tokenizer: Path,
     ):
         fuse(
             params(), MaskedSequences.open_pair(other.sequences, other.masks), logits=world.data / "logits",
-            out=world.data / "targets" / "mixed", declared=("alpha", "beta"), threads=1,
+            out=world.data / "targets" / "mixed", declared=("alpha", "beta"),
         )  # fmt: skip
 
 

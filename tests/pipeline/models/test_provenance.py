@@ -174,7 +174,6 @@ def test_stores_carry_cards_from_the_teacher_to_the_targets(
         logits=Path("data/logits"),
         out=Path("data/targets/mixed"),
         declared=["fox"],
-        threads=1,
     )  # fmt: skip
     assert taught.facts["provenance"]["masks"].keys() == {"rate", "copies", "seed"}
     assert taught.facts["provenance"]["models"] == [

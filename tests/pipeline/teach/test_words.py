@@ -225,7 +225,7 @@ def test_a_teacher_of_another_vocabulary_answers_all_words(
         teachers=["one"], weighting="uniform", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=8
     )
     opened = MaskedSequences.open_pair(data / "sequences", data / "masks")
-    fuse(fusion, opened, logits=logits, out=tmp_path / "targets" / "one", declared=["one"], threads=1)
+    fuse(fusion, opened, logits=logits, out=tmp_path / "targets" / "one", declared=["one"])
     for split in SPLITS:
         assert Store(tmp_path / "targets" / "one", FusedTargets).read(split).covered_P().all()
 

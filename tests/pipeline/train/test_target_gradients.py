@@ -140,7 +140,6 @@ def test_teachers_and_fusions_are_measured_from_their_stores(
         logits=world.data / "logits",
         out=workplace / "targets" / "alone",
         declared=["alpha", "beta"],
-        threads=1,
     )
     found = measure_targets(
         TargetGradientParams(start=str(tiny_mlm), positions=400),
