@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,6 +11,7 @@ import click
 from pipeline.core.config import section
 from pipeline.text.corpus_view import MaskedSequences
 from pipeline.train.params import StudentParams, TrainingParams
+from pipeline.train.processes import first_of_launched, joined, launch, launched
 from pipeline.train.train import train
 from stages.command import Run, params_option, path_option, runtime_params, sequences_options, stage
 
@@ -24,11 +27,17 @@ def main(name: str, sequences: Path, masks: Path, tokenizer: Path, out: Path, pa
     """Train student NAME of params.yaml."""
     student = section(params_file, f"students.{name}", StudentParams)
     params = section(params_file, "training", TrainingParams)
-    with Run(f"train-{name}", __file__) as run:
-        runtime = run.apply(runtime_params(params_file))
-        corpus = MaskedSequences.open_pair(sequences, masks)
-        trained = train(student, params, corpus, tokenizer=tokenizer, out=out, runtime=runtime)
-        run.add(tokens=trained["tokens"])
+    settings = runtime_params(params_file)
+    if settings.processes > 1 and launched() == 1:
+        launch(settings.processes, "stages.train", sys.argv[1:])
+        return
+    with Run(f"train-{name}" if first_of_launched() else None, __file__) as run:
+        runtime = run.apply(settings)
+        with joined(runtime.device) as (processes, device):
+            corpus = MaskedSequences.open_pair(sequences, masks)
+            runtime = replace(runtime, device=device)
+            trained = train(student, params, corpus, tokenizer=tokenizer, out=out, runtime=runtime, processes=processes)
+            run.add(tokens=trained["tokens"], processes=processes.share.of)
 
 
 if __name__ == "__main__":

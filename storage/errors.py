@@ -83,5 +83,9 @@ class ClusterError(DistillError):
     """The Dask scheduler cannot be reached, or its workers cannot do the work; what was finished is kept."""
 
 
+class ProcessLost(DistillError):
+    """One of several processes of a training run ended before its end, so all did; the last checkpoint is kept."""
+
+
 class OutOfMemory(DistillError):
     """A forward of a teacher or a step of training does not fit into the accelerator's memory."""

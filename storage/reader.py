@@ -2,12 +2,12 @@
 
 A shard's files are checked against the manifest the first time they are touched: a missing Zarr shard would read as
 fill values, silently. Rows are never gathered at random from compressed shards, which is slow; callers load whole
-shards and shuffle in memory.
+shards, or runs of neighbouring rows, and shuffle in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from storage.errors import RecordInvalid, SchemaMismatch, ShardCorrupt, StaleParent, StoreMissing, WrongKind
 from storage.format import arrays
-from storage.format.arrays import sentinel
+from storage.format.arrays import ArraySpec, sentinel
 from storage.format.manifest import CONSTANTS, FileEntry, SplitPlan
-from storage.format.manifest_parse import read_manifest
+from storage.format.manifest_parse import read_manifest, shard_names
 from storage.format.zarr_headers import Gate
 from storage.records.base import Record
 from storage.records.layout import layout_faults
 
 R = TypeVar("R", bound=Record)
+
+GAP_ROWS = 256
+"""Rows between two that are wanted which are read with them rather than left out: opening a chunk costs more."""
 
 
 class Sealed(Protocol):
@@ -95,16 +98,41 @@ class Store(Generic[R]):
         Raises ShardCorrupt when a file is missing or changed since sealing, RecordInvalid when values break the record.
         """
         self._check_metadata(split)
-        self._check_shard(split, index)
-        return self._rows(split, range(index, index + 1))
+        self._check_shard(split, index, self.manifest.arrays)
+        return self._rows(split, *self.plan(split).bounds(index))
 
     def read(self, split: str) -> R:
         """All rows of a split."""
+        return self.rows(split, 0, self.plan(split).rows)
+
+    def rows(self, split: str, start: int, stop: int) -> R:
+        """Rows [start, stop) of a split, checked; only chunks that hold some of them are decoded.
+
+        Raises as `shard` does.
+        """
         self._check_metadata(split)
-        shards = range(self.plan(split).shards)
-        for index in shards:
-            self._check_shard(split, index)
-        return self._rows(split, shards)
+        for index in self._shards_of(split, start, stop):
+            self._check_shard(split, index, self.manifest.arrays)
+        return self._rows(split, start, stop)
+
+    def columns_at(self, split: str, row_N: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Arrays `names`, none of them ragged, at rows that rise; of a shard only their files are read.
+
+        Rows between two that are less than `GAP_ROWS` apart are read and dropped. Raises ShardCorrupt as `shard` does;
+        values are not checked against the record's rules, which need the other arrays.
+        """
+        self._check_metadata(split)
+        specs = {name: self.manifest.arrays[name] for name in names}
+        columns = {name: np.zeros((len(row_N), *spec.row_shape), spec.dtype) for name, spec in specs.items()}
+        borders = np.flatnonzero(np.diff(row_N) > GAP_ROWS) + 1
+        for place in np.split(np.arange(len(row_N)), borders):
+            if len(place):
+                start, stop = int(row_N[place[0]]), int(row_N[place[-1]]) + 1
+                for index in self._shards_of(split, start, stop):
+                    self._check_shard(split, index, specs)
+                for name in names:
+                    columns[name][place] = self._entries(split, name, start, stop)[row_N[place] - start]
+        return columns
 
     def constant(self, name: str) -> NDArray[Any]:
         """An array that belongs to the store as a whole, such as a tail prior."""
@@ -122,11 +150,14 @@ class Store(Generic[R]):
             file.bytes for shard in self.manifest.shards if shard.split == split for file in shard.files.values()
         )
 
-    def _rows(self, split: str, shards: range) -> R:
-        """The record of neighbouring shards, checked."""
-        plan, specs = self.plan(split), self.manifest.arrays
-        start = min(shards.start * plan.shard_rows, plan.rows)
-        stop = min(shards.stop * plan.shard_rows, plan.rows)
+    def _shards_of(self, split: str, start: int, stop: int) -> range:
+        """The shards that rows [start, stop) lie in."""
+        shard_rows = self.plan(split).shard_rows
+        return range(start // shard_rows, -(-stop // shard_rows))
+
+    def _rows(self, split: str, start: int, stop: int) -> R:
+        """The record of neighbouring rows, checked."""
+        specs = self.manifest.arrays
         if self._needed is None:
             self._needed = {name: self.constant(name) for name in self.record.needs}
         columns: dict[str, NDArray[Any]] = {}
@@ -135,10 +166,11 @@ class Store(Generic[R]):
                 columns[name] = self._entries(split, name, start, stop)
         for name, spec in specs.items():
             if spec.counted_by:
-                columns[name] = self._ragged(split, name, shards, columns[spec.counted_by])
+                columns[name] = self._ragged(split, name, start, stop, columns[spec.counted_by])
         try:
             return self.record.decode(columns, specs, self._needed)
         except RecordInvalid as error:
+            shards = self._shards_of(split, start, stop)
             where = f"{self.path}: {split}, shards {shards.start} to {shards.stop - 1}"
             raise RecordInvalid(f"{where}: {error}. {self.remedy}") from error
 
@@ -165,27 +197,36 @@ class Store(Generic[R]):
         except Exception as error:
             raise ShardCorrupt(f"{path}: a chunk cannot be decoded ({type(error).__name__}). {self.remedy}") from error
 
-    def _ragged(self, split: str, name: str, shards: range, count_P: NDArray[Any]) -> NDArray[Any]:
-        """Entries of a ragged array, whose shards are filled from the front."""
+    def _ragged(self, split: str, name: str, start: int, stop: int, count_P: NDArray[Any]) -> NDArray[Any]:
+        """Entries of a ragged array, whose shards are filled from the front, at rows [start, stop) of these counts."""
         plan, spec = self.plan(split), self.manifest.arrays[name]
+        parts = [np.zeros(0, spec.dtype)]
+        for index in self._shards_of(split, start, stop):
+            begin, end = plan.bounds(index)
+            first, last = max(begin, start), min(end, stop)
+            before = self._counted(split, spec, self._entries(split, spec.counted_by, begin, first))
+            size = self._counted(split, spec, count_P[first - start : last - start])
+            shard_entries = spec.shard_entries(plan.shard_rows)
+            # To the shard's end one more than counted, which must be fill: with a count too small, later rows would be
+            # shifted.
+            stretch = min(before + size + 1, shard_entries) if last == end else before + size
+            entries = self._entries(split, name, index * shard_entries + before, index * shard_entries + stretch)
+            if bool((entries[size:] != sentinel(spec.dtype)).any()):
+                raise RecordInvalid(
+                    f"{self.path}: {split}/{name}: shard {index} has more entries than the {before + size} that "
+                    f"{spec.counted_by} counts. {self.remedy}"
+                )
+            parts.append(entries[:size])
+        return np.concatenate(parts)
+
+    def _counted(self, split: str, spec: ArraySpec, count_P: NDArray[Any]) -> int:
+        """Entries of rows of a ragged array; refuses a count above the most that a row may have."""
         if bool((count_P > spec.most).any()):
             raise RecordInvalid(
                 f"{self.path}: {split}/{spec.counted_by}: a row of {int(count_P.max())} entries, at most {spec.most} "
                 f"are allowed, or a hole. {self.remedy}"
             )
-        parts = []
-        for place, index in enumerate(shards):
-            size = int(count_P[place * plan.shard_rows : (place + 1) * plan.shard_rows].sum(dtype=np.int64))
-            start = index * spec.shard_entries(plan.shard_rows)
-            # One more than counted, which must be fill: with a count too small, later rows would be shifted.
-            entries = self._entries(split, name, start, start + min(size + 1, spec.shard_entries(plan.shard_rows)))
-            if bool((entries[size:] != sentinel(spec.dtype)).any()):
-                raise RecordInvalid(
-                    f"{self.path}: {split}/{name}: shard {index} has more entries than the {size} that "
-                    f"{spec.counted_by} counts. {self.remedy}"
-                )
-            parts.append(entries[:size])
-        return np.concatenate(parts) if parts else np.zeros(0, spec.dtype)
+        return int(count_P.sum(dtype=np.int64))
 
     def _require_arrays(self) -> None:
         """Refuse arrays that the record lacks, incomplete groups of arrays, and arrays of another layout."""
@@ -197,14 +238,16 @@ class Store(Generic[R]):
         if faults := layout_faults(self.record, self.manifest.arrays):
             raise SchemaMismatch(f"{self.path}: {faults[0]}. {self.remedy}")
 
-    def _check_shard(self, split: str, index: int) -> None:
+    def _check_shard(self, split: str, index: int, specs: Mapping[str, ArraySpec]) -> None:
+        """Check a shard's files of the arrays `specs`."""
         start, stop = self.plan(split).bounds(index)
         entry = self._shards.get((split, index))
         if entry is None or entry.rows != stop - start:
             raise ShardCorrupt(f"{self.path}: shard {split}/{index} is not in the manifest. {self.remedy}")
-        if not entry.files.keys() <= self._checked:
-            self._check_files(entry.files)
-            self._gate.shard(split, index)
+        names = entry.files.keys() if specs.keys() == self.manifest.arrays.keys() else shard_names(split, index, specs)
+        if not self._checked.issuperset(names):
+            self._check_files({name: entry.files[name] for name in names})
+            self._gate.shard(split, index, specs)
 
     def _check_metadata(self, split: str) -> None:
         self.plan(split)

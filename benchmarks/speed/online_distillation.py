@@ -90,7 +90,7 @@ def load(kind: Literal["cpu", "cuda"], folder: Path, data: Path) -> Teacher:
     lm = MaskedLM(load_checked(folder).to(device=device, dtype=chosen.dtype).eval(), device)
     corpus = MaskedCorpus.open(data / "documents", data / "sequences", data / "masks")
     teacher_inputs = TeacherInputs.open(folder, lm, corpus, batch_tokens=chosen.batch_tokens)
-    part = teacher_inputs.split("train")
+    part = teacher_inputs.split("train").excerpt(0, corpus.masks.plan("train").rows)
     view, gold_P = teacher_view(
         part.texts,
         part.sequences,
@@ -112,11 +112,11 @@ def online_step(student: Learner, teachers: Sequence[Teacher], examples: NDArray
     from pipeline.text.inputs import model_inputs, token_batches
 
     trainer = student.trainer
-    lm, view = trainer.lm, trainer.data.view
+    lm, view = trainer.lm, student.window.view
     positions = int((view.start_G1[examples + 1] - view.start_G1[examples]).sum())
     for batch in token_batches(view.lengths_G()[examples], trainer.batch_tokens):
         inputs = model_inputs(view, examples[batch])
-        (label_Q,) = lm.tensors(trainer.data.masks.label_P[inputs.prediction_Q].astype(np.int64))
+        (label_Q,) = lm.tensors(student.window.label_P[inputs.prediction_Q].astype(np.int64))
         mixed_QV = mixture(teachers, examples[batch], inputs.prediction_Q, vocabulary=lm.vocabulary)
         with trainer.task.autocasting():
             logits_QV = lm.logits(

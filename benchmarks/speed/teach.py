@@ -97,18 +97,17 @@ def shard_inputs(model: Path, lm: Any, stores: Stores, machine: Machine) -> list
     from pipeline.text.alignment import teacher_view
     from pipeline.text.corpus_view import MaskedCorpus
     from pipeline.text.inputs import model_inputs, token_batches
-    from storage.records.sequences import Masks
 
     corpus = MaskedCorpus.open(stores.documents, stores.sequences, stores.masks)
     teacher_inputs = TeacherInputs.open(model, lm, corpus, batch_tokens=BATCH_TOKENS[machine.kind])
     part, plan = teacher_inputs.split("train"), corpus.masks.manifest.splits["train"]
     shards = []
     for index in range(plan.shards):
-        low, high = part.whole_examples(*plan.bounds(index))
+        found = part.excerpt(*plan.bounds(index))
         view, _ = teacher_view(
-            part.texts,
-            part.sequences,
-            Masks(**{name: array[low:high] for name, array in part.masks.arrays().items()}),
+            found.texts,
+            found.sequences,
+            found.masks,
             tokenizer=teacher_inputs.tokenizer.backend,
             to_student_V=teacher_inputs.to_student_V,
             special=teacher_inputs.tokenizer.special,

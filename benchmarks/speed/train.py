@@ -55,12 +55,12 @@ class Learner:
         """Train for `count` steps, from where it stands."""
         done = len(self.trainer.state["losses"])
         for number in range(done, done + count):
-            self.trainer.learn(number, self._step(number), self.window)
+            self.trainer.learn(number, self._step(number))
 
     def _step(self, number: int) -> Step:
         from pipeline.train.data import Step
 
-        return Step(example_B=self.examples[number % len(self.examples)], window=(0,))
+        return Step.of(self.window, self.examples[number % len(self.examples)])
 
 
 def learner(
@@ -100,11 +100,13 @@ def learner(
         autocast=chosen.dtype,
         batch_tokens=BATCH_TOKENS[kind],
     )
-    shards = min(data.plan.shards, max(1, WINDOW_PREDICTIONS // data.plan.shard_rows))
-    inside = np.flatnonzero(data.view.start_G1[1:] <= data.plan.bounds(shards - 1)[1])
+    plan = data.text.plan
+    shards = min(plan.shards, max(1, WINDOW_PREDICTIONS // plan.shard_rows))
+    window = ShardWindow(data, tuple(range(shards)))
+    inside = np.flatnonzero(window.prediction_P[window.view.start_G1[1:] - 1] < plan.bounds(shards - 1)[1])
     count = len(inside) // SEQUENCES[kind]
     order = np.random.default_rng(0).permutation(inside)[: count * SEQUENCES[kind]]
-    return Learner(trainer=trainer, window=ShardWindow(data, tuple(range(shards))), examples=np.split(order, count))
+    return Learner(trainer=trainer, window=window, examples=np.split(order, count))
 
 
 def runtime(kind: Literal["cpu", "cuda"], dtype: str) -> Runtime:

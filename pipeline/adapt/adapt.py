@@ -21,11 +21,10 @@ from pipeline.core.runtime import Runtime
 from pipeline.models.identity import model_digest
 from pipeline.models.provenance import stated_licence
 from pipeline.models.publish import publishing, write_record
-from pipeline.text.inputs import reference_view
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
-from pipeline.train.data import TrainingData
+from pipeline.train.data import HeldText, TrainingData
 from pipeline.train.params import LossParams, StudentParams
-from storage.format.manifest import SplitPlan, digest
+from storage.format.manifest import digest
 from storage.work import WorkFolder
 
 log = logging.getLogger(__name__)
@@ -130,13 +129,11 @@ def _trained(
         )
         sizes = [p.numel() for p in model.parameters() if p.requires_grad]
         lm = MaskedLM(model.to(runtime.device), runtime.device)
-        plan = SplitPlan(rows=len(text.masks), shard_rows=len(text.masks))
-        view = reference_view(text.sequences, text.masks, special=tokenizer.special)
         trainer = Trainer(
             lm,
             StudentParams(targets="", start=params.start, loss=LossParams(targets=0.0, labels=1.0, tail="bucket")),
             params.training,
-            data=TrainingData(view=view, masks=text.masks, plan=plan, targets=None),
+            data=TrainingData(text=HeldText(text.sequences, text.masks, special=tokenizer.special), targets=None),
             heldout=(heldout.sequences, heldout.masks),
             special=tokenizer.special,
             autocast=runtime.dtype,

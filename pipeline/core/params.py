@@ -30,6 +30,9 @@ class RuntimeParams(Section):
     workers: int = Field(default=1, ge=1)
     """Worker processes of the scheduler `processes`."""
 
+    processes: int = Field(default=1, ge=1)
+    """Processes of this machine that train one student, one accelerator each; `torchrun` chooses otherwise."""
+
     @field_validator("scheduler")
     @classmethod
     def _known_scheduler(cls, value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,11 @@ class LexicalTrainer:
     def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
         """Train to the last step, from the newest checkpoint if there is one."""
         view = self.data.batch_builder.view
-        plan = plan_steps(view, self.data.instance_I, step_words=self.params.step_words, seed=self.params.seed)
+
+        def plan(done: int) -> Iterator[tuple[int, Int]]:
+            steps = plan_steps(view, self.data.instance_I, step_words=self.params.step_words, seed=self.params.seed)
+            return islice(steps, done, None)
+
         self.model.train()
         run_steps(self, plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="lexical")
 

@@ -84,7 +84,7 @@ def spread_logits(
     """
     answers = [
         (logits.clone(), gold)
-        for start, stop in calibration_slices(len(part.masks), vocabulary=len(part.inputs.tokens))
+        for start, stop in calibration_slices(part.rows, vocabulary=len(part.inputs.tokens))
         for logits, gold, _ in part.answers(lm, start, stop, shares_CX=shares_CX)
     ]
     positions = sum(len(gold) for _, gold in answers)
@@ -135,16 +135,12 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], inputs: TeacherInputs, *, na
 
 def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, name: str) -> None:
     """Refuse a model that is no better than the train split's token frequencies (add-one smoothed)."""
-    train = inputs.corpus.masks.read("train").label_P
-    vocabulary = int(inputs.corpus.masks.facts["vocabulary"])
-    count_V = np.bincount(train, minlength=vocabulary) + 1.0
-    label_P = inputs.corpus.masks.read("calibration").label_P
-    label_P = np.concatenate(
-        [
-            label_P[start:stop]
-            for start, stop in calibration_slices(len(label_P), vocabulary=len(inputs.tokenizer.tokens))
-        ]
-    )
+    masks = inputs.corpus.masks
+    count_V = np.ones(int(masks.facts["vocabulary"]))
+    for index in range(masks.plan("train").shards):
+        count_V += np.bincount(masks.shard("train", index).label_P, minlength=len(count_V))
+    slices = calibration_slices(masks.plan("calibration").rows, vocabulary=len(inputs.tokenizer.tokens))
+    label_P = np.concatenate([masks.rows("calibration", start, stop).label_P for start, stop in slices])
     nll = float(-np.log(count_V[label_P] / count_V.sum()).mean())
     accuracy = float((label_P == count_V.argmax()).mean())
     if calibration.nll >= nll or calibration.accuracy <= accuracy:

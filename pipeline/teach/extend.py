@@ -75,20 +75,19 @@ def extended(out: Path, inputs: dict[str, Any], root: Path = WORK_ROOT) -> Store
 
 def shard_fingerprint(part: SplitInputs, start: int, stop: int) -> str:
     """SHA-256 of all that the rows of predictions [start, stop) depend on: masked positions, windows and texts."""
-    low, high = part.whole_examples(start, stop)
-    digest = hashlib.sha256(f"{start - low},{stop - low}".encode())
-    masks = part.masks.arrays()
+    found = part.excerpt(start, stop)
+    digest = hashlib.sha256(f"{start - found.low},{stop - found.low}".encode())
+    masks = found.masks.arrays()
     for name in ("copy_P", "column_P", "label_P"):
-        digest.update(np.ascontiguousarray(masks[name][low:high]).tobytes())
-    row_N, place_P = np.unique(part.masks.sequence_P[low:high], return_inverse=True)
-    digest.update(place_P.astype(np.int64).tobytes())
-    for name, values in part.sequences.arrays().items():
+        digest.update(np.ascontiguousarray(masks[name]).tobytes())
+    digest.update(found.masks.sequence_P.astype(np.int64).tobytes())
+    for name, values in found.sequences.arrays().items():
         if name != "document_N":
-            digest.update(np.ascontiguousarray(values[row_N]).tobytes())
+            digest.update(np.ascontiguousarray(values).tobytes())
     texts: dict[int, bytes] = {}
-    for row, document in zip(row_N.tolist(), part.sequences.document_N[row_N].tolist(), strict=True):
+    for row, document in enumerate(found.sequences.document_N.tolist()):
         if document not in texts:
-            texts[document] = hashlib.sha256(part.texts[row].encode()).digest()
+            texts[document] = hashlib.sha256(found.texts[row].encode()).digest()
         digest.update(texts[document])
     return digest.hexdigest()
 

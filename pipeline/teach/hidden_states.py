@@ -52,7 +52,7 @@ def keep_exact(params: ExactParams, model: Path, corpus: MaskedCorpus, *, out: P
     with masked_lm(model, device=runtime.device, dtype=runtime.dtype) as lm, torch.inference_mode():
         inputs = TeacherInputs.open(model, lm, corpus, batch_tokens=runtime.batch_tokens)
         part = inputs.split(HELDOUT)
-        rows, vocabulary = min(params.positions, len(part.masks)), len(inputs.tokenizer.tokens)
+        rows, vocabulary = min(params.positions, part.rows), len(inputs.tokenizer.tokens)
         layer, bias = output_layer(lm)
         weight_VH = layer.weight[:vocabulary].float().cpu().numpy().astype(np.float16)
         bias_V = np.zeros(vocabulary, np.float32) if bias is None else bias[:vocabulary].float().cpu().numpy()

@@ -100,27 +100,49 @@ class TeacherInputs:
         return self.tokenizer.tokens if self.words is None else self.words.tokens
 
     def split(self, name: str) -> SplitInputs:
-        """Load one split."""
-        sequences = self.corpus.sequences.read(name)
-        texts = SequenceTexts(self.corpus.documents, name, sequences.document_N)
-        return SplitInputs(inputs=self, texts=texts, sequences=sequences, masks=self.corpus.masks.read(name))
+        """Open one split."""
+        texts = SequenceTexts(self.corpus.documents, name, np.zeros(0, np.int64))
+        return SplitInputs(inputs=self, name=name, texts=texts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Excerpt:
+    """Whole examples of a split, in memory."""
+
+    low: int
+    """The first prediction; the others follow it."""
+    masks: Masks
+    """`sequence_P` counts the rows of `sequences`."""
+    sequences: Sequences
+    texts: Sequence[str]
+    """The document of each sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInputs:
-    """One split of a `TeacherInputs`, in memory."""
+    """One split of a `TeacherInputs`; the examples that were asked for last are in memory."""
 
     inputs: TeacherInputs
-    texts: Sequence[str]
-    sequences: Sequences
-    masks: Masks
+    name: str
+    texts: SequenceTexts
+    _last: list[tuple[int, int, Excerpt]] = field(default_factory=list, init=False)
 
-    def whole_examples(self, start: int, stop: int) -> tuple[int, int]:
-        """[start, stop) widened to whole examples: positions of the neighbouring shard must be masked here too."""
-        key_P = (self.masks.copy_P.astype(np.int64) << 32) | self.masks.sequence_P.astype(np.int64)
-        low = int(np.searchsorted(key_P, key_P[start], side="left"))
-        high = int(np.searchsorted(key_P, key_P[stop - 1], side="right"))
-        return low, high
+    @property
+    def rows(self) -> int:
+        """Predictions of the split."""
+        return self.inputs.corpus.masks.plan(self.name).rows
+
+    def excerpt(self, start: int, stop: int) -> Excerpt:
+        """Predictions [start, stop), widened to whole examples: positions of the neighbouring shard are masked too."""
+        if not self._last or self._last[0][:2] != (start, stop):
+            self._last.clear()
+            corpus = self.inputs.corpus
+            found = corpus.examples(self.name, [(start, stop)])
+            sequences = corpus.sequence_rows(self.name, found.sequence_N)
+            texts = self.texts.of(sequences.document_N)
+            low = int(found.prediction_P[0])
+            self._last.append((start, stop, Excerpt(low=low, masks=found.masks, sequences=sequences, texts=texts)))
+        return self._last[0][2]
 
     def respelt(self, start: int, stop: int) -> NDArray[np.bool_]:
         """True where the logits of predictions [start, stop) have words' tokens exchanged (`space_variants`)."""
@@ -194,7 +216,7 @@ class SplitInputs:
                         view,
                         batch=batch,
                         gold_P=gold_P,
-                        label_P=self.masks.label_P[low:],
+                        label_P=self.excerpt(start, stop).masks.label_P,
                         offset=low - start,
                         size=stop - start,
                     )
@@ -220,19 +242,18 @@ class SplitInputs:
         """
         from pipeline.text.alignment import teacher_view
 
-        low, high = self.whole_examples(start, stop)
-        part = Masks(**{name: array[low:high] for name, array in self.masks.arrays().items()})
+        part = self.excerpt(start, stop)
         view, gold_P = teacher_view(
-            self.texts,
-            self.sequences,
-            part,
+            part.texts,
+            part.sequences,
+            part.masks,
             tokenizer=self.inputs.tokenizer.backend,
             to_student_V=self.inputs.to_student_V,
             variant_V=self.inputs.variant_V,
             special=self.inputs.tokenizer.special,
             positions=self.inputs.positions,
         )
-        return view, gold_P, low
+        return view, gold_P, part.low
 
     def _forward(
         self,

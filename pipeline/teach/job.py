@@ -127,7 +127,7 @@ class LoadedTeacher:
         self._shape: tuple[Path, TailShape] | None = None
 
     def part(self, split: str) -> SplitInputs:
-        """The split, loaded; only the last is kept."""
+        """The split, opened; only the last is kept."""
         if self._part is None or self._part[0] != split:
             self._part = None
             self._part = split, self.teacher_inputs.split(split)
@@ -201,7 +201,7 @@ def _fit_shares(teacher: LoadedTeacher) -> NDArray[np.float64] | None:
         p_NX = np.stack([q_NO[row_N, gold_N], p_NO[row_N, gold_N], u_O[gold_N]], axis=1)
         return word.kind, p_NX[known_N]
 
-    slices = calibration_slices(len(part.masks), vocabulary=len(words.tokens))
+    slices = calibration_slices(part.rows, vocabulary=len(words.tokens))
     return fit_shares(
         found for start, stop in slices for found in part.map_words(teacher.lm, start, stop, at_true_tokens)
     )

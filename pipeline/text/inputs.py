@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from pipeline.text.ragged import runs
 from storage.format.arrays import sentinel
-from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 
 
@@ -73,18 +72,6 @@ class TokenRows:
 
     input_ids_NL: NDArray[Any]
     length_N: NDArray[np.uint16]
-
-    @staticmethod
-    def of(store: Store[Sequences], split: str) -> TokenRows:
-        """Read a split, one shard of whole records in memory at a time."""
-        plan, (ids, length) = store.plan(split), (store.manifest.arrays[n] for n in ("input_ids_NL", "length_N"))
-        rows = TokenRows(
-            input_ids_NL=np.zeros((plan.rows, *ids.row_shape), ids.dtype), length_N=np.zeros(plan.rows, length.dtype)
-        )
-        for index in range(plan.shards):
-            record, (start, stop) = store.shard(split, index), plan.bounds(index)
-            rows.input_ids_NL[start:stop], rows.length_N[start:stop] = record.input_ids_NL, record.length_N
-        return rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

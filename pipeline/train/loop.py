@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -46,12 +45,17 @@ class Trainable(Protocol[Planned_contra]):
 
 
 def run_steps(
-    trainer: Trainable[Planned], plan: Iterator[Planned], checkpoints: Path, *, checkpoint_seconds: float, label: str
+    trainer: Trainable[Planned],
+    plan: Callable[[int], Iterator[Planned]],
+    checkpoints: Path,
+    *,
+    checkpoint_seconds: float,
+    label: str,
 ) -> None:
     """Train to the last step, from the newest checkpoint in the folder `checkpoints` if there is one.
 
-    plan yields the input of each step, from step 0. Inputs of finished steps are skipped, so a continued run takes the
-    same steps as an uninterrupted one.
+    plan yields the input of each step from the one whose number it is given, so a continued run takes the same steps as
+    an uninterrupted one.
     """
     done = 0
     if found := files.restore(checkpoints, model=trainer.model, optimizer=trainer.optimizer):
@@ -61,7 +65,7 @@ def run_steps(
         trainer.begin()
     saved = time.monotonic()
     with Progress(trainer.steps, unit="steps", label=label, done=done) as progress:
-        for number, planned in islice(enumerate(plan), done, trainer.steps):
+        for number, planned in zip(range(done, trainer.steps), plan(done), strict=False):
             trainer.step(number, planned)
             if time.monotonic() - saved >= checkpoint_seconds:
                 files.save(

@@ -6,14 +6,16 @@ It is all that distillation does. Lexical training adds it to its own loss, to k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.models.precision import autocast
 from pipeline.text.inputs import model_inputs, token_batches
-from pipeline.train.data import ShardWindow, Step, TrainingData
+from pipeline.train.data import Step
 from pipeline.train.params import LossParams
+from pipeline.train.processes import ALONE, Processes
 from storage.errors import OutOfMemory
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from pipeline.models.masked_lm import MaskedLM
     from pipeline.sparse.loss import TargetBatch, Term
+    from storage.reader import Store
+    from storage.records.targets import FusedTargets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +47,45 @@ class StepDone:
     """Mean target loss and mean label loss, nats."""
 
 
+class Predicted(Protocol):
+    """Targets that are in memory."""
+
+    def targets(self, prediction_Q: NDArray[np.int64], lm: MaskedLM) -> TargetBatch:
+        """Those of these rows of the mask store, on the model's device."""
+
+
 class LanguageTask:
-    """A model, its data, and the weights of the two losses."""
+    """A model, the constants of its targets, and the weights of the two losses."""
 
     def __init__(
-        self, lm: MaskedLM, loss: LossParams, *, data: TrainingData, autocast: torch.dtype, batch_tokens: int
+        self,
+        lm: MaskedLM,
+        loss: LossParams,
+        *,
+        store: Store[FusedTargets] | None,
+        autocast: torch.dtype,
+        batch_tokens: int,
+        processes: Processes = ALONE,
     ) -> None:
         from pipeline.sparse.loss import Tails
 
-        self.lm, self.loss, self.data = lm, loss, data
+        self.lm, self.loss, self.processes = lm, loss, processes
         self.autocast, self.batch_tokens = autocast, batch_tokens
-        store = data.targets
         self.temperature = 1.0 if store is None else float(store.facts["temperature"])
         self.tails = None if store is None else Tails.of(store, device=lm.device)
 
-    def backward(self, step: Step, window: ShardWindow, *, targets_weight: float, scale: float = 1.0) -> StepDone:
-        """Add the gradients of a step, times `scale`, to the model's; raises OutOfMemory when they do not fit."""
+    def backward(
+        self, step: Step, *, targets_weight: float, scale: float = 1.0, own: Predicted | None = None
+    ) -> StepDone:
+        """Add the gradients of this process's part of a step, times `scale`, to the model's.
+
+        The parts of all processes add up to the gradients of the step; counts and losses are those of the step. With
+        `own` the targets are its, and not those of the window. Raises OutOfMemory when the gradients do not fit.
+        """
         import torch
 
         try:
-            return self._backward(step, window, targets_weight=targets_weight, scale=scale)
+            return self._backward(step, targets_weight=targets_weight, scale=scale, own=own)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"train: the gradients of {self.batch_tokens:,} tokens at once do not fit in the memory of "
@@ -70,12 +93,12 @@ class LanguageTask:
                 "it continues from its last checkpoint"
             ) from error
 
-    def _backward(self, step: Step, window: ShardWindow, *, targets_weight: float, scale: float) -> StepDone:
+    def _backward(self, step: Step, *, targets_weight: float, scale: float, own: Predicted | None) -> StepDone:
         from pipeline.sparse.loss import weighted_loss
 
-        micro = self._micro_batches(step, window)
-        labels = sum(len(batch.label_Q) for batch in micro)
+        micro, labels = self._micro_batches(step, own), step.labels
         targets = sum(int((batch.targets.ids_BM[:, 0] >= 0).sum()) for batch in micro if batch.targets is not None)
+        (targets,) = self.processes.sums(np.array([targets]))
         totals = np.zeros(2)
         for batch in micro:
             with self.autocasting():
@@ -87,28 +110,30 @@ class LanguageTask:
             (scale * loss).backward()  # type: ignore[no-untyped-call]
             sums = {name: float(term.total) for name, term in zip(terms, found, strict=True)}
             totals += [sums.get("targets", 0.0) / max(1, targets), sums.get("labels", 0.0) / labels]
-        tokens = int(self.data.view.lengths_G()[step.example_B].sum())
-        return StepDone(tokens=tokens, labels=labels, means=(float(totals[0]), float(totals[1])))
+        totals = self.processes.sums(totals)
+        return StepDone(tokens=step.tokens, labels=labels, means=(float(totals[0]), float(totals[1])))
 
     def autocasting(self) -> Any:
         """Matrix products in the chosen dtype."""
         return autocast(self.lm.device, self.autocast)
 
-    def _micro_batches(self, step: Step, window: ShardWindow) -> list[MicroBatch]:
-        batches = []
-        for batch in token_batches(self.data.view.lengths_G()[step.example_B], self.batch_tokens):
-            inputs = model_inputs(self.data.view, step.example_B[batch])
+    def _micro_batches(self, step: Step, own: Predicted | None) -> list[MicroBatch]:
+        batches, window = [], step.window
+        for batch in token_batches(window.view.lengths_G()[step.example_B], self.batch_tokens):
+            inputs = model_inputs(window.view, step.example_B[batch])
             # An example at the border of a window is in two windows; each trains on the positions whose targets it has.
             kept = window.contains(inputs.prediction_Q)
             prediction_Q = inputs.prediction_Q[kept]
-            label_Q = self.data.masks.label_P[prediction_Q].astype(np.int64)
+            label_Q = window.label_P[prediction_Q].astype(np.int64)
             batches.append(
                 MicroBatch(
                     inputs=self.lm.tensors(
                         inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[kept], inputs.column_Q[kept]
                     ),
                     label_Q=self.lm.tensors(label_Q)[0],
-                    targets=window.targets(prediction_Q, self.lm),
+                    targets=window.targets(prediction_Q, self.lm)
+                    if own is None
+                    else own.targets(window.prediction_P[prediction_Q], self.lm),
                 )
             )
         return batches

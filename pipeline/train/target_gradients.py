@@ -34,13 +34,14 @@ from pipeline.sparse.loss import Tails
 from pipeline.sparse.restore import RestoredTargets
 from pipeline.teach.hidden_states import inputs_of, output_layer
 from pipeline.text.corpus_view import MaskedSequences
-from pipeline.text.inputs import model_inputs, reference_view, token_batches
+from pipeline.text.inputs import TokenRows, model_inputs, reference_view, token_batches
 from pipeline.text.tokenizer import load_tokenizer
 from pipeline.train.initialize import start_student
 from pipeline.train.params import TargetGradientParams
 from storage.errors import DataError
+from storage.format.manifest import SplitPlan
 from storage.reader import Store
-from storage.records.sequences import Masks, Sequences
+from storage.records.sequences import Masks
 from storage.records.targets import FusedTargets
 from storage.writer import Shard
 
@@ -165,9 +166,11 @@ def measure_targets(
     its bias comes out too small. Raises StaleParent when stores do not belong together, DataError for too few
     positions.
     """
-    rows, everything = corpus.sequences.read("train"), corpus.masks.read("train")
-    document_P = rows.document_N[everything.sequence_P].astype(np.int64)
-    shards, row_P = choose_positions(document_P, corpus.masks.plan("train").shard_rows, positions=params.positions)
+    shards = spread_shards(corpus.masks.plan("train"))
+    found = corpus.examples("train", [(shard.start, shard.stop) for shard in shards])
+    document_N = corpus.sequences.columns_at("train", found.sequence_N, ("document_N",))["document_N"].astype(np.int64)
+    document_P = document_N[found.masks.sequence_P]
+    row_P = choose_positions(document_P, found.prediction_P, shards, positions=params.positions)
     sources: dict[str, RestoredTargets] = {}
     for name in teachers:
         sources[f"teachers/{name}"] = _teacher_alone(name, corpus, logits=logits, shards=shards, row_P=row_P)
@@ -178,7 +181,8 @@ def measure_targets(
         sources[f"fusions/{name}"] = RestoredTargets.of(store, record, device=torch.device("cpu"))
     place_P = np.flatnonzero(np.logical_and.reduce([found.record.covered_P() for found in sources.values()]))
     row_P = row_P[place_P]
-    half_P = np.unique(document_P[row_P], return_inverse=True)[1] % 2
+    read_P = np.searchsorted(found.prediction_P, row_P)
+    half_P = np.unique(document_P[read_P], return_inverse=True)[1] % 2
     if min(np.bincount(half_P, minlength=2)) < 2:
         raise DataError(
             f"{corpus.masks.path}: {len(row_P)} train positions have all targets. Raise target_gradients.positions"
@@ -186,14 +190,15 @@ def measure_targets(
     model = start_student(Path(params.start), tokenizer=load_tokenizer(tokenizer), layers=None, config=None, seed=0)
     with one_model():
         lm = MaskedLM(model.to(runtime.device), runtime.device)
-        start = _start(lm, rows, everything, row_P, corpus.special, batch_tokens=runtime.batch_tokens)
+        rows = corpus.token_rows("train", found.sequence_N)
+        start = _start(lm, rows, found.masks, read_P, corpus.special, batch_tokens=runtime.batch_tokens)
 
     def dense_of(restored: RestoredTargets) -> Dense:
         return lambda chosen: restored.chunk(place_P[chosen])
 
     result = gradient_statistics(
         start,
-        everything.label_P[row_P].astype(np.int64),
+        found.masks.label_P[read_P].astype(np.int64),
         half_P,
         {name: dense_of(source) for name, source in sources.items()},
     )
@@ -211,25 +216,26 @@ def measure_targets(
     return {"measured": result["measured"], "labels": result["labels"], **by_kind, "cosines": cosines}
 
 
-def choose_positions(
-    document_P: NDArray[np.int64], shard_rows: int, *, positions: int
-) -> tuple[list[Shard], NDArray[np.int64]]:
-    """Evenly spread train shards, and the rows of documents drawn from them, at most `positions`.
+def spread_shards(plan: SplitPlan) -> list[Shard]:
+    """Evenly spread train shards.
 
     All shards where they are few: neighbouring documents are alike, so some of them would be another text.
     """
-    count = -(-len(document_P) // shard_rows)
-    indices = np.unique(np.linspace(0, count - 1, min(count, MOST_SHARDS)).round().astype(int)).tolist()
-    shards = [
-        Shard(split="train", index=i, start=i * shard_rows, stop=min(len(document_P), (i + 1) * shard_rows))
-        for i in indices
-    ]
-    row_P = np.concatenate([np.arange(shard.start, shard.stop) for shard in shards])
-    names, inverse_P = np.unique(document_P[row_P], return_inverse=True)
+    indices = np.unique(np.linspace(0, plan.shards - 1, min(plan.shards, MOST_SHARDS)).round().astype(int)).tolist()
+    bounds = {index: plan.bounds(index) for index in indices}
+    return [Shard(split="train", index=index, start=start, stop=stop) for index, (start, stop) in bounds.items()]
+
+
+def choose_positions(
+    document_P: NDArray[np.int64], prediction_P: NDArray[np.int64], shards: Sequence[Shard], *, positions: int
+) -> NDArray[np.int64]:
+    """Rows of documents drawn from shards, at most `positions`; both arrays are of what was read with them."""
+    inside_P = np.logical_or.reduce([(prediction_P >= shard.start) & (prediction_P < shard.stop) for shard in shards])
+    row_P, (names, inverse_P) = prediction_P[inside_P], np.unique(document_P[inside_P], return_inverse=True)
     order_D = generator(0, "target gradients", len(names)).permutation(len(names))
     taken = np.cumsum(np.bincount(inverse_P)[order_D]) <= positions
     taken[:2] = True  # a document each half
-    return shards, row_P[np.isin(inverse_P, order_D[taken])]
+    return np.asarray(row_P[np.isin(inverse_P, order_D[taken])])
 
 
 def _teacher_alone(
@@ -276,7 +282,7 @@ def _chosen(made: Callable[[Shard], FusedTargets], shards: Sequence[Shard], row_
 
 def _start(
     lm: MaskedLM,
-    rows: Sequences,
+    rows: TokenRows,
     masks: Masks,
     row_P: NDArray[np.int64],
     special: dict[str, int],

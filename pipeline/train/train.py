@@ -8,6 +8,7 @@ count over the whole step.
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from pipeline.core.runtime import Runtime
 from pipeline.models.identity import weight_hashes
 from pipeline.models.publish import publishing, save_model, write_record
 from pipeline.text.corpus_view import MaskedSequences
-from pipeline.text.inputs import TokenRows, reference_view
-from pipeline.train.data import TrainingData
+from pipeline.train.data import StoredText, TrainingData
 from pipeline.train.params import OWN_TRAINING, LossParams, StudentParams, TrainingParams
+from pipeline.train.processes import ALONE, Processes
 from pipeline.train.trainer import EPOCHS_SILENT, Trainer
 from storage.errors import StaleParent, VocabularyError
 from storage.format.manifest import digest
@@ -37,9 +38,11 @@ def train(
     tokenizer: Path,
     out: Path,
     runtime: Runtime,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Train one student and publish it as a Hugging Face folder at `out`; returns its training record.
 
+    With several processes all call this, and the first one holds the work folder, evaluates and publishes.
     Raises StaleParent when the targets are of other masks, VocabularyError when they have another vocabulary, WorkBusy
     when another process trains the same student.
     """
@@ -66,19 +69,21 @@ def train(
         }
     )
     work_folder = WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=runtime.workspace)
-    with work_folder as work, one_model():
+    with work_folder if processes.first else nullcontext(), one_model():
+        processes.from_first(None)  # the others look for checkpoints once the first has the folder
         model = start_student(
             Path(student.start), tokenizer=reference, layers=student.layers, config=student.config, seed=params.seed
         )
         lm = MaskedLM(model.to(runtime.device), runtime.device)
         data = open_training_data(corpus, targets)
-        epochs = params.steps * params.step_tokens / int(data.view.lengths_G().sum())
+        predictions = data.text.plan.rows
+        epochs = params.steps * params.step_tokens / data.epoch_tokens()
         if epochs > EPOCHS_SILENT:
             log.warning(
                 "%d steps are %.1f epochs over the masked positions. New ones teach more: raise mask.copies, now %d",
                 params.steps,
                 epochs,
-                int(data.masks.copy_P.max()) + 1,
+                int(corpus.masks.rows("train", predictions - 1, predictions).copy_P[0]) + 1,
             )
         trainer = Trainer(
             lm,
@@ -89,8 +94,9 @@ def train(
             special=corpus.special,
             autocast=runtime.dtype,
             batch_tokens=runtime.batch_tokens,
+            processes=processes,
         )
-        trainer.run(work.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds)
+        trainer.run(work_folder.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds)
         record = {
             "identity": identity,
             "parents": parents,
@@ -99,16 +105,17 @@ def train(
             "learning_rate": params.learning_rate,
             "tokens": trainer.state["tokens"],
             "predictions": trainer.state["predictions"],
-            "passes": round(trainer.state["predictions"] / len(data.masks), 2),
+            "passes": round(trainer.state["predictions"] / predictions, 2),
             "curve": trainer.state["curve"],
             "curve_by_document": trainer.state["curve_by_document"],
             "losses": trainer.state["losses"],
             "start": student.start,
             "targets": student.targets,
         }
-        with publishing(work) as folder:
-            save_model(model.cpu(), folder, tokenizer=tokenizer)
-            write_record(folder, record, card=model_card(out.name, student, params, record))
+        if processes.first:
+            with publishing(work_folder) as folder:
+                save_model(model.cpu(), folder, tokenizer=tokenizer)
+                write_record(folder, record, card=model_card(out.name, student, params, record))
     return record
 
 
@@ -129,10 +136,8 @@ def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[F
 
 
 def open_training_data(corpus: MaskedSequences, targets: Store[FusedTargets] | None) -> TrainingData:
-    """All examples of the train split, with their targets if there are any."""
-    rows = corpus.masks.read("train")
-    view = reference_view(TokenRows.of(corpus.sequences, "train"), rows, special=corpus.special)
-    return TrainingData(view=view, masks=rows, plan=corpus.masks.plan("train"), targets=targets)
+    """The train split, of which only what the next steps need is read, with its targets if there are any."""
+    return TrainingData(text=StoredText(corpus), targets=targets)
 
 
 def model_card(name: str, student: StudentParams, params: TrainingParams, record: dict[str, Any]) -> str:

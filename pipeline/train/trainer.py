@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.models.optimizer import adamw, choose_attention, linear_schedule, update
-from pipeline.train.data import WINDOW_PREDICTIONS, ShardWindow, Step, TrainingData, plan_steps
+from pipeline.train.data import WINDOW_PREDICTIONS, Step, TrainingData, plan_steps
 from pipeline.train.loop import run_steps
 from pipeline.train.objective import LanguageTask
 from pipeline.train.params import StudentParams, TrainingParams
+from pipeline.train.processes import ALONE, Processes
 from storage.records.sequences import Masks, Sequences
 
 if TYPE_CHECKING:
@@ -43,10 +46,12 @@ class Trainer:
         special: dict[str, int],
         autocast: torch.dtype,
         batch_tokens: int,
+        processes: Processes = ALONE,
     ) -> None:
         self.lm, self.loss, self.params, self.data = lm, student.loss, params, data
         self.heldout, self.special, self.batch_tokens = heldout, special, batch_tokens
-        choose_attention(lm.model, device=lm.device, autocast=autocast, tokens=int(data.view.lengths_G().max()))
+        self.processes = processes
+        choose_attention(lm.model, device=lm.device, autocast=autocast, tokens=data.text.width)
         self.model: torch.nn.Module = lm.model
         self.optimizer = adamw(
             lm.model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay
@@ -54,18 +59,31 @@ class Trainer:
         self.steps = params.steps
         self.evaluated_after = {round(params.steps * i / params.evaluations) for i in range(1, params.evaluations + 1)}
         self.state: dict[str, Any] = {"curve": [], "curve_by_document": [], "losses": [], "tokens": 0, "predictions": 0}
-        self.task = LanguageTask(lm, student.loss, data=data, autocast=autocast, batch_tokens=batch_tokens)
-        self._window: tuple[tuple[int, ...], ShardWindow] | None = None
+        self.task = LanguageTask(
+            lm,
+            student.loss,
+            store=data.targets,
+            autocast=autocast,
+            batch_tokens=batch_tokens,
+            processes=processes,
+        )
 
     def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
-        """Train to the last step, from the newest checkpoint if there is one."""
-        plan = plan_steps(
+        """Train to the last step, from the newest checkpoint if there is one; the first process writes checkpoints."""
+        if not self.processes.first:
+            checkpoint_seconds = math.inf
+        run_steps(self, self.plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="train")
+
+    def plan(self, done: int) -> Iterator[Step]:
+        """The steps from the `done`-th on."""
+        return plan_steps(
             self.data,
             step_tokens=self.params.step_tokens,
             seed=self.params.seed,
-            window_shards=max(1, WINDOW_PREDICTIONS // self.data.plan.shard_rows),
+            window_shards=max(1, WINDOW_PREDICTIONS // self.data.text.plan.shard_rows),
+            done=done,
+            share=self.processes.share,
         )
-        run_steps(self, plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="train")
 
     def begin(self) -> None:
         """Evaluate the student as it starts."""
@@ -73,16 +91,14 @@ class Trainer:
 
     def step(self, number: int, planned: Step) -> None:
         """One optimiser step, the `number`-th from 0, and an evaluation where the held-out curve has a point."""
-        if self._window is None or self._window[0] != planned.window:
-            self._window = None  # frees the old targets before the new ones are read
-            self._window = planned.window, ShardWindow(self.data, planned.window)
-        self.learn(number, planned, self._window[1])
+        self.learn(number, planned)
         if number + 1 in self.evaluated_after:
             self._evaluate(number + 1)
 
-    def learn(self, number: int, planned: Step, window: ShardWindow) -> None:
-        """One optimiser step with the targets of `window`, and a line of its losses in the state."""
-        done = self.task.backward(planned, window, targets_weight=self.loss.targets_weight(number, self.steps))
+    def learn(self, number: int, planned: Step) -> None:
+        """One optimiser step, and a line of its losses in the state."""
+        done = self.task.backward(planned, targets_weight=self.loss.targets_weight(number, self.steps))
+        self.processes.sum_gradients(self.model.parameters())
         rate = linear_schedule(number, self.steps, warmup=self.params.warmup, peak=self.params.learning_rate)
         update(self.optimizer, self.model.parameters(), learning_rate=rate, gradient_clip=self.params.gradient_clip)
         self.state["tokens"] += done.tokens
@@ -94,6 +110,8 @@ class Trainer:
         return self.state
 
     def _evaluate(self, step: int) -> None:
+        if not self.processes.first:
+            return
         from pipeline.evaluate.heldout import document_of_each
         from pipeline.evaluate.predictions import heldout_nll
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,10 @@ class Gate:
                 path, spec, rows=plan.rows, shard_rows=plan.shard_rows, remedy=self._remedy
             )
 
-    def shard(self, split: str, index: int) -> None:
-        """Check the chunks of one shard, in all arrays."""
+    def shard(self, split: str, index: int, specs: Mapping[str, ArraySpec]) -> None:
+        """Check the chunks of one shard, in the arrays `specs`."""
         shard_rows = self._manifest.splits[split].shard_rows
-        for name, spec in self._manifest.arrays.items():
+        for name, spec in specs.items():
             self.array(split, name)
             entries = self._entries[split, name]
             (file,) = manifest_parse.shard_names(split, index, {name: spec})

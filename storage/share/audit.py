@@ -229,7 +229,7 @@ class _Audit:
             where = f"{split}/{entry.index}"
             if entry.index >= self.manifest.splits[split].shards or not self.sound([where, *entry.files]):
                 continue
-            if not self.attempt("shard", where, gate.shard, split, entry.index):
+            if not self.attempt("shard", where, gate.shard, split, entry.index, self.manifest.arrays):
                 continue
             for record in self.attempt("record", where, store.shard, split, entry.index):
                 for faults in self.attempt("record", where, record_faults, record, vocabulary=vocabulary):

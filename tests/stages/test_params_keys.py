@@ -225,6 +225,7 @@ runtime.batch_tokens
 runtime.checkpoint_seconds
 runtime.scheduler
 runtime.workers
+runtime.processes
 """
 
 

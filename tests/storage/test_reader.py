@@ -77,6 +77,11 @@ def test_shards_and_splits_hold_what_was_encoded(tmp_path: Path, form: dict[str,
             assert whole.arrays()[name].dtype == array.dtype
             joined = np.concatenate([array[:0], *(part.arrays()[name] for part in parts)])
             assert joined.tobytes() == array.tobytes(), name
+        # Any run of rows: within a shard and across, lists too, whose places follow from the counts before them.
+        for start in range(plan.rows):
+            for stop in {start + 1, min(plan.rows, start + 3), plan.bounds(start // plan.shard_rows)[1], plan.rows}:
+                for name, array in opened.rows(split, start, stop).arrays().items():
+                    assert array.tobytes() == whole.arrays()[name][start:stop].tobytes(), (name, start, stop)
 
 
 def test_plain_zarr_finds_every_entry_at_its_place(store: Path) -> None:

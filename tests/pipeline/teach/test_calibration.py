@@ -160,7 +160,7 @@ def test_too_few_answers_are_refused(teacher_inputs, tiny_teacher: Path, monkeyp
 class Again:
     """Stands for a split whose logits are known."""
 
-    masks = range(1)
+    rows = 1
 
     def __init__(self, inputs: TeacherInputs, answers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.inputs, self.known = inputs, answers

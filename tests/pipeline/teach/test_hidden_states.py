@@ -51,9 +51,9 @@ def plain(tiny_stores: TinyStores, tiny_teacher: Path) -> tuple[np.ndarray, np.n
     with masked_lm(tiny_teacher, device=CPU, dtype=torch.float32) as lm, torch.inference_mode():
         teacher_inputs = TeacherInputs.open(tiny_teacher, lm, tiny_stores.corpus(), batch_tokens=300)
         part = teacher_inputs.split("heldout")
-        logits = np.full((len(part.masks), lm.vocabulary), np.nan)
-        gold = np.full(len(part.masks), -1)
-        for some, true_ids, row in part.answers(lm, 0, len(part.masks)):
+        logits = np.full((part.rows, lm.vocabulary), np.nan)
+        gold = np.full(part.rows, -1)
+        for some, true_ids, row in part.answers(lm, 0, part.rows):
             logits[row], gold[row] = some.numpy(), true_ids.numpy()
     return logits, gold
 

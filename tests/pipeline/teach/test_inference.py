@@ -50,17 +50,25 @@ def collect(part: SplitInputs, lm: MaskedLM, start: int, stop: int) -> tuple[np.
     return logits, gold
 
 
-def test_a_split_has_the_text_of_each_sequence(part: SplitInputs) -> None:
-    assert len(part.texts) == len(part.sequences)
-    for n in range(0, len(part.texts), 5):
-        columns = np.flatnonzero(part.sequences.word_NL[n] >= 0)
-        end = part.sequences.char_end_NL[n, columns[-1]]
-        assert 0 < end <= len(part.texts[n])
-    assert part.masks.sequence_P.max() < len(part.sequences)
+def masks_of(part: SplitInputs) -> Masks:
+    return part.inputs.corpus.masks.read(part.name)
+
+
+def test_an_excerpt_has_the_text_of_each_sequence(part: SplitInputs) -> None:
+    found = part.excerpt(40, 140)
+    assert len(found.texts) == len(found.sequences) < part.inputs.corpus.sequences.plan("train").rows
+    texts = part.inputs.corpus.documents.read("train").column("text").to_pylist()
+    for n, document in enumerate(found.sequences.document_N):
+        columns = np.flatnonzero(found.sequences.word_NL[n] >= 0)
+        end = found.sequences.char_end_NL[n, columns[-1]]
+        assert 0 < end <= len(found.texts[n])
+        assert found.texts[n] == texts[document]
+    assert found.masks.sequence_P.max() == len(found.sequences) - 1
 
 
 def test_bounds_are_widened_to_whole_examples(part: SplitInputs) -> None:
-    examples = list(zip(part.masks.copy_P.tolist(), part.masks.sequence_P.tolist(), strict=True))
+    masks, sequences = masks_of(part), part.inputs.corpus.sequences.read("train")
+    examples = list(zip(masks.copy_P.tolist(), masks.sequence_P.tolist(), strict=True))
     rng = np.random.default_rng(0)
     widened = 0
     for _ in range(200):
@@ -68,15 +76,19 @@ def test_bounds_are_widened_to_whole_examples(part: SplitInputs) -> None:
         stop = int(rng.integers(start + 1, len(examples) + 1))
         touched = set(examples[start:stop])
         inside = [p for p, key in enumerate(examples) if key in touched]
-        low, high = part.whole_examples(start, stop)
+        found = part.excerpt(start, stop)
+        low, high = found.low, found.low + len(found.masks)
         assert inside == list(range(low, high))
         widened += (low, high) != (start, stop)
+        assert (found.masks.column_P == masks.column_P[low:high]).all()
+        rows = found.sequences.input_ids_NL[found.masks.sequence_P]
+        assert (rows == sequences.input_ids_NL[masks.sequence_P[low:high]]).all()
     assert widened > 100
 
 
 def test_answers_do_not_depend_on_the_bounds(part: SplitInputs, lm: MaskedLM) -> None:
     """Positions of a neighbouring shard are masked here too: examples across a border have the same inputs for both."""
-    rows = len(part.masks)
+    rows = part.rows
     whole, gold = collect(part, lm, 0, rows)
     for step in (17, 64):
         parts = [collect(part, lm, start, min(start + step, rows)) for start in range(0, rows, step)]
@@ -93,9 +105,9 @@ def test_answers_do_not_depend_on_the_batches(part: SplitInputs, lm: MaskedLM) -
 
 
 def test_true_ids_name_the_same_tokens_in_both_vocabularies(part: SplitInputs, lm: MaskedLM) -> None:
-    _, gold = collect(part, lm, 0, len(part.masks))
+    _, gold = collect(part, lm, 0, part.rows)
     answered = gold >= 0
-    labels = part.masks.label_P.astype(int)
+    labels = masks_of(part).label_P.astype(int)
     assert (part.inputs.to_student_V[gold[answered]] == labels[answered]).all()
     assert len(np.unique(gold[answered])) > 20
 
@@ -103,7 +115,7 @@ def test_true_ids_name_the_same_tokens_in_both_vocabularies(part: SplitInputs, l
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_split_can_be_loaded(split: str, lm: MaskedLM, tiny_teacher: Path, tiny_stores: TinyStores) -> None:
     loaded = open_inputs(lm, tiny_teacher, tiny_stores).split(split)
-    assert len(loaded.masks) == Store(tiny_stores.masks, Masks).plan(split).rows
+    assert loaded.rows == Store(tiny_stores.masks, Masks).plan(split).rows
 
 
 def test_logits_cover_the_ids_of_the_tokenizer_only(
@@ -190,7 +202,7 @@ def longest(part: SplitInputs, lm: MaskedLM) -> int:
     """Tokens of the longest example."""
     small: Any = Small(lm, room=10**6)
     one_by_one = replace(part, inputs=replace(part.inputs, batch_tokens=1))
-    collect(one_by_one, small, 0, len(part.masks))
+    collect(one_by_one, small, 0, part.rows)
     return max(small.forwards)
 
 
@@ -199,7 +211,7 @@ def test_forwards_that_do_not_fit_are_halved_until_they_do(
     part: SplitInputs, lm: MaskedLM, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`collect` refuses a row that comes twice."""
-    rows, room = len(part.masks), times * longest(part, lm)
+    rows, room = part.rows, times * longest(part, lm)
     whole, gold = collect(part, lm, 0, rows)
     cramped, small = fresh(part), Small(lm, room=room)
     with torch.inference_mode():
@@ -215,7 +227,7 @@ def test_forwards_that_do_not_fit_are_halved_until_they_do(
 
 def test_reducing_a_forward_may_not_fit_either(part: SplitInputs, lm: MaskedLM) -> None:
     """Logits are larger than their inputs; a reduction that fails is repeated for the same rows in smaller parts."""
-    rows, cramped = len(part.masks), fresh(part)
+    rows, cramped = part.rows, fresh(part)
     seen: list[int] = []
 
     def reduce(logits: torch.Tensor, gold: torch.Tensor, row: Any) -> np.ndarray:
@@ -238,4 +250,4 @@ def test_reducing_a_forward_may_not_fit_either(part: SplitInputs, lm: MaskedLM) 
 def test_one_sequence_that_does_not_fit_is_refused(part: SplitInputs, lm: MaskedLM) -> None:
     small: Any = Small(lm, room=longest(part, lm) - 1)
     with pytest.raises(OutOfMemory, match=r"^one sequence of \d+ tokens does not fit .* runtime.device: cpu$"):
-        collect(fresh(part), small, 0, len(part.masks))
+        collect(fresh(part), small, 0, part.rows)

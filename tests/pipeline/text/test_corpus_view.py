@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from pipeline.text.corpus_view import SequenceTexts
-from pipeline.text.inputs import TokenRows
 from storage import documents
 from storage.documents import DocumentStore
 from storage.errors import StaleParent
@@ -54,9 +53,17 @@ def test_texts_of_sequences_are_read_a_shard_at_a_time(tmp_path: Path, monkeypat
     assert texts[-4:-1] == [expected[-2], expected[-1], expected[-1]]
 
 
-def test_token_rows_are_those_of_the_sequences(tiny_stores: TinyStores) -> None:
-    store = tiny_stores.corpus().sequences
-    rows, record = TokenRows.of(store, "train"), store.read("train")
-    np.testing.assert_array_equal(rows.input_ids_NL, record.input_ids_NL)
-    np.testing.assert_array_equal(rows.length_N, record.length_N)
+@pytest.mark.parametrize("gap", [0, 3, 10**6])
+def test_token_rows_are_those_of_the_sequences(
+    tiny_stores: TinyStores, gap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.reader.GAP_ROWS", gap)
+    corpus = tiny_stores.corpus()
+    record = corpus.sequences.read("train")
+    row_N = np.flatnonzero(np.random.default_rng(0).random(len(record)) < 0.4)
+    rows, whole = corpus.token_rows("train", row_N), corpus.sequence_rows("train", row_N)
+    np.testing.assert_array_equal(rows.input_ids_NL, record.input_ids_NL[row_N])
+    np.testing.assert_array_equal(rows.length_N, record.length_N[row_N])
+    for name, values in record.arrays().items():
+        np.testing.assert_array_equal(whole.arrays()[name], values[row_N])
     assert (rows.input_ids_NL.dtype, rows.length_N.dtype) == (record.input_ids_NL.dtype, record.length_N.dtype)

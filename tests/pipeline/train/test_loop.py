@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ class Counter:
         return self.state
 
 
-def plan() -> itertools.accumulate[str]:
-    """a, aa, aaa and so on without end."""
-    return itertools.accumulate(itertools.repeat("a"))
+def plan(done: int) -> Iterator[str]:
+    """a, aa, aaa and so on without end, from the `done`-th on."""
+    return itertools.islice(itertools.accumulate(itertools.repeat("a")), done, None)
 
 
 SEEN = ["begin", [0, "a"], [1, "aa"], [2, "aaa"]]
@@ -44,7 +45,7 @@ SEEN = ["begin", [0, "a"], [1, "aa"], [2, "aaa"]]
 
 def test_every_step_is_taken_once_in_order_and_nothing_is_saved_before_its_time(tmp_path: Path) -> None:
     trainer = Counter(steps=3)
-    run_steps(trainer, plan(), tmp_path, checkpoint_seconds=1e9, label="count")
+    run_steps(trainer, plan, tmp_path, checkpoint_seconds=1e9, label="count")
     assert trainer.state["seen"] == SEEN
     assert not list(tmp_path.iterdir())
 
@@ -52,15 +53,15 @@ def test_every_step_is_taken_once_in_order_and_nothing_is_saved_before_its_time(
 @pytest.mark.parametrize("stop", [1, 2])
 def test_a_killed_run_continues_with_the_step_after_its_checkpoint(tmp_path: Path, stop: int) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_steps(Counter(steps=3, stop=stop), plan(), tmp_path, checkpoint_seconds=0, label="count")
+        run_steps(Counter(steps=3, stop=stop), plan, tmp_path, checkpoint_seconds=0, label="count")
     assert [path.name for path in tmp_path.iterdir()] == [f"step-{stop}"]
     again = Counter(steps=3)
-    run_steps(again, plan(), tmp_path, checkpoint_seconds=1e9, label="count")
+    run_steps(again, plan, tmp_path, checkpoint_seconds=1e9, label="count")
     assert again.state["seen"] == SEEN
 
 
 def test_a_finished_run_takes_no_step(tmp_path: Path) -> None:
-    run_steps(Counter(steps=3), plan(), tmp_path, checkpoint_seconds=0, label="count")
+    run_steps(Counter(steps=3), plan, tmp_path, checkpoint_seconds=0, label="count")
     again = Counter(steps=3, stop=0)
-    run_steps(again, plan(), tmp_path, checkpoint_seconds=0, label="count")
+    run_steps(again, plan, tmp_path, checkpoint_seconds=0, label="count")
     assert again.state["seen"] == SEEN

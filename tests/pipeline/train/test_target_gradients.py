@@ -13,8 +13,15 @@ from pipeline.fuse.params import FusionParams
 from pipeline.text.corpus_view import MaskedSequences
 from pipeline.train import target_gradients
 from pipeline.train.params import TargetGradientParams
-from pipeline.train.target_gradients import Start, choose_positions, gradient_statistics, measure_targets
+from pipeline.train.target_gradients import (
+    Start,
+    choose_positions,
+    gradient_statistics,
+    measure_targets,
+    spread_shards,
+)
 from storage.errors import DataError
+from storage.format.manifest import SplitPlan
 from storage.reader import Store
 from storage.records.sequences import Masks
 from tests.helpers.stores import TinyStores, cpu_runtime
@@ -115,14 +122,16 @@ def test_noise_is_no_gradient() -> None:
 def test_positions_are_whole_documents_of_spread_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_gradients, "MOST_SHARDS", 5)
     document_P = np.repeat(np.arange(200), 10)
-    shards, row_P = choose_positions(document_P, 100, positions=350)
+    plan, rows = SplitPlan(rows=2000, shard_rows=100), np.arange(2000)
+    shards = spread_shards(plan)
+    row_P = choose_positions(document_P, rows, shards, positions=350)
     assert [shard.index for shard in shards] == [0, 5, 10, 14, 19]
     assert 300 < len(row_P) <= 350
     inside = {row for shard in shards for row in range(shard.start, shard.stop)}
     assert set(row_P.tolist()) <= inside
     assert set(np.bincount(document_P[row_P]).tolist()) == {0, 10}
     monkeypatch.setattr(target_gradients, "MOST_SHARDS", 20)
-    _, everything = choose_positions(document_P, 100, positions=10**6)
+    everything = choose_positions(document_P, rows, spread_shards(plan), positions=10**6)
     assert everything.tolist() == list(range(2000))
 
 

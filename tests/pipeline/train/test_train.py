@@ -193,8 +193,7 @@ def test_attention_is_chosen_for_the_device_and_the_number_format(
 
     monkeypatch.setattr("pipeline.train.trainer.choose_attention", choose)
     run(tiny_stores, tiny_mlm, tiny_tokenizer, workplace / "student", targets=0.0)
-    longest = int(Store(tiny_stores.sequences, Sequences).read("train").length_N.max())
-    assert chosen == [("cpu", torch.float32, longest)]
+    assert chosen == [("cpu", torch.float32, tiny_stores.corpus().width)]
 
 
 def train_logits(stores: TinyStores, model: Path) -> np.ndarray:
@@ -250,11 +249,11 @@ def opened_task(stores: TinyStores, model: Path) -> tuple[LanguageTask, Any, Ste
     module = load_checked(model)
     data = open_training_data(stores.corpus(), Store(Path("data/targets/any"), FusedTargets))
     task = LanguageTask(
-        MaskedLM(module, torch.device("cpu")), LossParams(targets=1.0, labels=0.5, tail="prior"), data=data,
+        MaskedLM(module, torch.device("cpu")), LossParams(targets=1.0, labels=0.5, tail="prior"), store=data.targets,
         autocast=torch.float32, batch_tokens=300,
     )  # fmt: skip
-    shards = tuple(range(data.plan.shards))
-    return task, module, Step(window=shards, example_B=np.arange(len(data.view.lengths_G())))
+    window = ShardWindow(data, tuple(range(data.text.plan.shards)))
+    return task, module, Step.of(window, np.arange(len(window.view.lengths_G())))
 
 
 @pytest.mark.parametrize("every", [5, 2])
@@ -264,9 +263,9 @@ def test_sums_are_divided_by_all_masked_positions_with_or_without_a_target(
     """The gradient of the output bias against float64: a target weighs the same however many positions have one."""
     store = targets_of(tiny_stores, Path("data/targets/any"), tail_rank=0, every=every)
     task, module, step = opened_task(tiny_stores, tiny_mlm)
-    done = task.backward(step, ShardWindow(task.data, step.window), targets_weight=2.0)
+    done = task.backward(step, targets_weight=2.0)
     logits = torch.from_numpy(train_logits(tiny_stores, tiny_mlm))
-    label_P = task.data.masks.label_P.astype(int)
+    label_P = step.window.label_P.astype(int)
     rows = store.read("train")
     covered_P = torch.from_numpy(rows.covered_P())
     assert done.labels == len(label_P) and 0.4 < covered_P.double().mean() < 0.9
@@ -289,7 +288,7 @@ def test_a_step_that_does_not_fit_says_which_setting_to_lower(
     monkeypatch.setattr(task.lm, "logits", full)
     message = r"^train: the gradients of 300 tokens at once do not fit .*Lower runtime.batch_tokens"
     with pytest.raises(OutOfMemory, match=message):
-        task.backward(step, ShardWindow(task.data, step.window), targets_weight=1.0)
+        task.backward(step, targets_weight=1.0)
 
 
 def test_a_bucket_does_not_read_the_coordinates(
