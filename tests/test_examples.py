@@ -5,10 +5,12 @@ Not checked here: that the models and data sets they name are on the hub, and th
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from benchmarks.families.configs import FAMILIES, SMALL
+from benchmarks.families.matrix import publish
+from benchmarks.families.texts import write_texts
 from pipeline.core.config import load
 from pipeline.project.consistency import read_consistent
 from tests.helpers import stores as fakes
+from tests.helpers.services import OTHER_FORMATS, PUBLISHED, Hub, published_files, use_hub
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -78,10 +84,11 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_to
 
 def tiny(params: dict[str, Any], models: dict[str, Path], texts: Path) -> dict[str, Any]:
     """The settings with other models, text and counts; names, fusions, losses and what follows from them stay."""
-    for name, source in params["sources"].items():
-        kind = next((kind for kind in models if kind in name), "bert")
-        params["sources"][name] = {"kind": "model", "local": str(models[kind])} if source["kind"] == "model" else None
-    params["sources"] = {name: source for name, source in params["sources"].items() if source}
+    params["sources"] = {
+        name: {"kind": "model", "local": str(models[next((kind for kind in models if kind in name), "bert")])}
+        for name, source in params["sources"].items()
+        if source["kind"] == "model" and models
+    }
     params["inputs"] = {"animals": {"kind": "jsonl", "path": str(texts)}}
     params["corpus"] = {"share": 1.0, "calibration": 0.35, "heldout": 0.25}
     params["tokenize"]["sequence_tokens"] = 24
@@ -148,6 +155,42 @@ def test_an_example_makes_its_students(path: Path, models: dict[str, Path], work
     for name in (*params["students"], *params["lexical"]):
         assert (workplace / "models" / name / "model.safetensors").is_file()
     shutil.rmtree(workplace / "models")
+
+
+def test_the_models_of_published_models_are_those_of_the_hub(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their names and commits, file by file as they are published: both teach a student of six of twelve layers."""
+    path = ROOT / "examples" / "published-models.yaml"
+    given = yaml.safe_load(yaml.dump(load(path), Dumper=NoAliases))
+    deep = {"num_hidden_layers": 12}
+    for name in PUBLISHED:
+        family = FAMILIES[name]
+        changed = replace(family, plain=False, settings=SMALL | family.settings | deep)
+        monkeypatch.setitem(FAMILIES, name, changed)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", True)
+    files = {repo: published_files(publish(tmp_path / name, name, steps=100), name) for name, repo in PUBLISHED.items()}
+    sources = {name: given["sources"][name] for name in PUBLISHED}
+    layers = {name: student["layers"] for name, student in given["students"].items()}
+    texts = write_texts(workplace / "animals.jsonl")
+    params = tiny(given, {}, texts) | {"sources": sources}
+    for name, kept in layers.items():
+        params["students"][name]["layers"] = kept
+    (workplace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    with Hub(files, {source["hub"]: source["revision"] for source in sources.values()}) as server:
+        use_hub(server.url, monkeypatch)
+        for _, _, module, *options in runs(params):
+            command: click.Command = import_module(module).main
+            done = CliRunner().invoke(command, options)
+            assert done.exit_code == 0, f"{module} {options}: {done.output}{done.exception!r}"
+    assert not [asked for asked in server.requests if asked.endswith(OTHER_FORMATS)]
+    for name, repo in PUBLISHED.items():
+        record = json.loads((workplace / "data" / "sources" / name / "source.json").read_text(encoding="utf-8"))
+        assert (record["route"], record["hub"]) == ("hub", repo)
+    for name in layers:
+        config = json.loads((workplace / "models" / name / "config.json").read_text(encoding="utf-8"))
+        assert config["num_hidden_layers"] == 6
 
 
 class NoAliases(yaml.SafeDumper):

@@ -62,11 +62,14 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def no_safetensors(folder: Path) -> str:
-    """The message for a folder without safetensors: the pickle that it holds, and the command that converts it."""
+def no_safetensors(folder: Path, *, repo: str | None = None) -> str:
+    """The message for a folder without safetensors: the pickle that it holds, and the command that converts it.
+
+    repo is the hub's name of the model, where the folder has what was fetched of it: pickles are not.
+    """
     pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     what = f": {pickled[0]} is a pickle, which can run code when read" if pickled else ""
-    model = folder if pickled else "NAME/ON-THE-HUB"
+    model = folder if pickled else repo or "NAME/ON-THE-HUB"
     return (
         f"{folder}: no model.safetensors, and weights are read from safetensors only{what}. Where you trust such a "
         "model, convert it once and name that folder instead: "

@@ -32,8 +32,8 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "mlm_head.s
 REASON_CHARACTERS = 300
 
 
-def require_model(folder: Path) -> None:
-    """Raise SourceError unless `folder` holds a configuration and weights in safetensors."""
+def require_model(folder: Path, *, repo: str | None = None) -> None:
+    """Raise SourceError unless `folder` holds a configuration and weights in safetensors; repo is its hub's name."""
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder")
     if not (folder / CONFIG_FILE).is_file():
@@ -43,7 +43,7 @@ def require_model(folder: Path) -> None:
         if not files_like(folder, VOCABULARY_FILES):
             raise SourceError(f"{folder}: no tokenizer: expected one of {', '.join(VOCABULARY_FILES)}")
         return
-    raise SourceError(no_safetensors(folder))
+    raise SourceError(no_safetensors(folder, repo=repo))
 
 
 def require_adapter(folder: Path) -> None:

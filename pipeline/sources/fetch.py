@@ -90,7 +90,7 @@ def _model_routes(params: ModelSource, unpacked: Path, downloads: Path) -> list[
 
 def _checked(params: ModelSource, obtain: Callable[[], Path]) -> Path:
     folder = obtain()
-    adapters.require_model(folder)
+    adapters.require_model(folder, repo=params.hub)
     if params.weights_sha256 is not None:
         weights = folder / "model.safetensors"
         got = file_sha256(weights) if weights.is_file() else "none, as the weights are in several files"

@@ -13,10 +13,50 @@ import zipfile
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+PUBLISHED = {
+    "bert": "google-bert/bert-base-uncased",
+    "roberta": "FacebookAI/roberta-base",
+}
+"""Families whose folders `published_files` lays out as the hub has them."""
+
+OTHER_FORMATS = (
+    ".gitattributes", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "model.onnx",
+    "coreml/fill-mask/float32_model.mlpackage/Manifest.json",
+    "coreml/fill-mask/float32_model.mlpackage/Data/com.apple.CoreML/weights/weight.bin",
+)  # fmt: skip
+"""Formats of the same weights that lie beside them on the hub, and the list of large files."""
+
+
+def published_files(folder: Path, name: str) -> dict[str, bytes]:
+    """What the hub's repository of this family of `PUBLISHED` holds, by the hub's names, from a model in `folder`.
+
+    tokenizer_config.json is that of the folder, which for these families names no special token.
+    """
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    vocabulary = json.loads(files["tokenizer.json"])["model"]["vocab"]
+    assert b"_token" not in files["tokenizer_config.json"]
+    if name == "bert":
+        files |= {"vocab.txt": "\n".join(vocabulary).encode(), "LICENSE": b"Apache License", "README.md": b"# BERT"}
+    else:
+        files |= {"vocab.json": json.dumps(vocabulary).encode(), "merges.txt": b"#version: 0.2\n"}
+        files |= {"dict.txt": b"", "README.md": b"# RoBERTa"}
+    return files | dict.fromkeys(OTHER_FORMATS, b"not asked for")
+
+
+def use_hub(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT does, which is read once when huggingface_hub is imported."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def write_wheel(index: Path, name: str, files: Mapping[str, bytes], *, version: str = "0.1.0") -> dict[str, str]:
@@ -40,10 +80,15 @@ def pip_environment(index: Path) -> dict[str, str]:
 
 
 class Hub:
-    """A model hub on localhost; `files` maps "owner/name" to the files of its only commit. Use as a context manager."""
+    """A model hub on localhost; `files` maps "owner/name" to the files of its only commit. Use as a context manager.
 
-    def __init__(self, files: Mapping[str, Mapping[str, bytes]]) -> None:
-        self.files = files
+    commits has the commit of a repository where it is not `COMMIT`.
+    """
+
+    def __init__(
+        self, files: Mapping[str, Mapping[str, bytes]], commits: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.files, self.commits = files, commits
         self.requests: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -63,11 +108,11 @@ class Hub:
         parts = [part for part in unquote(path).strip("/").split("/") if part not in ("models", "datasets")]
         api = parts[0] == "api"
         repo, what, commit, file = "/".join(parts[api : api + 2]), parts[api + 2], parts[api + 3], "/".join(parts[4:])
-        files = self.files.get(repo)
-        if files is None or commit != COMMIT:
+        files, own = self.files.get(repo), self.commits.get(repo, COMMIT)
+        if files is None or commit != own:
             return 404, {"X-Error-Code": "RepoNotFound" if files is None else "RevisionNotFound"}, b""
         if what == "revision":
-            body: Any = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+            body: Any = {"id": repo, "sha": own, "siblings": [{"rfilename": name} for name in files]}
             return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
         if what == "tree":
             body = [
@@ -77,7 +122,7 @@ class Hub:
             return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
         if what != "resolve" or file not in files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        return 200, {"ETag": f'"{_etag(files[file])}"', "X-Repo-Commit": COMMIT}, files[file]
+        return 200, {"ETag": f'"{_etag(files[file])}"', "X-Repo-Commit": own}, files[file]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self

@@ -31,7 +31,17 @@ from pipeline.sources.params import (
 from pipeline.text.tokenizer import load_tokenizer
 from storage.errors import ParamsError, SourceError
 from storage.format.manifest import file_sha256
-from tests.helpers.services import COMMIT, Hub, pip_environment, write_tiny_wordnet, write_wheel
+from tests.helpers.services import (
+    COMMIT,
+    OTHER_FORMATS,
+    PUBLISHED,
+    Hub,
+    pip_environment,
+    published_files,
+    use_hub,
+    write_tiny_wordnet,
+    write_wheel,
+)
 from tests.helpers.stores import folder_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,14 +77,6 @@ def serve(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     yield start
     for server in started:
         server.__exit__()
-
-
-def use_hub(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does, which is read once when huggingface_hub is imported."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 @pytest.fixture
@@ -207,9 +209,11 @@ def test_a_hub_model_with_pickled_weights_only_is_refused(
 ) -> None:
     del model_files["model.safetensors"]
     server = serve({REPO: model_files | {"pytorch_model.bin": b"pickle"}})
-    with pytest.raises(
-        SourceError, match=r"the hub .*: no model.safetensors, and weights are read from safetensors only"
-    ):
+    message = (
+        r"the hub .*: no model.safetensors, and weights are read from safetensors only.* convert it once .*"
+        rf"from_pretrained\('{REPO}', use_safetensors=False\).save_pretrained\('converted'\)"
+    )
+    with pytest.raises(SourceError, match=message):
         fetch("body", source(hub=REPO, revision=COMMIT), place / "out", downloads=place / "downloads")
     assert not [path for path in server.requests if path.endswith(".bin")]
 
@@ -336,29 +340,14 @@ def test_an_unknown_source_is_refused_with_the_nearest(tmp_path: Path) -> None:
         source_section(params, "wordnett")
 
 
-BESIDE = ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "model.onnx", ".gitattributes")
-"""Formats of the same weights that lie beside them, and the list of large files."""
-
-
-@pytest.mark.parametrize(
-    ("name", "repo", "card"),
-    [("bert", "google-bert/bert-base-uncased", "LICENSE"), ("roberta", "FacebookAI/roberta-base", "README.md")],
-)
-def test_published_folders_are_fetched_as_the_hub_has_them(
-    place: Path, serve: Serve, name: str, repo: str, card: str
-) -> None:
+@pytest.mark.parametrize(("name", "card"), [("bert", "LICENSE"), ("roberta", "README.md")])
+def test_published_folders_are_fetched_as_the_hub_has_them(place: Path, serve: Serve, name: str, card: str) -> None:
     """Their lists of files, and a tokenizer_config.json that names no special token: a teacher comes out of it."""
-    folder = publish(place / "published", name, steps=0)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    vocabulary = json.loads(files["tokenizer.json"])["model"]["vocab"]
-    files |= {"vocab.txt": "\n".join(vocabulary).encode()} if name == "bert" else {
-        "vocab.json": json.dumps(vocabulary).encode(), "merges.txt": b"#version: 0.2\n", "dict.txt": b""
-    }  # fmt: skip
-    assert b"_token" not in files["tokenizer_config.json"]
-    server = serve({repo: files | {card: b"# card"} | dict.fromkeys(BESIDE, b"not asked for")})
+    folder, repo = publish(place / "published", name, steps=0), PUBLISHED[name]
+    server = serve({repo: published_files(folder, name)})
     fetch("teacher", source(hub=repo, revision=COMMIT), place / "out", downloads=place / "downloads")
-    asked = {path.rsplit("/", 1)[1] for path in server.requests if "/resolve/" in path}
-    assert asked.isdisjoint(BESIDE) and {"model.safetensors", "config.json", "tokenizer.json", card} <= asked
+    asked = {path.split("/resolve/")[1].partition("/")[2] for path in server.requests if "/resolve/" in path}
+    assert asked.isdisjoint(OTHER_FORMATS) and {"model.safetensors", "config.json", "tokenizer.json", card} <= asked
     special = load_tokenizer(place / "out").special
     ids = torch.tensor([[special["cls"], 50, special["mask"], 60, special["sep"]]])
     with masked_lm(place / "out", device=torch.device("cpu"), dtype=torch.float32) as lm, torch.inference_mode():
