@@ -89,3 +89,7 @@ class ProcessLost(DistillError):
 
 class OutOfMemory(DistillError):
     """A forward of a teacher or a step of training does not fit into the accelerator's memory."""
+
+
+class TrackerRefused(DistillError):
+    """A tracker of curves could not be opened."""

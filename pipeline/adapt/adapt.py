@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.adapt.params import AdapterParams
 from pipeline.adapt.text import HELDOUT_TOKENS, MaskedText, masked_text, read_pages
+from pipeline.core.outputs import record_name
 from pipeline.core.runtime import Runtime
+from pipeline.core.tracking import open_curves
 from pipeline.models.identity import model_digest
 from pipeline.models.provenance import stated_licence
 from pipeline.models.publish import publishing, write_record
@@ -68,7 +70,7 @@ def adapt(params: AdapterParams, *, documents: Path, out: Path, runtime: Runtime
             tokenizer,
             text=text,
             heldout=heldout,
-            checkpoints=work.path / "checkpoints",
+            work=work,
             adapter=adapter,
             runtime=runtime,
         )
@@ -111,7 +113,7 @@ def _trained(
     *,
     text: MaskedText,
     heldout: MaskedText,
-    checkpoints: Path,
+    work: WorkFolder,
     adapter: Path,
     runtime: Runtime,
 ) -> dict[str, Any]:
@@ -139,7 +141,8 @@ def _trained(
             autocast=runtime.dtype,
             batch_tokens=runtime.batch_tokens,
         )
-        trainer.run(checkpoints, checkpoint_seconds=runtime.checkpoint_seconds)
+        with open_curves(runtime.trackers, record_name("adapt", work.out.name), work.path) as curves:
+            trainer.run(work.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds, curves=curves)
         save_adapter(model, Path(params.start).name, rank=params.rank, out=adapter)
         return {**trainer.state, "trained": sum(sizes), "parameters": lm.parameters - sum(sizes)}
 

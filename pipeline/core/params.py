@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 from typing import Literal
 
@@ -29,6 +31,8 @@ class RuntimeParams(Section):
     workers of a Dask scheduler, given by its address."""
     workers: int = Field(default=1, ge=1)
     """Worker processes of the scheduler `processes`."""
+    trackers: list[Literal["dvclive", "tensorboard", "mlflow", "wandb"]] = Field(default=[])
+    """Where curves of training and teaching go while they run (`pipeline.core.tracking`)."""
 
     processes: int = Field(default=1, ge=1)
     """Processes of this machine that train one student, one accelerator each; `torchrun` chooses otherwise."""
@@ -38,4 +42,17 @@ class RuntimeParams(Section):
     def _known_scheduler(cls, value: str) -> str:
         if value not in ("threads", "processes") and not ADDRESS.fullmatch(value):
             raise ValueError("must be threads, processes or the address of a Dask scheduler such as tcp://host:8786")
+        return value
+
+    @field_validator("trackers")
+    @classmethod
+    def _installed_trackers(cls, value: list[str]) -> list[str]:
+        for name in value:
+            found = importlib.util.find_spec(name)
+            if found is None or found.origin is None:  # a folder of this name, such as W&B's own, is no module
+                raise ValueError(f"{name} is not installed. Run: pip install -c constraints.txt -e '.[{name}]'")
+        if "mlflow" in value and "MLFLOW_TRACKING_URI" not in os.environ:
+            raise ValueError(
+                "mlflow needs to know where. Run: export MLFLOW_TRACKING_URI=http://localhost:5000 (your server)"
+            )
         return value

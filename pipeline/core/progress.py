@@ -11,6 +11,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from pipeline.core.tracking import Curves, interval
+
 LINE_SECONDS = 30.0
 
 RATE_SECONDS = 60.0
@@ -20,13 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts `total` units of work; `done` of them were finished by an earlier run."""
+    """Counts `total` units of work; `done` of them were finished by an earlier run. Its rate is one of the `curves`."""
 
-    def __init__(self, total: int, *, unit: str, label: str, done: int = 0) -> None:
+    def __init__(self, total: int, *, unit: str, label: str, done: int = 0, curves: Curves | None = None) -> None:
         self._total = total
         self._done = done
         self._unit = unit
         self._label = label
+        self._curves = curves
         self._logged = time.monotonic()
         self._marks = deque([(self._logged, done)])
         """Times and units done by then, at least a second apart; the first is about RATE_SECONDS old."""
@@ -45,22 +48,28 @@ class Progress:
 
     def advance(self, count: int) -> None:
         """Report `count` more units as done."""
-        self._done += count
-        if self._bar is not None:
-            self._bar.update(count)
-            return
+        before, self._done = self._done, self._done + count
         now = time.monotonic()
         if now - self._marks[-1][0] >= 1:
             self._marks.append((now, self._done))
             while len(self._marks) > 1 and now - self._marks[1][0] >= RATE_SECONDS:
                 self._marks.popleft()
-        if now - self._logged >= LINE_SECONDS:
+        every = interval(self._total)
+        if self._curves and now > self._marks[0][0] and before // every < self._done // every:
+            self._curves.log(self._done, {f"{self._unit}_per_second": self._rate(now)})
+        if self._bar is not None:
+            self._bar.update(count)
+        elif now - self._logged >= LINE_SECONDS:
             self._logged = now
             log.info("%s", self._line(now))
 
-    def _line(self, now: float) -> str:
+    def _rate(self, now: float) -> float:
+        """Units a second in the last minute."""
         began, before = self._marks[0]
-        rate = (self._done - before) / (now - began)
+        return (self._done - before) / (now - began)
+
+    def _line(self, now: float) -> str:
+        rate = self._rate(now)
         left = (self._total - self._done) / rate if rate else float("inf")
         return (
             f"{self._label}: {self._done} of {self._total} {self._unit} ({self._done / max(1, self._total):.0%}), "

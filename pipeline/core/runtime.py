@@ -31,6 +31,8 @@ class Runtime:
     threads: int = 0
     """CPU threads of the process; 0 leaves them as they are."""
     checkpoint_seconds: float = 300.0
+    trackers: tuple[str, ...] = ()
+    """Names of `pipeline.core.tracking.TRACKERS`."""
     workspace: Workspace = Workspace()
 
     def facts(self) -> dict[str, str]:
@@ -50,6 +52,7 @@ def apply(params: RuntimeParams, workspace: Workspace = Workspace()) -> Runtime:
         batch_tokens=params.batch_tokens,
         threads=params.threads,
         checkpoint_seconds=params.checkpoint_seconds,
+        trackers=tuple(params.trackers),
         workspace=workspace,
     )
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self, TypeVar
 from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress
+from pipeline.core.tracking import Curves
 from storage.parts import Parts, make_part
 from storage.records.base import Record
 from storage.writer import Shard, StoreWriter
@@ -102,7 +103,7 @@ class Executor(Protocol):
     def once(self, job: Job, work: Callable[[Any, Any], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
         """`work(job, tools)`, run once, in one process."""
 
-    def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
+    def shards(self, job: Job, writer: StoreWriter, *, label: str, curves: Curves | None = None) -> None:
         """Compute and write every missing shard of `writer`, which is open and has its constants."""
 
     def parts(self, job: PartJob, parts: Parts, sizes: Mapping[str, int], *, unit: str, label: str) -> None:
@@ -129,7 +130,7 @@ class LocalExecutor:
         with self.resources.opened(job) as tools:
             return work(job, tools)
 
-    def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
+    def shards(self, job: Job, writer: StoreWriter, *, label: str, curves: Curves | None = None) -> None:
         """Compute and write every missing shard; in plan order when there is one thread."""
         missing = list(writer.missing())
 
@@ -138,7 +139,7 @@ class LocalExecutor:
             writer.write(shard, record, sidecar=sidecar)
             return shard.stop - shard.start
 
-        with shard_progress(writer, missing, label=label) as progress:
+        with shard_progress(writer, missing, label=label, curves=curves) as progress:
             if missing:
                 with self.resources.opened(job) as tools:
                     self._each(missing, done, progress)
@@ -174,11 +175,11 @@ class LocalExecutor:
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
-def shard_progress(writer: StoreWriter, missing: list[Shard], *, label: str) -> Progress:
+def shard_progress(writer: StoreWriter, missing: list[Shard], *, label: str, curves: Curves | None = None) -> Progress:
     """Progress over all rows of a store of which the shards `missing` are to be computed."""
     total = sum(plan.rows for plan in writer.splits.values())
     left = sum(shard.stop - shard.start for shard in missing)
-    return Progress(total, unit="rows", label=label, done=total - left)
+    return Progress(total, unit="rows", label=label, done=total - left, curves=curves)
 
 
 def part_progress(sizes: Mapping[str, int], missing: list[str], *, unit: str, label: str) -> Progress:

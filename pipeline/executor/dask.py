@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.params import RuntimeParams
 from pipeline.core.progress import LINE_SECONDS
+from pipeline.core.tracking import Curves
 from pipeline.executor.base import (
     Executor,
     Job,
@@ -110,13 +111,16 @@ class DaskExecutor:
         result: dict[str, NDArray[Any]] = made
         return result
 
-    def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
+    def shards(self, job: Job, writer: StoreWriter, *, label: str, curves: Curves | None = None) -> None:
         """Have every missing shard computed by a worker, and accept it into the store."""
         missing = list(writer.missing())
         if not missing:
             return
         tally = Tally(len(missing), label=label)
-        with shard_progress(writer, missing, label=label) as progress, open_attempts(writer) as attempts:
+        with (
+            shard_progress(writer, missing, label=label, curves=curves) as progress,
+            open_attempts(writer) as attempts,
+        ):
             sent = job.with_absolute_paths()
             tasks = deque(
                 _Task(name=str(shard), arguments=(_shard_on_worker, sent, attempts, shard, self._environment))

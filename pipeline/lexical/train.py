@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from pipeline.core.outputs import record_name
 from pipeline.core.runtime import Runtime
+from pipeline.core.tracking import open_curves
 from pipeline.lexical.classifier import SenseHead, SenseModel
 from pipeline.lexical.inputs import LexicalInputs, lexical_data
 from pipeline.lexical.params import (
@@ -86,7 +88,8 @@ def train_lexical(
             autocast=runtime.dtype,
             batch_tokens=runtime.batch_tokens,
         )
-        trainer.run(work.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds)
+        with open_curves(runtime.trackers, record_name("lexical", out.name), work.path) as curves:
+            trainer.run(work.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds, curves=curves)
         record = {
             "identity": identity,
             "parents": inputs.parents(),

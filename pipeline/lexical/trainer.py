@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.seeds import generator
+from pipeline.core.tracking import Curves
 from pipeline.lexical.batches import micro_batches
 from pipeline.lexical.classifier import SenseModel, candidate_scores, sense_loss
 from pipeline.lexical.context import LexicalView
@@ -82,7 +83,7 @@ class LexicalTrainer:
         self.state: dict[str, Any] = {"losses": []}
         self._kept: tuple[int, NDArray[np.bool_]] | None = None
 
-    def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
+    def run(self, checkpoints: Path, *, checkpoint_seconds: float, curves: Curves | None = None) -> None:
         """Train to the last step, from the newest checkpoint if there is one."""
         view = self.data.batch_builder.view
 
@@ -91,7 +92,7 @@ class LexicalTrainer:
             return islice(steps, done, None)
 
         self.model.train()
-        run_steps(self, plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="lexical")
+        run_steps(self, plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="lexical", curves=curves)
 
     def begin(self) -> None:
         """Nothing is evaluated before the first step."""
@@ -132,6 +133,14 @@ class LexicalTrainer:
         """The state as JSON data: losses leave the device only here."""
         self.state["losses"] = [[round(float(value), 5) for value in entry] for entry in self.state["losses"]]
         return self.state
+
+    def measured(self, steps: int, *, every: int) -> dict[str, float]:
+        """Mean losses of the last `every` steps, and the learning rate."""
+        if not steps or steps % every:
+            return {}
+        gold, taught = np.mean([[float(value) for value in entry] for entry in self.state["losses"][-every:]], axis=0)
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        return {"gold_loss": float(gold), "soft_labels_loss": float(taught), "learning_rate": rate}
 
 
 def renormalised(soft_label_C: NDArray[np.float32], start_I1: Int) -> NDArray[np.float32]:

@@ -14,7 +14,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.outputs import record_name
 from pipeline.core.runtime import Runtime
+from pipeline.core.tracking import open_curves
 from pipeline.executor.base import Executor, LocalExecutor
 from pipeline.models.provenance import teacher_provenance
 from pipeline.teach.job import FITTED, WORD_SHARES, TeachJob, fit, tail_shape
@@ -99,7 +101,8 @@ def teach(
         writer.constants["order_V"] = constants.pop("order_V")
         if kept is not None:
             _take_over(writer, kept, teacher_inputs)
-        active_executor.shards(job, writer, label=f"teach {out.name}")
+        with open_curves(runtime.trackers, record_name("teach", out.name), writer.work.path) as curves:
+            active_executor.shards(job, writer, label=f"teach {out.name}", curves=curves)
         return writer.seal(
             facts={
                 "vocabulary": vocabulary,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from pipeline.core.progress import Progress
+from pipeline.core.tracking import Curves, interval
 from pipeline.models import checkpoints as files
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class Trainable(Protocol[Planned_contra]):
     def plain(self) -> dict[str, Any]:
         """The state as JSON data."""
 
+    def measured(self, steps: int, *, every: int) -> Mapping[str, float]:
+        """Points of curves after `steps` steps: of the last `every` ones at multiples of it, and what was evaluated."""
+
 
 def run_steps(
     trainer: Trainable[Planned],
@@ -51,6 +55,7 @@ def run_steps(
     *,
     checkpoint_seconds: float,
     label: str,
+    curves: Curves | None = None,
 ) -> None:
     """Train to the last step, from the newest checkpoint in the folder `checkpoints` if there is one.
 
@@ -63,10 +68,14 @@ def run_steps(
         log.info("continuing from step %d of %d", done, trainer.steps)
     else:
         trainer.begin()
-    saved = time.monotonic()
-    with Progress(trainer.steps, unit="steps", label=label, done=done) as progress:
+    saved, every = time.monotonic(), interval(trainer.steps)
+    if curves and not done:
+        curves.log(0, trainer.measured(0, every=every))
+    with Progress(trainer.steps, unit="steps", label=label, done=done, curves=curves) as progress:
         for number, planned in zip(range(done, trainer.steps), plan(done), strict=False):
             trainer.step(number, planned)
+            if curves:
+                curves.log(number + 1, trainer.measured(number + 1, every=every))
             if time.monotonic() - saved >= checkpoint_seconds:
                 files.save(
                     checkpoints,

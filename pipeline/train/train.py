@@ -12,7 +12,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.outputs import record_name
 from pipeline.core.runtime import Runtime
+from pipeline.core.tracking import open_curves
 from pipeline.models.identity import weight_hashes
 from pipeline.models.publish import publishing, save_model, write_record
 from pipeline.text.corpus_view import MaskedSequences
@@ -96,7 +98,9 @@ def train(
             batch_tokens=runtime.batch_tokens,
             processes=processes,
         )
-        trainer.run(work_folder.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds)
+        trackers = runtime.trackers if processes.first else ()
+        with open_curves(trackers, record_name("train", out.name), work_folder.path) as curves:
+            trainer.run(work_folder.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds, curves=curves)
         record = {
             "identity": identity,
             "parents": parents,

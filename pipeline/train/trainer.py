@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.core.tracking import Curves
 from pipeline.models.optimizer import adamw, choose_attention, linear_schedule, update
 from pipeline.train.data import WINDOW_PREDICTIONS, Step, TrainingData, plan_steps
 from pipeline.train.loop import run_steps
@@ -68,11 +69,11 @@ class Trainer:
             processes=processes,
         )
 
-    def run(self, checkpoints: Path, *, checkpoint_seconds: float) -> None:
+    def run(self, checkpoints: Path, *, checkpoint_seconds: float, curves: Curves | None = None) -> None:
         """Train to the last step, from the newest checkpoint if there is one; the first process writes checkpoints."""
         if not self.processes.first:
             checkpoint_seconds = math.inf
-        run_steps(self, self.plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="train")
+        run_steps(self, self.plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="train", curves=curves)
 
     def plan(self, done: int) -> Iterator[Step]:
         """The steps from the `done`-th on."""
@@ -108,6 +109,17 @@ class Trainer:
     def plain(self) -> dict[str, Any]:
         """The state, which is JSON data."""
         return self.state
+
+    def measured(self, steps: int, *, every: int) -> dict[str, float]:
+        """Mean losses of the last `every` steps, the learning rate, and the held-out NLL where it was evaluated."""
+        found = {}
+        if steps and steps % every == 0:
+            means = np.mean(self.state["losses"][-every:], axis=0)
+            found = {"targets_loss": float(means[0]), "labels_loss": float(means[1])}
+            found["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        if self.state["curve"][-1][0] == steps:
+            found["heldout_nll"] = self.state["curve"][-1][1]
+        return found
 
     def _evaluate(self, step: int) -> None:
         if not self.processes.first:

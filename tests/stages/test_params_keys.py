@@ -226,6 +226,7 @@ runtime.checkpoint_seconds
 runtime.scheduler
 runtime.workers
 runtime.processes
+runtime.trackers
 """
 
 

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from pipeline.core.config import decode
 from pipeline.core.params import RuntimeParams
+from pipeline.core.tracking import Curves
 from pipeline.executor import cluster
 from pipeline.executor import dask as dask_module
 from pipeline.executor.base import Job, LocalExecutor, ResourceCache
@@ -203,7 +204,7 @@ class Deadly:
     def once(self, job: Job, work: Any) -> Any:
         return self.workers.once(job, work)
 
-    def shards(self, job: Job, writer: StoreWriter, *, label: str) -> None:
+    def shards(self, job: Job, writer: StoreWriter, *, label: str, curves: Curves | None = None) -> None:
         dying = Dying(job=job, moments=self.moments, marks=self.marks, always=self.always)
         self.workers.shards(dying, writer, label=label)
 
