@@ -31,11 +31,10 @@ class RuntimeParams(Section):
     workers of a Dask scheduler, given by its address."""
     workers: int = Field(default=1, ge=1)
     """Worker processes of the scheduler `processes`."""
-    trackers: list[Literal["dvclive", "tensorboard", "mlflow", "wandb"]] = Field(default=[])
-    """Where curves of training and teaching go while they run (`pipeline.core.tracking`)."""
-
     processes: int = Field(default=1, ge=1)
     """Processes of this machine that train one student, one accelerator each; `torchrun` chooses otherwise."""
+    trackers: list[Literal["dvclive", "tensorboard", "mlflow", "wandb"]] = Field(default=[])
+    """Where curves of training and teaching go while they run (`pipeline.core.tracking`)."""
 
     @field_validator("scheduler")
     @classmethod
