@@ -120,7 +120,8 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], inputs: TeacherInputs, *, na
     calibration = Calibration(
         temperature=temperature, nll=nll, nll_raw=nll_raw, accuracy=correct / positions, positions=positions
     )
-    _refuse_guessing(calibration, inputs, name=name)
+    gold_Q = torch.cat([gold for _, gold in answers]).cpu().numpy()
+    _refuse_guessing(calibration, inputs, label_Q=inputs.to_student_V[gold_Q], name=name)
     log.info(
         "%s: temperature %.3f, calibration NLL %.3f (%.3f before), accuracy %.3f, %d predictions",
         name,
@@ -133,16 +134,17 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], inputs: TeacherInputs, *, na
     return calibration
 
 
-def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, name: str) -> None:
-    """Refuse a model that is no better than the train split's token frequencies (add-one smoothed)."""
-    masks = inputs.corpus.masks
-    count_V = np.ones(int(masks.facts["vocabulary"]))
-    for index in range(masks.plan("train").shards):
-        count_V += np.bincount(masks.shard("train", index).label_P, minlength=len(count_V))
-    slices = calibration_slices(masks.plan("calibration").rows, vocabulary=len(inputs.tokenizer.tokens))
-    label_P = np.concatenate([masks.rows("calibration", start, stop).label_P for start, stop in slices])
-    nll = float(-np.log(count_V[label_P] / count_V.sum()).mean())
-    accuracy = float((label_P == count_V.argmax()).mean())
+def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, label_Q: NDArray[np.int64], name: str) -> None:
+    """Refuse a model that is no better than the train split's token frequencies (add-one smoothed).
+
+    Both at the same positions, whose true tokens are label_Q, students' ids: those that another vocabulary answers are
+    the easier ones, for frequencies too.
+    """
+    train = inputs.corpus.masks.read("train").label_P
+    vocabulary = int(inputs.corpus.masks.facts["vocabulary"])
+    count_V = np.bincount(train, minlength=vocabulary) + 1.0
+    nll = float(-np.log(count_V[label_Q] / count_V.sum()).mean())
+    accuracy = float((label_Q == count_V.argmax()).mean())
     if calibration.nll >= nll or calibration.accuracy <= accuracy:
         raise TeacherRefused(
             f"{name}: on {calibration.positions} calibration predictions its NLL is {calibration.nll:.2f} nats and its "

@@ -23,6 +23,7 @@ from pipeline.teach.calibration import (
 )
 from pipeline.teach.inference import TeacherInputs
 from storage.errors import DataError, TeacherRefused
+from storage.format.arrays import sentinel
 from storage.reader import Store
 from storage.records.sequences import Masks
 from tests.helpers.stores import TinyStores
@@ -130,8 +131,11 @@ def test_answers_that_are_no_better_than_frequencies_are_refused(teacher_inputs)
     opened, answers = teacher_inputs
     labels = opened.corpus.masks.read("train").label_P
     count = np.bincount(labels, minlength=int(opened.corpus.masks.facts["vocabulary"])) + 1.0
-    calibration_labels = opened.corpus.masks.read("calibration").label_P
-    guess = -np.log(count[calibration_labels] / count.sum()).mean()
+    whole, part = opened.corpus.masks.read("calibration").label_P, opened.split("calibration")
+    _, gold_P, _ = part._view(0, len(whole))
+    answered = whole[gold_P != sentinel(gold_P.dtype)]
+    guess, of_all = (-np.log(count[labels] / count.sum()).mean() for labels in (answered, whole))
+    assert f"{guess:.2f}" != f"{of_all:.2f}"
     flat = [(torch.zeros_like(logits), gold) for logits, gold in answers]
     with pytest.raises(TeacherRefused, match=rf"fox: on \d+ .*guessing by token frequency gives {guess:.2f} and"):
         calibrate(flat, opened, name="fox")
