@@ -234,6 +234,28 @@ def mixed_small(reports: Reports) -> str:
     return table(["student", "learning rate", "NLL before", "NLL after"], rows)
 
 
+def weak_teacher(reports: Reports) -> str:
+    """Students with and without a weak third teacher in the pool, and their targets."""
+    found = reports.read("long/wordnet-weak-teacher.json")
+    cost = {
+        (row["student"], row["control"]): row
+        for row in found["comparisons"]
+        if (row["metric"], row["domain"]) == ("nll", "all")
+    }
+    rows = []
+    for name in ("learned", "entropy", "uniform"):
+        with_it = f"{name}-weak"
+        difference = cost.get((with_it, name))
+        targets = [number(found["fusions"][fusion]["nll_restored"]) for fusion in (name, with_it)]
+        students = [number(found["students"].get(student, {}).get("nll")) for student in (name, with_it)]
+        shown = NONE
+        if difference is not None:
+            shown = number_of(Difference(difference["difference"], difference["low"], difference["high"], seeds=1))
+        rows.append([f"`{name}`", *targets, *students, shown])
+    header = ["`weighting`", "target", "target, with it", "student", "student, with it", "its cost to the student"]
+    return table(header, rows)
+
+
 def losses(reports: Reports) -> str:
     """Forms of the loss in one epoch over WordNet, at 1.5e-4 (second run) and before low-rank tails (first run)."""
     first = reports.read("long/wordnet-first.json")["0.00015"]
@@ -292,6 +314,7 @@ TABLES = {
     "default-fidelity": default_fidelity,
     "seeds": seeds,
     "specialists": specialists,
+    "weak-teacher": weak_teacher,
     "forms": forms,
     "constant-weight": constant_weight,
     "tails": tails,
