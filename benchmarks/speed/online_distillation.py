@@ -112,6 +112,7 @@ def online_step(student: Learner, teachers: Sequence[Teacher], examples: NDArray
     from pipeline.text.inputs import model_inputs, token_batches
 
     trainer = student.trainer
+    trainer.refresh()
     lm, view = trainer.lm, student.window.view
     positions = int((view.start_G1[examples + 1] - view.start_G1[examples]).sum())
     for batch in token_batches(view.lengths_G()[examples], trainer.batch_tokens):
@@ -125,7 +126,8 @@ def online_step(student: Learner, teachers: Sequence[Teacher], examples: NDArray
         cross_entropy = torch.nn.functional.cross_entropy
         loss = cross_entropy(logits_QV, mixed_QV, reduction="sum") + cross_entropy(logits_QV, label_Q, reduction="sum")
         (loss / positions).backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(lm.model.parameters(), trainer.params.gradient_clip)
+        trainer.task.collect()
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.params.gradient_clip)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
 

@@ -97,7 +97,7 @@ def learner(
         data=data,
         heldout=(corpus.sequences.read("heldout"), corpus.masks.read("heldout")),
         special=corpus.special,
-        autocast=chosen.dtype,
+        dtype=chosen.dtype,
         batch_tokens=BATCH_TOKENS[kind],
     )
     plan = data.text.plan
@@ -153,7 +153,10 @@ def measure_trainer(machine: Machine, folder: Path, *, bfloat16: bool) -> Measur
     block = TRAINER_BLOCK[machine.kind]
     usual = usual_trainer(ours, model, folder, steps=block, bfloat16=bfloat16)
     ratios = alternate(usual, lambda: ours.steps(block), machine=machine)
-    formats = str(ours.trainer.task.autocast).removeprefix("torch."), "bfloat16" if bfloat16 else "float32"
+    formats = (
+        str(next(ours.trainer.lm.model.parameters()).dtype).removeprefix("torch."),
+        "bfloat16" if bfloat16 else "float32",
+    )
     note = f"{formats[0]}, masked positions and targets here, {formats[1]}, full logits and labels there"
     return Measured(ratios, note)
 

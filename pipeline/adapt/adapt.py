@@ -138,7 +138,7 @@ def _trained(
             data=TrainingData(text=HeldText(text.sequences, text.masks, special=tokenizer.special), targets=None),
             heldout=(heldout.sequences, heldout.masks),
             special=tokenizer.special,
-            autocast=runtime.dtype,
+            dtype=runtime.dtype,
             batch_tokens=runtime.batch_tokens,
         )
         with open_curves(runtime.trackers, record_name("adapt", work.out.name), work.path) as curves:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.core.allocator import return_freed_memory
+
 if TYPE_CHECKING:
     import torch
 
@@ -158,6 +160,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self._before = int(torch.cuda.memory_allocated(device))
             return
+        return_freed_memory()
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the mark falls to what is resident now
         self._before = _status_bytes("VmRSS") or _largest_resident()

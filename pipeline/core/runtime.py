@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.core.allocator import keep_freed_memory
 from pipeline.core.params import RuntimeParams
 from storage.work import Workspace
 
@@ -83,9 +84,10 @@ def _number_format(setting: str, device: str) -> torch.dtype:
 
 
 def settle(device: torch.device, *, threads: int) -> None:
-    """Set the thread count, where it is not 0, and the device's own settings; both hold for this process."""
+    """Set the thread count, where it is not 0, the allocator and the device's own settings, for this process."""
     import torch
 
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cuda":

@@ -173,7 +173,7 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
         parameters = lm.parameters
     fused = fusion_predictions(rows, heldout.masked.label_P)
     extra: Quantities = {"kl": (predictions.kl_P, np.isfinite(predictions.kl_P))}
-    if "curve_by_document" in training:  # absent in records of older versions
+    if "curve_document_means" in training:  # absent in records of older versions
         extra["area"] = (_area(training, heldout), predictions.covered_P)
     report, sums = _measure(params, heldout, predictions, against=fused, listed=UNRANKED, extra=extra)
     report |= {
@@ -195,8 +195,8 @@ def curve_area(step_M: NDArray[Any], nll_MD: NDArray[Any]) -> NDArray[np.float64
 def _area(training: dict[str, Any], heldout: Heldout) -> NDArray[np.float64]:
     """Area under a student's held-out curve: at every prediction its document's mean, so that sums are by document."""
     step_M = np.array([step for step, _ in training["curve"]])
-    area_D = curve_area(step_M, np.array(training["curve_by_document"], np.float64))
-    return (area_D / np.bincount(heldout.document_P))[heldout.document_P]
+    area_D = curve_area(step_M, np.array(training["curve_document_means"], np.float64))
+    return np.asarray(area_D[heldout.document_P])
 
 
 def _restored(nll_P: NDArray[np.float64] | None, predictions: Predictions) -> Quantities:

@@ -61,7 +61,7 @@ def train_lexical(
         tokens = longest_sequence(params.reading, reading)
         if inputs.rehearsal is not None:
             tokens = max(tokens, inputs.rehearsal.longest)
-        choose_attention(model.lm, device=runtime.device, autocast=runtime.dtype, tokens=tokens)
+        choose_attention(model.lm, device=runtime.device, dtype=runtime.dtype, tokens=tokens)
         lm = MaskedLM(model.lm, runtime.device)
         parameters = lm.parameters
         require_room(params.reading, reading, positions=lm.positions, start=inputs.start)

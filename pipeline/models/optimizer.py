@@ -69,9 +69,9 @@ def update(
     optimizer.zero_grad(set_to_none=True)
 
 
-def choose_attention(model: Any, *, device: torch.device, autocast: torch.dtype, tokens: int) -> None:
+def choose_attention(model: Any, *, device: torch.device, dtype: torch.dtype, tokens: int) -> None:
     """Set a Hugging Face model to the attention that trains faster on sequences of up to `tokens`."""
     import torch
 
-    if device.type == "cpu" and autocast == torch.bfloat16 and tokens <= EAGER_TOKENS:
+    if device.type == "cpu" and dtype == torch.bfloat16 and tokens <= EAGER_TOKENS:
         model.set_attn_implementation("eager")

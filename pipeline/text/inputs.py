@@ -126,11 +126,11 @@ def token_batches(length_G: NDArray[np.int64], batch_tokens: int) -> list[NDArra
     return batches
 
 
-def model_inputs(view: View, batch: NDArray[np.int64]) -> Inputs:
-    """Inputs of the examples `batch`, padded to the longest of them only."""
+def model_inputs(view: View, batch: NDArray[np.int64], *, multiple: int = 1) -> Inputs:
+    """Inputs of the examples `batch`, padded to the longest of them, rounded up to a multiple within the view."""
     sequence_B = view.sequence_G[batch]
     length_B = view.length_N[sequence_B]
-    width = int(length_B.max())
+    width = min(-(-int(length_B.max()) // multiple) * multiple, view.ids_NL.shape[1])
     used_BL = np.arange(width) < length_B[:, None]
     ids_BL = np.where(used_BL, view.ids_NL[sequence_B, :width], view.pad_id).astype(np.int64)
     masked_row, masked = _ranges(view.masked_start_G1, batch)

@@ -22,9 +22,17 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.models.masked_lm import MaskedLM
+    from pipeline.models.working_copy import WorkingCopy
     from pipeline.sparse.loss import TargetBatch, Term
     from storage.reader import Store
     from storage.records.targets import FusedTargets
+
+
+SHAPES = 16
+"""Widths and numbers of masked positions are filled up to multiples of it.
+
+A CPU's kernels are compiled for each shape anew, which takes several times as long as a product of a few hundred
+rows; few distinct shapes are found compiled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +40,7 @@ class MicroBatch:
     """Part of a step, on the model's device."""
 
     inputs: list[torch.Tensor]
-    """Arguments of `MaskedLM.logits`."""
+    """Arguments of `MaskedLM.logits`; after the masked positions, some that fill up a multiple of `SHAPES`."""
     label_Q: torch.Tensor
     targets: TargetBatch | None
 
@@ -66,10 +74,12 @@ class LanguageTask:
         autocast: torch.dtype,
         batch_tokens: int,
         processes: Processes = ALONE,
+        copy: WorkingCopy | None = None,
     ) -> None:
+        """`copy`: what `lm` runs, whose gradients are then those of the model it was made of."""
         from pipeline.sparse.loss import Tails
 
-        self.lm, self.loss, self.processes = lm, loss, processes
+        self.lm, self.loss, self.processes, self._copy = lm, loss, processes, copy
         self.autocast, self.batch_tokens = autocast, batch_tokens
         self.temperature = 1.0 if store is None else float(store.facts["temperature"])
         self.tails = None if store is None else Tails.of(store, device=lm.device)
@@ -102,16 +112,22 @@ class LanguageTask:
         totals = np.zeros(2)
         for batch in micro:
             with self.autocasting():
-                logits = self.lm.logits(*batch.inputs).float()
+                logits = self.lm.logits(*batch.inputs)[: len(batch.label_Q)].float()
             # Sums are divided by all masked positions of the step, with or without a target. So the weight of a
             # position depends neither on how a step is cut nor on how many positions have a target.
             terms = self._terms(batch, targets_weight=targets_weight / labels, labels_weight=self.loss.labels / labels)
             loss, found = weighted_loss(logits, list(terms.values()))
             (scale * loss).backward()  # type: ignore[no-untyped-call]
+            self.collect()
             sums = {name: float(term.total) for name, term in zip(terms, found, strict=True)}
             totals += [sums.get("targets", 0.0) / max(1, targets), sums.get("labels", 0.0) / labels]
         totals = self.processes.sums(totals)
         return StepDone(tokens=step.tokens, labels=labels, means=(float(totals[0]), float(totals[1])))
+
+    def collect(self) -> None:
+        """Have the model that is learned hold the gradients of the last backward; called after each."""
+        if self._copy is not None:
+            self._copy.collect()
 
     def autocasting(self) -> Any:
         """Matrix products in the chosen dtype."""
@@ -120,15 +136,19 @@ class LanguageTask:
     def _micro_batches(self, step: Step, own: Predicted | None) -> list[MicroBatch]:
         batches, window = [], step.window
         for batch in token_batches(window.view.lengths_G()[step.example_B], self.batch_tokens):
-            inputs = model_inputs(window.view, step.example_B[batch])
+            inputs = model_inputs(window.view, step.example_B[batch], multiple=SHAPES)
             # An example at the border of a window is in two windows; each trains on the positions whose targets it has.
             kept = window.contains(inputs.prediction_Q)
             prediction_Q = inputs.prediction_Q[kept]
             label_Q = window.label_P[prediction_Q].astype(np.int64)
+            filled = 0, -len(prediction_Q) % SHAPES
             batches.append(
                 MicroBatch(
                     inputs=self.lm.tensors(
-                        inputs.input_ids_BL, inputs.attention_BL, inputs.row_Q[kept], inputs.column_Q[kept]
+                        inputs.input_ids_BL,
+                        inputs.attention_BL,
+                        np.pad(inputs.row_Q[kept], filled),
+                        np.pad(inputs.column_Q[kept], filled),
                     ),
                     label_Q=self.lm.tensors(label_Q)[0],
                     targets=window.targets(prediction_Q, self.lm)

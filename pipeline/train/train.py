@@ -94,7 +94,7 @@ def train(
             data=data,
             heldout=(corpus.sequences.read("heldout"), corpus.masks.read("heldout")),
             special=corpus.special,
-            autocast=runtime.dtype,
+            dtype=runtime.dtype,
             batch_tokens=runtime.batch_tokens,
             processes=processes,
         )
@@ -111,7 +111,7 @@ def train(
             "predictions": trainer.state["predictions"],
             "passes": round(trainer.state["predictions"] / predictions, 2),
             "curve": trainer.state["curve"],
-            "curve_by_document": trainer.state["curve_by_document"],
+            "curve_document_means": trainer.state["curve_document_means"],
             "losses": trainer.state["losses"],
             "start": student.start,
             "targets": student.targets,

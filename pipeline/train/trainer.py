@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from pipeline.core.tracking import Curves
 from pipeline.models.optimizer import adamw, choose_attention, linear_schedule, update
@@ -20,8 +21,6 @@ from pipeline.train.processes import ALONE, Processes
 from storage.records.sequences import Masks, Sequences
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.models.masked_lm import MaskedLM
 
 
@@ -45,28 +44,39 @@ class Trainer:
         data: TrainingData,
         heldout: tuple[Sequences, Masks],
         special: dict[str, int],
-        autocast: torch.dtype,
+        dtype: torch.dtype,
         batch_tokens: int,
         processes: Processes = ALONE,
     ) -> None:
-        self.lm, self.loss, self.params, self.data = lm, student.loss, params, data
-        self.heldout, self.special, self.batch_tokens = heldout, special, batch_tokens
+        """`lm` is learned, in float32; with a `dtype` of bfloat16 a copy of it computes (`WorkingCopy`)."""
+        from pipeline.evaluate.heldout import first_copies
+        from pipeline.models.masked_lm import MaskedLM
+        from pipeline.models.working_copy import WorkingCopy
+
+        self.loss, self.params, self.data = student.loss, params, data
+        # The curve compares points with each other; all copies would take as long as the training.
+        self.heldout = heldout[0], first_copies(heldout[1])
+        self.special, self.batch_tokens = special, batch_tokens
         self.processes = processes
-        choose_attention(lm.model, device=lm.device, autocast=autocast, tokens=data.text.width)
+        choose_attention(lm.model, device=lm.device, dtype=dtype, tokens=data.text.width)
         self.model: torch.nn.Module = lm.model
+        self._copy = None if dtype == torch.float32 else WorkingCopy(lm.model)
+        self.lm = lm if self._copy is None else MaskedLM(self._copy.model, lm.device)
         self.optimizer = adamw(
             lm.model.parameters(), learning_rate=params.learning_rate, weight_decay=params.weight_decay
         )
         self.steps = params.steps
         self.evaluated_after = {round(params.steps * i / params.evaluations) for i in range(1, params.evaluations + 1)}
-        self.state: dict[str, Any] = {"curve": [], "curve_by_document": [], "losses": [], "tokens": 0, "predictions": 0}
+        self.state: dict[str, Any] = {name: [] for name in ("curve", "curve_document_means", "losses")}
+        self.state |= {"tokens": 0, "predictions": 0}
         self.task = LanguageTask(
-            lm,
+            self.lm,
             student.loss,
             store=data.targets,
-            autocast=autocast,
+            autocast=torch.float32,
             batch_tokens=batch_tokens,
             processes=processes,
+            copy=self._copy,
         )
 
     def run(self, checkpoints: Path, *, checkpoint_seconds: float, curves: Curves | None = None) -> None:
@@ -98,6 +108,7 @@ class Trainer:
 
     def learn(self, number: int, planned: Step) -> None:
         """One optimiser step, and a line of its losses in the state."""
+        self.refresh()
         done = self.task.backward(planned, targets_weight=self.loss.targets_weight(number, self.steps))
         self.processes.sum_gradients(self.model.parameters())
         rate = linear_schedule(number, self.steps, warmup=self.params.warmup, peak=self.params.learning_rate)
@@ -121,18 +132,22 @@ class Trainer:
             found["heldout_nll"] = self.state["curve"][-1][1]
         return found
 
+    def refresh(self) -> None:
+        """Have the next forward compute with the weights as they are now."""
+        if self._copy is not None:
+            self._copy.refresh()
+
     def _evaluate(self, step: int) -> None:
         if not self.processes.first:
             return
-        from pipeline.evaluate.heldout import document_of_each
+        from pipeline.evaluate.heldout import document_means
         from pipeline.evaluate.predictions import heldout_nll
 
-        self.model.eval()
-        with self.task.autocasting():
-            nll_P = heldout_nll(self.lm, *self.heldout, batch_tokens=self.batch_tokens, special=self.special)
-        self.model.train()
+        self.refresh()
+        self.lm.model.eval()
+        nll_P = heldout_nll(self.lm, *self.heldout, batch_tokens=self.batch_tokens, special=self.special)
+        self.lm.model.train()
         nll = float(nll_P.mean())
         self.state["curve"].append([step, round(nll, 5)])
-        document_P = document_of_each(*self.heldout)[1]
-        self.state["curve_by_document"].append(np.bincount(document_P, nll_P).round(4).tolist())
+        self.state["curve_document_means"].append(document_means(*self.heldout, nll_P).round(5).tolist())
         log.info("step %d of %d: held-out NLL %.4f", step, self.steps, nll)

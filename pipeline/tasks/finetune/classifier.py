@@ -257,7 +257,7 @@ def finetuned(
         model = load_checked(folder)
         if (longest := MaskedLM(model, runtime.device).positions) < params.max_tokens:
             raise ParamsError(f"finetune.max_tokens: {folder} takes {longest} tokens at most, got {params.max_tokens}")
-        choose_attention(model, device=runtime.device, autocast=runtime.dtype, tokens=params.max_tokens)
+        choose_attention(model, device=runtime.device, dtype=runtime.dtype, tokens=params.max_tokens)
         classifier = Classifier(
             model.base_model,
             tokenizer,

@@ -60,7 +60,7 @@ def test_an_update_clips_the_norm_of_all_gradients_together_and_frees_them() -> 
 
 
 @pytest.mark.parametrize(
-    ("device", "autocast", "tokens", "chosen"),
+    ("device", "dtype", "tokens", "chosen"),
     [
         ("cpu", torch.bfloat16, EAGER_TOKENS, "eager"),
         ("cpu", torch.bfloat16, EAGER_TOKENS + 1, "sdpa"),
@@ -69,14 +69,14 @@ def test_an_update_clips_the_norm_of_all_gradients_together_and_frees_them() -> 
     ],
 )
 def test_attention_is_chosen_and_no_answer_changes_by_it(
-    device: str, autocast: torch.dtype, tokens: int, chosen: str, tiny_mlm: Path, tmp_path: Path
+    device: str, dtype: torch.dtype, tokens: int, chosen: str, tiny_mlm: Path, tmp_path: Path
 ) -> None:
     model = load_checked(tiny_mlm).eval()
     ids = torch.arange(5, 17).reshape(2, 6)
     attention = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
     with torch.no_grad():
         before = model(input_ids=ids, attention_mask=attention).logits
-        choose_attention(model, device=torch.device(device), autocast=autocast, tokens=tokens)
+        choose_attention(model, device=torch.device(device), dtype=dtype, tokens=tokens)
         after = model(input_ids=ids, attention_mask=attention).logits
     assert model.config._attn_implementation == chosen
     shown = attention.bool()

@@ -114,3 +114,19 @@ def test_unanswerable_predictions_are_left_out_but_stay_masked() -> None:
     inputs = model_inputs(partial, np.arange(len(view.sequence_G)))
     assert inputs.prediction_Q.tolist() == list(range(1, len(masks), 2))
     assert (inputs.input_ids_BL == SPECIAL["mask"]).sum() == len(masks)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1, 4, 5, 16]))
+@settings(max_examples=20, deadline=None)
+def test_widths_are_filled_up_to_a_multiple_within_the_view_and_nothing_else_changes(seed: int, multiple: int) -> None:
+    _, _, view = view_of(seed)
+    batch = np.arange(3)
+    exact, filled = model_inputs(view, batch), model_inputs(view, batch, multiple=multiple)
+    longest, width = exact.input_ids_BL.shape[1], filled.input_ids_BL.shape[1]
+    assert width == min(-(-longest // multiple) * multiple, view.ids_NL.shape[1])
+    np.testing.assert_array_equal(filled.input_ids_BL[:, :longest], exact.input_ids_BL)
+    np.testing.assert_array_equal(filled.attention_BL[:, :longest], exact.attention_BL)
+    assert (filled.input_ids_BL[:, longest:] == view.pad_id).all()
+    assert not filled.attention_BL[:, longest:].any()
+    for name in ("row_Q", "column_Q", "prediction_Q"):
+        np.testing.assert_array_equal(getattr(filled, name), getattr(exact, name))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from pipeline.evaluate.heldout import document_of_each, first_copies
 from pipeline.models.masked_lm import MaskedLM, load_checked
 from pipeline.train.data import ShardWindow, Step
 from pipeline.train.objective import LanguageTask
@@ -122,9 +125,10 @@ def test_more_than_one_epoch_is_warned_of(
             runtime=cpu_runtime(batch_tokens=500, checkpoint_seconds=1e6),
         )
         said = [message for message in caplog.messages if "epochs over the masked positions" in message]
-        positions = len(Store(tiny_stores.masks, Masks).read("heldout"))
-        for (_, nll), sum_D in zip(record["curve"], record["curve_by_document"], strict=True):
-            assert sum(sum_D) / positions == pytest.approx(nll, abs=1e-4)
+        masks = first_copies(Store(tiny_stores.masks, Masks).read("heldout"))
+        count_D = np.bincount(document_of_each(Store(tiny_stores.sequences, Sequences).read("heldout"), masks)[1])
+        for (_, nll), mean_D in zip(record["curve"], record["curve_document_means"], strict=True):
+            assert mean_D @ count_D / len(masks) == pytest.approx(nll, abs=1e-4)
         if name == "once":
             assert not said
             assert record["passes"] == pytest.approx(1, abs=0.1)
@@ -188,8 +192,8 @@ def test_attention_is_chosen_for_the_device_and_the_number_format(
 ) -> None:
     chosen: list[tuple[str, torch.dtype, int]] = []
 
-    def choose(model: Any, *, device: torch.device, autocast: torch.dtype, tokens: int) -> None:
-        chosen.append((device.type, autocast, tokens))
+    def choose(model: Any, *, device: torch.device, dtype: torch.dtype, tokens: int) -> None:
+        chosen.append((device.type, dtype, tokens))
 
     monkeypatch.setattr("pipeline.train.trainer.choose_attention", choose)
     run(tiny_stores, tiny_mlm, tiny_tokenizer, workplace / "student", targets=0.0)
@@ -331,3 +335,26 @@ def test_targets_of_other_masks_or_ids_are_refused(
     with pytest.raises(VocabularyError, match=r"targets/any: 7 ids, but .*masks has \d+\. Run: dvc repro fuse@any"):
         run(tiny_stores, tiny_mlm, tiny_tokenizer, Path("models/one"))
     assert not Path("models/one").exists()
+
+
+def test_a_bfloat16_student_learns_as_one_in_float32_does(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+) -> None:
+    """Weights stay float32; 100 steps through the bfloat16 copy end within the rounding of its logits."""
+    final = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        record = train(
+            StudentParams(
+                targets="data/masks", start=str(tiny_mlm), loss=LossParams(targets=0.0, labels=1.0, tail="prior")
+            ),
+            PARAMS,
+            tiny_stores.corpus(),
+            tokenizer=tiny_tokenizer,
+            out=workplace / str(dtype),
+            runtime=replace(cpu_runtime(batch_tokens=500, checkpoint_seconds=1e6), dtype=dtype),
+        )
+        final[dtype] = record["curve"][-1][1]
+        assert record["curve"][0][1] - final[dtype] > 0.1
+        weights = load_file(workplace / str(dtype) / "model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert final[torch.bfloat16] == pytest.approx(final[torch.float32], abs=0.01)
