@@ -6,7 +6,6 @@ and a WordPiece teacher answers. Its store is made by the stages, of a few pages
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.families.pages import TOKENS, masked_corpus
 from pipeline.core.runtime import Runtime
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
 from pipeline.text.alignment import teacher_view
 from pipeline.text.corpus_view import MaskedCorpus
-from pipeline.text.documents.corpus import assemble
-from pipeline.text.documents.ingest import ingest
-from pipeline.text.mask import mask
-from pipeline.text.params import CorpusParams, InputParams, MaskParams, TokenizeParams
-from pipeline.text.tokenize import tokenize
+from pipeline.text.params import CorpusParams
 from pipeline.text.tokenizer import load_tokenizer
 from pipeline.text.vocabulary import bridge, space_variants
 from storage.format.arrays import sentinel
@@ -33,8 +29,6 @@ from storage.records.logits import SparseLogits
 from storage.work import Workspace
 
 SPLIT = CorpusParams(share=1.0, calibration=0.25, heldout=0.4)
-MASKED = MaskParams(rate=0.15, copies=1, seed=0, shard_rows=2048)
-TOKENS = 128
 
 
 def likelihood(pages: Sequence[str], tokenizer: Path, model: Path, scratch: Path) -> dict[str, Any]:
@@ -43,27 +37,9 @@ def likelihood(pages: Sequence[str], tokenizer: Path, model: Path, scratch: Path
     `nll_same_blanks` is of words that both cut alike, `nll_new` of the others, `nll_new_without` what is known of
     these without the teacher: the frequencies of the train split's true tokens, add-one smoothed.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    source = scratch / "pages.jsonl"
-    source.write_text("".join(json.dumps({"id": f"p{i}", "text": page}) + "\n" for i, page in enumerate(pages)))
-    workspace = Workspace(scratch / ".work")
-    text = InputParams(kind="jsonl", path=str(source), licence="that of the pages")
-    ingest("pages", text, scratch / "text" / "pages", workspace=workspace)
-    assemble(scratch / "text", {"pages": text}, SPLIT, scratch / "documents", workspace=workspace)
-    params = TokenizeParams(tokenizer=str(tokenizer), sequence_tokens=TOKENS)
-    tokenize(params, scratch / "documents", out=scratch / "sequences", workspace=workspace)
-    mask(MASKED, scratch / "documents", sequences=scratch / "sequences", out=scratch / "masks", workspace=workspace)
-    corpus = MaskedCorpus.open(scratch / "documents", scratch / "sequences", scratch / "masks")
+    corpus = masked_corpus(pages, tokenizer, SPLIT, scratch)
     teach(
-        TeacherParams.model_validate(
-            {
-                "model": str(model),
-                "keep": {"form": "nucleus", "mass": 1.0, "floor": 0.003, "least": 5, "most": 96},
-                "tail": {"rank": 16, "step": 0.4},
-                "temperatures": [1.0],
-                "seed": 0,
-            }
-        ),
+        teacher_params(model),
         corpus,
         out=scratch / "logits",
         runtime=Runtime(
@@ -71,12 +47,12 @@ def likelihood(pages: Sequence[str], tokenizer: Path, model: Path, scratch: Path
             dtype=torch.float32,
             batch_tokens=4096,
             checkpoint_seconds=1e9,
-            workspace=workspace,
+            workspace=Workspace(scratch / ".work"),
         ),
         tokenizer=tokenizer,
     )
     record = Store(scratch / "logits", SparseLogits).read(HELDOUT)
-    alike_P = _cut_alike(corpus, model, tokenizer)
+    alike_P = cut_alike(corpus, model, tokenizer)
     new_P = record.covered_P() & ~alike_P
     masks = corpus.masks.read(HELDOUT)
     count_V = np.bincount(corpus.masks.read("train").label_P, minlength=len(corpus.tokens)) + 1.0
@@ -91,7 +67,20 @@ def likelihood(pages: Sequence[str], tokenizer: Path, model: Path, scratch: Path
     }
 
 
-def _cut_alike(corpus: MaskedCorpus, model: Path, tokenizer: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def teacher_params(model: Path) -> TeacherParams:
+    """What the default settings keep of a teacher."""
+    return TeacherParams.model_validate(
+        {
+            "model": str(model),
+            "keep": {"form": "nucleus", "mass": 1.0, "floor": 0.003, "least": 5, "most": 96},
+            "tail": {"rank": 16, "step": 0.4},
+            "temperatures": [1.0],
+            "seed": 0,
+        }
+    )
+
+
+def cut_alike(corpus: MaskedCorpus, model: Path, tokenizer: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Held-out predictions of words that both vocabularies cut alike."""
     teacher, students = load_tokenizer(model), load_tokenizer(tokenizer)
     sequences = corpus.sequences.read(HELDOUT)

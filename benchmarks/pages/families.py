@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.pages.markdown import Reports, number, table
+from benchmarks.pages.markdown import Reports, number, signed, table
 
 PLACES = ("single token", "several tokens", "capital", "punctuation", "first word")
 
@@ -35,6 +35,20 @@ def likelihood(reports: Reports) -> str:
     return table(["students' vocabulary", "cut alike", "others", "others, by frequency", "positions"], rows)
 
 
+def gain(reports: Reports) -> str:
+    """Fused targets with and without a teacher of another vocabulary, at words that it cuts differently and others."""
+    rows = []
+    for row in reports.read("families.json")["gain"]:
+        difference = [signed(row[name]) for name in ("difference", "difference_low", "difference_high")]
+        where = "cut differently" if row["where"] == "new" else "cut alike"
+        shown = f"{difference[0]} [{difference[1]}, {difference[2]}]"
+        losses = (number(row["without"]), number(row["with"]))
+        pool = " + ".join(f"`{name}`" for name in row["pool"])
+        rows.append([pool, f"`{row['weighting']}`", where, str(row["positions"]), *losses, shown])
+    header = ["other teachers", "`weighting`", "words", "positions", "without", "with", "with minus without"]
+    return table(header, rows)
+
+
 def outcomes(reports: Reports) -> str:
     """How many families went through each role."""
     found = reports.read("families.json")["families"]
@@ -47,4 +61,4 @@ def outcomes(reports: Reports) -> str:
     return table(["role", "ok", "refused", "crash", "which are refused"], rows)
 
 
-TABLES = {"coverage": coverage, "likelihood": likelihood, "families": outcomes}
+TABLES = {"coverage": coverage, "likelihood": likelihood, "gain": gain, "families": outcomes}

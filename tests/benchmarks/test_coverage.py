@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.families.coverage import KINDS, PLACES, answered, masked, place_of_each, rows, train_teacher
+from benchmarks.families.gain import compare
 from pipeline.text.tokenizer import load_tokenizer
 from tests.helpers.stores import TINY_TEXT
 
@@ -38,3 +41,19 @@ def test_places_and_a_student_that_asks_itself(tiny_tokenizer: Path) -> None:
     _, sequences, masks = text
     assert ((place_P == 0) == (sequences.word_NL[masks.sequence_P, masks.column_P] == 0)).all()
     assert np.isin(place_P, np.arange(len(PLACES))).all()
+
+
+def test_targets_are_compared_at_the_chosen_positions_and_by_document() -> None:
+    """Paired: a document that is hard for both adds nothing to the interval."""
+    rng = np.random.default_rng(0)
+    document_P = np.repeat(np.arange(40), 10)
+    hard_P = rng.normal(0, 3, 40)[document_P] + 5
+    with_P = hard_P - 0.5 + rng.normal(0, 0.1, 400)
+    chosen_P = rng.random(400) < 0.3
+    with_P[~chosen_P] = 99.0
+    heldout: Any = SimpleNamespace(document_P=document_P, row_D=np.arange(40))
+    found = compare(hard_P, with_P, chosen_P, heldout)
+    assert found["positions"] == chosen_P.sum()
+    assert found["without"] == pytest.approx(hard_P[chosen_P].mean(), abs=1e-4)
+    assert found["difference"] == pytest.approx((with_P - hard_P)[chosen_P].mean(), abs=1e-4)
+    assert -0.56 < found["difference_low"] < found["difference"] < found["difference_high"] < -0.44
