@@ -7,12 +7,16 @@ PIP_ARGS ?=
 # Material's notice of its successor would look like a warning of ours.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: repro test check bench docs clean
+.PHONY: repro demo test check bench docs clean
 
 repro: $(VENV)/.installed
 	$(BIN)/python -m stages.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo "Results: $(CURDIR)/reports/index.html (open it in a browser)"
+
+# The whole way on tiny models, in a folder for temporary files: the checkout stays as it is.
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
 
 # A process takes whole files of tests, one after the other, and one core: two that use all cores slow each other down.
 test: $(VENV)/.installed

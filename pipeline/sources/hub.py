@@ -49,3 +49,19 @@ def fetch_snapshot(repo: str, revision: str, *, patterns: Sequence[str], kind: L
             reason = f"{unreachable}; nor does the cache on this machine have it"
         raise SourceError(reason) from error
     return Path(folder)
+
+
+def latest_commit(repo: str) -> str:
+    """The commit of the main branch of a model on the hub; raises SourceError when the hub does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().model_info(repo, timeout=PROBE_SECONDS).sha
+    except Exception as error:  # errors of its HTTP library come through, whichever library that is
+        reason = " ".join(str(error).split())[:REASON_CHARACTERS]
+        raise SourceError(
+            f"{repo}: the hub does not say its commit ({type(error).__name__}: {reason}). Give it: {repo}@COMMIT"
+        ) from error
+    if found is None:
+        raise SourceError(f"{repo}: the hub names no commit of it. Give one: {repo}@COMMIT")
+    return found

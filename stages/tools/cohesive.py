@@ -10,6 +10,7 @@ import importlib
 import click
 
 COMMANDS = {
+    "init": ("stages.tools.init", "Write a params.yaml for your teachers, student and texts."),
     "check": ("stages.check", "Check all of params.yaml before any work."),
     "show": ("stages.tools.show", "Print one document as all stores hold it."),
     "store": ("stages.tools.store", "Look at stores, check them, and hand them on: info, verify, export and more."),

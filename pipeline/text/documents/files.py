@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.text.documents.decoding import COMPRESSIONS
+from pipeline.text.documents.decoding import PACKED_ENDINGS
 from storage.errors import DataError
-
-PACKED = tuple(form.ending for form in COMPRESSIONS)
 
 
 def _packed(*endings: str) -> tuple[str, ...]:
     """The endings, and each with that of a compression after it."""
-    return (*endings, *(ending + packed for packed in PACKED for ending in endings))
+    return (*endings, *(ending + packed for packed in PACKED_ENDINGS for ending in endings))
 
 
 JSON_LINES = _packed(".jsonl", ".ndjson")
@@ -90,5 +88,5 @@ def listed(counts: Counter[str]) -> str:
 
 
 def _shown(endings: Sequence[str]) -> str:
-    plain = [ending for ending in endings if not ending.endswith(PACKED)]
-    return ", ".join(plain) + (f" (or these and {', '.join(PACKED)})" if len(plain) < len(endings) else "")
+    plain = [ending for ending in endings if not ending.endswith(PACKED_ENDINGS)]
+    return ", ".join(plain) + (f" (or these and {', '.join(PACKED_ENDINGS)})" if len(plain) < len(endings) else "")
