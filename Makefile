@@ -13,6 +13,8 @@ repro: $(VENV)/.installed
 	$(BIN)/python -m stages.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo "Results: $(CURDIR)/reports/index.html (open it in a browser)"
+	@[ -z "$$(git status --porcelain -- dvc.lock reports 2> /dev/null)" ] || echo "Git sees changes: dvc.lock names this run's \
+	results, and reports/ has its seconds, costs and last digits. Keep: git add dvc.lock reports. Drop: git checkout reports"
 
 # The whole way on tiny models, in a folder for temporary files: the checkout stays as it is.
 demo: $(VENV)/.installed

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import logging
 import os
 import platform
 import resource
+import shlex
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self
 
 import click
 
 from pipeline.core.config import section
 from pipeline.core.import_closure import command_digest
+from pipeline.core.outputs import OUTPUTS
 from pipeline.core.params import RuntimeParams
 from pipeline.core.runtime import Runtime, apply
 from storage.errors import DistillError
@@ -47,24 +53,64 @@ params_option = click.option(
 )
 
 
+class _Terminated(BaseException):
+    """SIGTERM came, as from a batch system whose time is over."""
+
+
 def stage(function: Command[P]) -> Command[P]:
-    """Make a DistillError one line on stderr and exit code 2; anything else is a bug and keeps its traceback."""
+    """Make a DistillError one line on stderr and exit code 2; anything else is a bug and keeps its traceback.
+
+    The last line of a stage that is interrupted, by SIGINT or SIGTERM, or that fails is what to run next.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
         for noisy in ("httpx", "httpx2", "huggingface_hub", "transformers"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        again = _same_again(Path(inspect.getfile(function)), kwargs)
         try:
-            function(*args, **kwargs)
+            with _sigterm_raises():
+                function(*args, **kwargs)
         except DistillError as error:
             click.echo(f"Error: {' '.join(str(error).split())}", err=True)
             sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo("Interrupted. Run the same command to continue", err=True)
-            sys.exit(130)
+        except (KeyboardInterrupt, _Terminated) as stop:
+            click.echo(f"Interrupted. To continue, run: {again}", err=True)
+            sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
+        except Exception as error:
+            error.add_note(f"A fault of this project, or of its environment. When it is mended, run: {again}")
+            raise
 
     return wrapper
+
+
+def _same_again(file: Path, options: Mapping[str, Any]) -> str:
+    """What runs this command again: a stage by DVC, under its name in dvc.yaml; a tool as it was called."""
+    name, out = options.get("name"), options.get("out")
+    named = file.stem in OUTPUTS and OUTPUTS[file.stem].section is not None
+    if named and name is None and out is not None:
+        name = out.stem  # of `wsd`, whose argument it is not
+    if file.parent.name != "stages" or (named and name is None):
+        return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return f"dvc repro {file.stem}" if name is None else f"dvc repro {file.stem}@{name}"
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM end the block by an exception, so that what is open is closed and a last line is written."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals are for the main thread alone
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def sequences_options(function: Command[P]) -> Command[P]:
