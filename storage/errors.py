@@ -93,3 +93,7 @@ class OutOfMemory(DistillError):
 
 class TrackerRefused(DistillError):
     """A tracker of curves could not be opened."""
+
+
+class PushRefused(DistillError):
+    """The hub did not take what was to be published."""

@@ -41,7 +41,7 @@ def teacher_provenance(model: Path, *, documents: Manifest, masks: Manifest) -> 
                 "hub": named.get("hub"),
                 "revision": named.get("revision"),
                 "adapter": PurePath(adapter["folder"]).name if "folder" in adapter else None,
-                "licence": stated_licence(model),
+                "licence": model_licence(model),
             }
         ],
         "texts": [{"name": name, "licence": licence} for name, licence in sorted(licences.items())],
@@ -67,6 +67,16 @@ def fusion_provenance(teachers: Mapping[str, Manifest]) -> dict[str, Any]:
 
 def _unknown(name: str) -> dict[str, Any]:
     return {"name": name, "hub": None, "revision": None, "adapter": None, "licence": ""}
+
+
+def model_licence(model: Path) -> str:
+    """The licence of a model; of one merged with an adapter that of both, "" when either states none.
+
+    The merged folder has the card of the model alone, and an adapter may be under stricter terms.
+    """
+    adapter = _json(model / SOURCE_RECORD).get("adapter")
+    stated = [stated_licence(model), *([] if adapter is None else [stated_licence(Path(adapter["folder"]))])]
+    return " and ".join(dict.fromkeys(stated)) if all(stated) else ""
 
 
 def stated_licence(model: Path) -> str:

@@ -17,6 +17,8 @@ COMMANDS = {
     "wsd": ("stages.tools.wsd", "Show the senses of a sentence's words, or score a model at them."),
     "report": ("stages.report", "Put all evaluations into one summary, pages and plots."),
     "prune": ("stages.tools.prune", "Remove what params.yaml no longer names."),
+    "push": ("stages.tools.push", "Publish a student, an adapter or a store on the Hugging Face hub."),
+    "export": ("stages.tools.export", "Write a model as ONNX, checked against PyTorch."),
     "pack": ("stages.tools.pack", "Write a student as the difference of its weights from its start's."),
 }
 """Module and first line of help by name, in the order of use."""

@@ -186,3 +186,22 @@ def test_stores_carry_cards_from_the_teacher_to_the_targets(
         assert read_manifest(store).identity in text
         assert "README.md" in read_manifest(store).files
         assert [finding for finding in audit(store) if finding.where == "README.md"] == []
+
+
+@pytest.mark.parametrize(
+    ("merged", "adapter", "licence"),
+    [
+        ("mit", "cc-by-nc-4.0", "mit and cc-by-nc-4.0"),
+        ("mit", "mit", "mit"),
+        ("mit", None, ""),
+        (None, "mit", ""),
+    ],
+)
+def test_a_model_with_an_adapter_has_the_licences_of_both(
+    tmp_path: Path, merged: str | None, adapter: str | None, licence: str
+) -> None:
+    """The merged folder has the card of the model alone."""
+    cards = [None if one is None else f"---\nlicense: {one}\n---\n" for one in (merged, adapter)]
+    place = model(tmp_path / "adapter", readme=cards[1])
+    record = {"hub": "some/bert", "revision": COMMIT, "adapter": {"folder": str(place), "files": {}}}
+    assert of(model(tmp_path / "bert", record=record, readme=cards[0]))["licence"] == licence
