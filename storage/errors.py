@@ -91,9 +91,5 @@ class OutOfMemory(DistillError):
     """A forward of a teacher or a step of training does not fit into the accelerator's memory."""
 
 
-class TrackerRefused(DistillError):
-    """A tracker of curves could not be opened."""
-
-
 class PushRefused(DistillError):
     """The hub did not take what was to be published."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from storage.atomic import write_bytes
-from storage.errors import TrackerRefused
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class Curves:
 def open_curves(trackers: Sequence[str], name: str, work: Path) -> Iterator[Curves]:
     """The curves of the run `name`, such as train-fused, whose work folder is `work`; closed with the block.
 
-    Raises TrackerRefused when a tracker cannot be opened.
+    A tracker that does not open is left out with a warning.
     """
     if not trackers:
         yield Curves()
@@ -116,11 +115,8 @@ def open_curves(trackers: Sequence[str], name: str, work: Path) -> Iterator[Curv
     for tracker in trackers:
         try:
             opened[tracker] = TRACKERS[tracker](name, kept["run"], kept["logged"].get(tracker))
-        except Exception as error:
-            raise TrackerRefused(
-                f"runtime.trackers: {tracker} does not open: {_reason(error)}. Mend it, or take it from the list: no "
-                "result depends on it"
-            ) from error
+        except Exception as error:  # DVCLive needs a commit of git, others a server
+            log.warning("%s: no curves of this run: %s", tracker, _reason(error))
     curves = Curves(opened, state, kept["run"])
     curves.keep()
     try:
