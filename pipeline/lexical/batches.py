@@ -140,16 +140,21 @@ class BatchBuilder:
         )
 
 
-def micro_batches(builder: BatchBuilder, instance_I: Int, *, batch_tokens: int) -> list[Int]:
-    """Cut a step's instances, in order, into runs that cost about `batch_tokens` tokens each."""
+def micro_batches(
+    builder: BatchBuilder, instance_I: Int, *, batch_tokens: int, gloss_tokens: int = MEAN_GLOSS_TOKENS
+) -> list[Int]:
+    """Cut a step's instances, in order, into runs that cost about `batch_tokens` tokens each.
+
+    gloss_tokens is what a candidate is taken to cost: 0 where its gloss's vector is known.
+    """
     view = builder.view
     length_I = view.windows.lengths()[view.window_I[instance_I]]
     count_I = view.candidates.lengths()[instance_I]
     if builder.reading == "cross":
-        cost_I = count_I * (length_I + MEAN_GLOSS_TOKENS)
+        cost_I = count_I * (length_I + gloss_tokens)
     else:
         new_window = np.diff(view.window_I[instance_I], prepend=-1) != 0
-        cost_I = count_I * MEAN_GLOSS_TOKENS + np.where(new_window, length_I, 0)
+        cost_I = count_I * gloss_tokens + np.where(new_window, length_I, 0)
     ends = (np.cumsum(cost_I) - 1) // batch_tokens
     return np.split(instance_I, np.flatnonzero(np.diff(ends)) + 1)
 
@@ -162,9 +167,12 @@ def open_batch_builder(
     tokenizer: FastTokenizer,
     *,
     split: str | None,
+    packed: bool = False,
 ) -> BatchBuilder:
     """Cut the instances of a split (None: all) into windows and tokenise the glosses of their candidates."""
-    view = lexical_view(instances, lexicon, tokenizer, split=split, context_tokens=reading.context_tokens)
+    view = lexical_view(
+        instances, lexicon, tokenizer, split=split, context_tokens=reading.context_tokens, packed=packed
+    )
     texts = {
         shown: meaning_tokens(
             lexicon, tokenizer, wanted=np.unique(view.candidates.flat), most=reading.gloss_tokens, examples=shown

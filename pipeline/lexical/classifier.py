@@ -72,11 +72,30 @@ class SenseModel(nn.Module):
         hidden_BLH = self.lm.base_model(input_ids=ids_BL, attention_mask=attention_BL, **more).last_hidden_state
         return hidden_BLH, attention_BL
 
+    def pooled(self, sequences: Ragged, *, pad: int) -> Tensor:
+        """Mean of the hidden states of each sequence [B, H]."""
+        return mean_pooled(*self.encode(sequences, pad=pad))
+
 
 def mean_pooled(hidden_BLH: Tensor, attention_BL: Tensor) -> Tensor:
     """Mean over tokens [B, H], padding left out."""
     weight_BL1 = attention_BL[:, :, None].to(hidden_BLH.dtype)
     return (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1)
+
+
+def encode_parts(sequences: Ragged, *, batch_tokens: int) -> list[Int]:
+    """Rows of sequences in runs of similar length, of about `batch_tokens` tokens each."""
+    order = np.argsort(sequences.lengths(), kind="stable").astype(np.int64)
+    ends = (np.cumsum(sequences.lengths()[order]) - 1) // batch_tokens
+    return [part for part in np.split(order, np.flatnonzero(np.diff(ends)) + 1) if len(part)]
+
+
+def encode_all(model: SenseModel, sequences: Ragged, *, pad: int, batch_tokens: int) -> Tensor:
+    """Mean-pooled sequences [R, H], any number of them, without gradients kept between the runs."""
+    parts = encode_parts(sequences, batch_tokens=batch_tokens)
+    pooled = torch.cat([model.pooled(sequences.take(part), pad=pad) for part in parts])
+    back = torch.from_numpy(np.argsort(np.concatenate(parts), kind="stable")).to(pooled.device)
+    return pooled[back]
 
 
 def span_means(hidden_BLH: Tensor, row_I: Tensor, first_I: Tensor, last_I: Tensor) -> Tensor:
@@ -92,7 +111,7 @@ def encode_pooled(model: SenseModel, sequences: Ragged, *, pad: int) -> Tensor:
     """Mean-pooled sequences [R, H], encoded in a few groups of similar length: the lengths of glosses vary widely."""
     order = np.argsort(sequences.lengths(), kind="stable").astype(np.int64)
     groups = [part for part in np.array_split(order, GROUPS) if len(part)]
-    pooled = torch.cat([mean_pooled(*model.encode(sequences.take(part), pad=pad)) for part in groups])
+    pooled = torch.cat([model.pooled(sequences.take(part), pad=pad) for part in groups])
     back = torch.from_numpy(np.argsort(order, kind="stable")).to(pooled.device, non_blocking=True)
     return pooled[back]
 

@@ -45,10 +45,34 @@ class LexicalView:
         return len(self.window_I)
 
 
+@dataclass(slots=True)
+class _Part:
+    """Tokens [start, stop) of a document of tokens [low, high), and its words: first token, last + 1, instance."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+    words: list[tuple[int, int, int]]
+
+    def takes(self, other: _Part, room: int) -> bool:
+        """Whether the next part is of the same document and fits with this one into `room` tokens."""
+        return other.low == self.low and self.start <= other.start and other.stop - self.start <= room
+
+
 def lexical_view(
-    instances: Instances, lexicon: Lexicon, tokenizer: FastTokenizer, *, split: str | None, context_tokens: int
+    instances: Instances,
+    lexicon: Lexicon,
+    tokenizer: FastTokenizer,
+    *,
+    split: str | None,
+    context_tokens: int,
+    packed: bool = False,
 ) -> LexicalView:
-    """Cut sentences of a split (None: all) into windows of at most `context_tokens` tokens, special tokens included."""
+    """Cut sentences of a split (None: all) into windows of at most `context_tokens` tokens, special tokens included.
+
+    With `packed` a window holds the words of as many sentences in a row as fit.
+    """
     texts = instances.sentences["text"].to_pylist()
     encodings = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
     tokens = Ragged.of([encoding.ids for encoding in encodings], np.int32)
@@ -57,8 +81,7 @@ def lexical_view(
     sentence_I = instances.rows["sentence"].to_numpy().astype(np.int64)
     start_I, end_I = (instances.rows[name].to_numpy().astype(np.int64) for name in ("start", "end"))
     low_N, high_N = _document_bounds(instances.sentences, tokens)
-    windows: list[NDArray[Any]] = []
-    places: list[tuple[int, int, int, int]] = []
+    parts: list[_Part] = []
     for sentence, group in groupby(rows.tolist(), key=lambda row: int(sentence_I[row])):
         offsets = np.array(encodings[sentence].offsets, np.int64).reshape(-1, 2)
         spans = [(row, *_columns(offsets, int(start_I[row]), int(end_I[row]))) for row in group]
@@ -69,10 +92,20 @@ def lexical_view(
             if not inside:
                 continue
             stop = max([min(length, chunk + room), *(min(span[2], chunk + room) for span in inside)])
-            low, high = _widen(here + chunk, here + stop, room, int(low_N[sentence]), int(high_N[sentence]))
-            windows.append(np.concatenate([tokenizer.prefix, tokens.flat[low:high], tokenizer.suffix]))
-            shift = len(tokenizer.prefix) + here - low
-            places += [(len(windows) - 1, first + shift, min(last, stop) + shift, row) for row, first, last in inside]
+            words = [(here + first, here + min(last, stop), row) for row, first, last in inside]
+            part = _Part(here + chunk, here + stop, int(low_N[sentence]), int(high_N[sentence]), words)
+            if packed and parts and parts[-1].takes(part, room):
+                parts[-1].stop = part.stop
+                parts[-1].words += part.words
+            else:
+                parts.append(part)
+    windows: list[NDArray[Any]] = []
+    places: list[tuple[int, int, int, int]] = []
+    for number, part in enumerate(parts):
+        low, high = _widen(part.start, part.stop, room, part.low, part.high)
+        windows.append(np.concatenate([tokenizer.prefix, tokens.flat[low:high], tokenizer.suffix]))
+        shift = len(tokenizer.prefix) - low
+        places += [(number, first + shift, last + shift, row) for first, last, row in part.words]
     place = np.array(places, np.int64).reshape(-1, 4)
     row_I = place[:, 3]
     candidates, gold = _candidates(instances.rows, row_I, lexicon)

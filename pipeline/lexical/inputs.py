@@ -119,6 +119,7 @@ class LexicalInputs:
     def identity(self, params: LexicalParams) -> str:
         """The student's identity: of its settings and inputs, without paths."""
         settings = params.model_dump(by_alias=True, exclude={"start", "soft_labels_from", "targets"})
+        settings["training"] = params.training.model_dump(exclude_defaults=True)  # those came later than identities
         return digest(
             {
                 "lexical": settings,
@@ -158,13 +159,16 @@ def lexical_data(
     gold_weight: float,
     soft_label_weight: float,
     heldout: Sequence[str],
+    packed: bool = False,
 ) -> LexicalData:
     """The words of the train split that have several senses and are annotated or have soft labels.
 
     Words that would show the student one of the texts `heldout` are left out. Raises DataError when none is left.
     """
     instances = Instances.joined(list(inputs.senses.values()))
-    builder = open_batch_builder(reading, objective, instances, inputs.lexicon, inputs.tokenizer, split="train")
+    builder = open_batch_builder(
+        reading, objective, instances, inputs.lexicon, inputs.tokenizer, split="train", packed=packed
+    )
     view = builder.view
     soft_label_C = None
     if inputs.soft_labels is not None:

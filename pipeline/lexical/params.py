@@ -68,6 +68,15 @@ class ReadingParams(Section):
     """Whether the text of a sense shows its examples (never to a word in such an example)."""
 
 
+class GlossTableParams(Section):
+    """A table of gloss vectors, for training that does not encode the glosses of every word of a step."""
+
+    refresh_steps: int = Field(ge=1)
+    """Steps for which vectors are kept."""
+    encoding_words: int = Field(ge=1)
+    """Words of a step that encode their glosses and learn from both sides; the others learn from the context alone."""
+
+
 class LexicalTrainingParams(Section):
     """How long and how fast lexical training goes."""
 
@@ -80,6 +89,10 @@ class LexicalTrainingParams(Section):
     gradient_clip: float = Field(gt=0)
     most_candidates: int = Field(ge=2)
     """Candidates of a word that are compared in training: the right ones, and others drawn anew every epoch."""
+    packed: bool = False
+    """Whether a window holds the words of as many sentences as fit, so that few tokens are read twice."""
+    gloss_table: GlossTableParams | None = None
+    """None: a step encodes the glosses of all its candidates."""
     seed: int
 
 
@@ -125,6 +138,8 @@ class LexicalParams(Section):
     def _whole(self) -> LexicalParams:
         if self.objective.endswith("_m") != (self.language_model is not None):
             raise ValueError("language_model belongs to objectives that end in _m, and only to these")
+        if self.training.gloss_table is not None and not self.objective.startswith("bi"):
+            raise ValueError("training.gloss_table belongs to bi_encoder and bi_encoder_m: lmgc has no gloss vectors")
         if self.own_targets and self.language_model is not None and self.language_model.loss.tail == "prior":
             raise ValueError("targets are the start's own predictions, which have no prior: set tail to bucket")
         if not self.senses or (not self.learns_senses and self.language_model is None):

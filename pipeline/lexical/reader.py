@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.runtime import Runtime
 from pipeline.lexical.batches import BatchBuilder, micro_batches, open_batch_builder
-from pipeline.lexical.classifier import SenseModel, candidate_scores, log_softmax_ragged, mean_pooled
+from pipeline.lexical.classifier import SenseModel, candidate_scores, encode_all, log_softmax_ragged
 from pipeline.models.precision import autocast
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
@@ -60,13 +60,7 @@ def known_glosses(
     if batch_builder.reading == "cross":
         return None
     text_D = np.unique(batch_builder.text_of_candidates())
-    texts = batch_builder.texts(text_D)
-    order = np.argsort(texts.lengths(), kind="stable").astype(np.int64)
-    ends = (np.cumsum(texts.lengths()[order]) - 1) // batch_tokens
-    parts = np.split(order, np.flatnonzero(np.diff(ends)) + 1)
-    pooled = torch.cat([mean_pooled(*model.encode(texts.take(part), pad=pad)) for part in parts])
-    back = torch.from_numpy(np.argsort(order, kind="stable")).to(pooled.device)
-    return text_D, pooled[back]
+    return text_D, encode_all(model, batch_builder.texts(text_D), pad=pad, batch_tokens=batch_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from pipeline.core.tracking import Curves
 from pipeline.lexical.batches import micro_batches
 from pipeline.lexical.classifier import SenseModel, candidate_scores, sense_loss
 from pipeline.lexical.context import LexicalView
+from pipeline.lexical.gloss_table import GlossTable, encoding_words
 from pipeline.lexical.inputs import LexicalData
 from pipeline.lexical.params import LexicalTrainingParams
 from pipeline.models.optimizer import adamw, linear_schedule, update
@@ -82,17 +83,33 @@ class LexicalTrainer:
         self.steps = steps_of(data, params)
         self.state: dict[str, Any] = {"losses": []}
         self._kept: tuple[int, NDArray[np.bool_]] | None = None
+        self._table: GlossTable | None = None
+        if params.gloss_table is not None and self.learns_senses:
+            self._table = GlossTable(
+                model,
+                data.batch_builder,
+                params.gloss_table,
+                pad=pad,
+                dtype=autocast,
+                batch_tokens=batch_tokens,
+            )
+        self.tensors = {} if self._table is None else {"glosses": self._table.vector_DH}
+
+    @property
+    def learns_senses(self) -> bool:
+        """False for a control."""
+        return self.data.gold_weight + self.data.soft_label_weight > 0
 
     def run(self, checkpoints: Path, *, checkpoint_seconds: float, curves: Curves | None = None) -> None:
         """Train to the last step, from the newest checkpoint if there is one."""
-        view = self.data.batch_builder.view
-
-        def plan(done: int) -> Iterator[tuple[int, Int]]:
-            steps = plan_steps(view, self.data.instance_I, step_words=self.params.step_words, seed=self.params.seed)
-            return islice(steps, done, None)
-
         self.model.train()
-        run_steps(self, plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="lexical", curves=curves)
+        run_steps(self, self._plan, checkpoints, checkpoint_seconds=checkpoint_seconds, label="lexical", curves=curves)
+
+    def _plan(self, done: int) -> Iterator[tuple[int, Int]]:
+        """The steps from the `done`-th on."""
+        view = self.data.batch_builder.view
+        steps = plan_steps(view, self.data.instance_I, step_words=self.params.step_words, seed=self.params.seed)
+        return islice(steps, done, None)
 
     def begin(self) -> None:
         """Nothing is evaluated before the first step."""
@@ -107,27 +124,51 @@ class LexicalTrainer:
 
     def learn(self, number: int, instance_I: Int, kept: NDArray[np.bool_]) -> None:
         """One optimiser step with the candidates that `kept` allows, and an entry of its losses in the state."""
+        total = torch.zeros(2, device=self.device)
+        if self.learns_senses:
+            total += self._senses(number, instance_I, kept)
+        if self.rehearsal is not None:
+            self.rehearsal.backward(number)
+        rate = linear_schedule(number, self.steps, warmup=self.params.warmup, peak=self.params.learning_rate)
+        update(self.optimizer, self.model.parameters(), learning_rate=rate, gradient_clip=self.params.gradient_clip)
+        self.state["losses"].append(total)
+
+    def _senses(self, number: int, instance_I: Int, kept: NDArray[np.bool_]) -> torch.Tensor:
+        """Gradients of a step's mean sense loss; returns [gold, soft labels], nats a word."""
+        if self._table is None:
+            return self._word_losses(instance_I, kept, words=len(instance_I))
+        params = self._table.params
+        if number % params.refresh_steps == 0:
+            ahead = islice(self._plan(number), min(params.refresh_steps, self.steps - number))
+            self._table.refresh(np.concatenate([planned for _, planned in ahead]))
+        encoding_I = encoding_words(len(instance_I), words=params.encoding_words, seed=self.params.seed, step=number)
+        total = self._word_losses(instance_I[encoding_I], kept, words=len(instance_I))
+        return total + self._word_losses(instance_I[~encoding_I], kept, words=len(instance_I), table=self._table)
+
+    def _word_losses(
+        self, instance_I: Int, kept: NDArray[np.bool_], *, words: int, table: GlossTable | None = None
+    ) -> torch.Tensor:
+        """Gradients of the losses of some of a step's `words` words; returns [gold, soft labels], nats a word."""
         data, view = self.data, self.data.batch_builder.view
         total = torch.zeros(2, device=self.device)
-        parts = micro_batches(data.batch_builder, instance_I, batch_tokens=self.batch_tokens)
-        for rows in parts if data.gold_weight + data.soft_label_weight else ():  # a control learns no senses
+        if not len(instance_I):
+            return total
+        cost = {} if table is None else {"gloss_tokens": 0}
+        for rows in micro_batches(data.batch_builder, instance_I, batch_tokens=self.batch_tokens, **cost):
             batch = data.batch_builder.batch(rows, kept=kept)
+            known = None if table is None else table.known()
             with autocast(self.device, self.autocast):
-                score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device)
+                score_C = candidate_scores(self.model, batch, pad=self.pad, device=self.device, glosses=known)
             soft_label_C = (
                 None
                 if data.soft_label_C is None
                 else renormalised(data.soft_label_C[batch.candidate_C], batch.start_I1)
             )
             gold, taught = sense_loss(score_C, batch.start_I1, view.gold[batch.candidate_C], soft_label_C)
-            loss = (data.gold_weight * gold + data.soft_label_weight * taught) / len(instance_I)
+            loss = (data.gold_weight * gold + data.soft_label_weight * taught) / words
             loss.backward()  # type: ignore[no-untyped-call]
-            total += torch.stack([gold.detach(), taught.detach()]) / len(instance_I)
-        if self.rehearsal is not None:
-            self.rehearsal.backward(number)
-        rate = linear_schedule(number, self.steps, warmup=self.params.warmup, peak=self.params.learning_rate)
-        update(self.optimizer, self.model.parameters(), learning_rate=rate, gradient_clip=self.params.gradient_clip)
-        self.state["losses"].append(total)
+            total += torch.stack([gold.detach(), taught.detach()]) / words
+        return total
 
     def plain(self) -> dict[str, Any]:
         """The state as JSON data: losses leave the device only here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,18 @@ from safetensors.torch import load_file, save_file
 STATE = "state.json"
 
 
-def save(folder: Path, *, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Any) -> None:
+def save(
+    folder: Path,
+    *,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Any,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write the checkpoint of `step` (steps done) into `folder`, replacing an earlier one; `state` is JSON.
 
+    tensors are those of the training besides model and optimiser.
     Parameters that are not trained are not in it; the caller of `restore` has loaded them already.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +46,8 @@ def save(folder: Path, *, step: int, model: torch.nn.Module, optimizer: torch.op
         for key, value in entry.items()
     }
     save_file(moments, partial / "optimizer.safetensors")
+    if tensors:
+        save_file(dict(tensors), partial / "tensors.safetensors")
     (partial / STATE).write_text(json.dumps({"step": step, "state": state}), encoding="utf-8")
     partial.rename(folder / f"step-{step}")
     for old in folder.glob("step-*"):
@@ -43,8 +55,17 @@ def save(folder: Path, *, step: int, model: torch.nn.Module, optimizer: torch.op
             shutil.rmtree(old)
 
 
-def restore(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Any] | None:
-    """Load the newest checkpoint into model and optimiser; returns steps done and state, or None without one."""
+def restore(
+    folder: Path,
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[int, Any] | None:
+    """Load the newest checkpoint into model, optimiser and `tensors`; returns steps done and state.
+
+    None without a checkpoint.
+    """
     found = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     if not found:
         return None
@@ -62,5 +83,9 @@ def restore(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Opti
                 key.rpartition("/")[2]: moments[key].to(parameter.device)
                 for key in keys
             }
+    if tensors:
+        kept = load_file(newest / "tensors.safetensors")
+        for name, tensor in tensors.items():
+            tensor.copy_(kept[name])
     saved = json.loads((newest / STATE).read_text(encoding="utf-8"))
     return int(saved["step"]), saved["state"]

@@ -27,6 +27,9 @@ class Trainable(Protocol[Planned_contra]):
     state: dict[str, Any]
     """State besides weights and optimiser; a checkpoint's state is put here before the first step."""
 
+    tensors: dict[str, torch.Tensor]
+    """Tensors of the state, put here in place likewise."""
+
     @property
     def model(self) -> torch.nn.Module:
         """The model that is trained and saved."""
@@ -63,7 +66,7 @@ def run_steps(
     an uninterrupted one.
     """
     done = 0
-    if found := files.restore(checkpoints, model=trainer.model, optimizer=trainer.optimizer):
+    if found := files.restore(checkpoints, model=trainer.model, optimizer=trainer.optimizer, tensors=trainer.tensors):
         done, trainer.state = found
         log.info("continuing from step %d of %d", done, trainer.steps)
     else:
@@ -83,6 +86,7 @@ def run_steps(
                     model=trainer.model,
                     optimizer=trainer.optimizer,
                     state=trainer.plain(),
+                    tensors=trainer.tensors,
                 )
                 saved = time.monotonic()
             progress.advance(1)

@@ -69,6 +69,7 @@ class Trainer:
         self.evaluated_after = {round(params.steps * i / params.evaluations) for i in range(1, params.evaluations + 1)}
         self.state: dict[str, Any] = {name: [] for name in ("curve", "curve_document_means", "losses")}
         self.state |= {"tokens": 0, "predictions": 0}
+        self.tensors: dict[str, torch.Tensor] = {}
         self.task = LanguageTask(
             self.lm,
             student.loss,

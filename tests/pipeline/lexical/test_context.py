@@ -179,6 +179,43 @@ def test_a_window_takes_neighbours_from_both_sides_and_no_other_document(
     assert window(own + 2) == "a dog sleeps"
 
 
+@settings(max_examples=150, deadline=None)
+@given(sentences=texts(), budget=st.integers(8, 40))
+def test_packed_windows_of_any_text(
+    lexicon: Lexicon, tokenizer: FastTokenizer, sentences: list[Marked], budget: int
+) -> None:
+    """Every word once, in a slice of its document; two windows in a row would not fit into one."""
+    instances, _ = Instances.of(sentences, lexicon)
+    table = instances.rows.to_pylist()
+    apart, view = (
+        lexical_view(instances, lexicon, tokenizer, split=None, context_tokens=budget, packed=packed)
+        for packed in (False, True)
+    )
+    room = budget - len(tokenizer.prefix) - len(tokenizer.suffix)
+    assert view.row_I.tolist() == apart.row_I.tolist()
+    assert view.candidates.flat.tolist() == apart.candidates.flat.tolist()
+    assert view.gold.tolist() == apart.gold.tolist() and view.bare_I.tolist() == apart.bare_I.tolist()
+    assert len(view.windows) <= len(apart.windows) and max(view.windows.lengths(), default=0) <= budget
+    extents: dict[int, list[tuple[int, int, str]]] = {}
+    for i, row in enumerate(view.row_I.tolist()):
+        tokens, begin, own = document_tokens(sentences, table[row]["sentence"], tokenizer)
+        inner = view.windows[int(view.window_I[i])].tolist()[len(tokenizer.prefix) :][: min(room, len(tokens))]
+        word = overlapping(own.offsets, table[row]["start"], table[row]["end"])
+        first, last = int(view.first_I[i]), int(view.last_I[i])
+        low = begin + word[0] - (first - len(tokenizer.prefix))
+        assert low >= 0 and inner == tokens[low : low + len(inner)], "a slice of its document, as long as it can be"
+        expected = apart.windows[int(apart.window_I[i])][apart.first_I[i] : apart.last_I[i]].tolist()
+        assert view.windows[int(view.window_I[i])][first:last].tolist() == expected, "the same tokens of the word"
+        chunk = begin + word[0] // room * room
+        stop = begin + min(len(own.ids), (word[0] // room + 1) * room)
+        assert low <= chunk and stop <= low + len(inner), "the sentence, or its part, is in it"
+        document = sentences[table[row]["sentence"]].document_id
+        extents.setdefault(int(view.window_I[i]), []).append((chunk, stop, document))
+    for one, two in zip(extents.values(), list(extents.values())[1:], strict=False):
+        if one[0][2] == two[0][2]:
+            assert min(two)[1] - min(one)[0] > room, "no room for the next sentence that has words"
+
+
 def test_only_the_split_that_was_asked_for(lexicon: Lexicon, tiny_tokenizer: Path) -> None:
     """Its sentences still have neighbours of other splits: the document is one."""
     tokenizer = load_tokenizer(tiny_tokenizer)

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from pipeline.lexical.params import LexicalParams, ReadingParams
 from pipeline.lexical.train import require_room
 from pipeline.lexical.trainer import LexicalTrainer
+from pipeline.models.identity import weight_hashes
 from pipeline.models.masked_lm import load_checked
 from pipeline.senses.lexicon import Lexicon
 from storage.errors import (
@@ -23,6 +24,7 @@ from storage.errors import (
     StaleParent,
     VocabularyError,
 )
+from storage.format.manifest import digest
 from tests.helpers import stores as fakes
 from tests.helpers.inventories import ENTRIES, tiny_lexicon
 from tests.helpers.lexical import REHEARSAL, TEXT, Workplace, add_senses, make_workplace
@@ -72,6 +74,32 @@ def test_the_language_model_s_part_belongs_to_m_alone(objective: str) -> None:
     for wrong in (entry(objective=objective, language_model=REHEARSAL), entry(objective=f"{objective}_m")):
         with pytest.raises(ValidationError, match="language_model belongs to objectives that end in _m"):
             LexicalParams.model_validate(wrong)
+
+
+def test_only_a_bi_encoder_has_a_table_of_glosses() -> None:
+    table = entry()["training"] | {"gloss_table": {"refresh_steps": 8, "encoding_words": 4}}
+    assert LexicalParams.model_validate(entry(objective="bi_encoder", training=table)).training.gloss_table is not None
+    with pytest.raises(ValidationError, match="gloss_table belongs to bi_encoder and bi_encoder_m: lmgc has no gloss"):
+        LexicalParams.model_validate(entry(training=table))
+
+
+def test_what_came_later_leaves_the_identities_of_earlier_settings(work: Workplace) -> None:
+    """Digest of the default settings as it was before there was a table."""
+    table = {"gloss_table": {"refresh_steps": 8, "encoding_words": 4}}
+    plain, *others = (
+        work.inputs(params).identity(params)
+        for params in (work.entry(), work.entry(training={"packed": True}), work.entry(training=table))
+    )
+    assert len({plain, *others}) == 3
+    settings = work.entry().model_dump(by_alias=True, exclude={"start", "soft_labels_from", "targets"})
+    assert {"packed", "gloss_table"} <= settings["training"].keys()
+    settings["training"] = {key: settings["training"][key] for key in settings["training"] if key not in table}
+    del settings["training"]["packed"]
+    inputs = work.inputs(work.entry())
+    assert plain == digest({
+        "lexical": settings, "parents": inputs.parents(), "start": weight_hashes(work.start), "beliefs": [],
+        "targets": None,
+    })  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", [{"senses": []}, {"gold": 0.0, "soft_labels": 0.0}])

@@ -38,6 +38,16 @@ def test_training_through_a_checkpoint_is_bit_identical(tmp_path: Path) -> None:
         assert torch.equal(expected, got)
 
 
+def test_other_tensors_of_the_training_are_put_back_in_place(tmp_path: Path) -> None:
+    model, optimizer = build()
+    kept, other = torch.arange(6.0).view(2, 3), torch.ones(2)
+    checkpoints.save(tmp_path, step=1, model=model, optimizer=optimizer, state=None, tensors={"a": kept, "b": other})
+    again = {"a": torch.zeros(2, 3), "b": torch.zeros(2)}
+    place = again["a"].data_ptr()
+    checkpoints.restore(tmp_path, model=model, optimizer=optimizer, tensors=again)
+    assert torch.equal(again["a"], kept) and torch.equal(again["b"], other) and again["a"].data_ptr() == place
+
+
 def test_all_that_the_optimiser_keeps_lies_beside_its_parameter(tmp_path: Path) -> None:
     """On a GPU a fused optimiser refuses a count of steps that lies in the memory of the CPU."""
     model, optimizer = build()

@@ -22,6 +22,7 @@ class Counter:
         self.optimizer = adamw(self.model.parameters(), learning_rate=0.1, weight_decay=0.0)
         self.steps, self.stop = steps, stop
         self.state: dict[str, Any] = {"seen": []}
+        self.tensors: dict[str, torch.Tensor] = {}
 
     def begin(self) -> None:
         self.state["seen"].append("begin")
