@@ -69,7 +69,10 @@ class ReadingParams(Section):
 
 
 class GlossTableParams(Section):
-    """A table of gloss vectors, for training that does not encode the glosses of every word of a step."""
+    """A table of gloss vectors, for training that does not encode the glosses of every word of a step.
+
+    Contexts then are most of what is read, so a window holds the words of as many sentences in a row as fit.
+    """
 
     refresh_steps: int = Field(ge=1)
     """Steps for which vectors are kept."""
@@ -89,8 +92,6 @@ class LexicalTrainingParams(Section):
     gradient_clip: float = Field(gt=0)
     most_candidates: int = Field(ge=2)
     """Candidates of a word that are compared in training: the right ones, and others drawn anew every epoch."""
-    packed: bool = False
-    """Whether a window holds the words of as many sentences as fit, so that few tokens are read twice."""
     gloss_table: GlossTableParams | None = None
     """None: a step encodes the glosses of all its candidates."""
     seed: int

@@ -55,7 +55,7 @@ def train_lexical(
             gold_weight=params.gold,
             soft_label_weight=params.soft_labels,
             heldout=inputs.heldout_texts(),
-            packed=params.training.packed,
+            packed=params.training.gloss_table is not None,
         )
         reading, steps = data.batch_builder.reading, steps_of(data, params.training)
         model = new_model(inputs, reading, seed=params.training.seed)

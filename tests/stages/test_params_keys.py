@@ -141,6 +141,8 @@ lexical.*.training.warmup
 lexical.*.training.weight_decay
 lexical.*.training.gradient_clip
 lexical.*.training.most_candidates
+lexical.*.training.gloss_table.refresh_steps
+lexical.*.training.gloss_table.encoding_words
 lexical.*.training.seed
 soft_labels.*.model
 soft_labels.*.senses
