@@ -17,6 +17,7 @@ from pipeline.project import scaffold
 from pipeline.project.consistency import read_consistent
 from pipeline.project.scaffold import Machine, model_of, settings_text, surveyed_in
 from stages.tools.cohesive import main
+from storage.errors import SourceError
 from tests.helpers.stores import TINY_TEXT, write_jsonl
 
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
@@ -128,3 +129,11 @@ def test_the_machine_decides_how_much_text_is_read(workplace: Path, cores: int, 
     train = 712_000 * share * (1 - params["corpus"]["heldout"] - params["corpus"]["calibration"])
     assert params["training"]["steps"] * params["training"]["step_tokens"] == pytest.approx(1.2 * train, rel=0.05)
     assert params["runtime"]["batch_tokens"] == (16384 if gpu else 2048)
+
+
+def test_without_a_network_a_commit_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        SourceError, match=r"owner/model: the hub does not say its commit .*Give it: owner/model@COMMIT"
+    ):
+        model_of("owner/model", "--teachers")
