@@ -16,6 +16,19 @@ def bench(reports: Reports) -> str:
     return table(["row", "what", "measured [least, most]", "goal", "met"], rows)
 
 
+def shares(reports: Reports) -> str:
+    """Where the time of training steps and forwards goes, as shares of a profiled run."""
+    found = [row for row in reports.read("bench.json") if row["name"].startswith("share-") and "time" in row["details"]]
+    kinds = list(found[0]["details"]["time"])
+    return table(
+        ["row", "useful FLOPs / limit", *kinds],
+        [
+            [f"`{row['name']}`", f"{row['measured']:.0%}", *(f"{row['details']['time'][kind]:.0%}" for kind in kinds)]
+            for row in found
+        ],
+    )
+
+
 def online(reports: Reports) -> str:
     """Wall time through the store over online distillation, by teachers and students."""
     details = next(row for row in reports.read("bench.json") if row["name"] == "online-3x1")["details"]
@@ -44,4 +57,4 @@ def stages(reports: Reports) -> str:
 LONGEST = 12
 
 
-TABLES = {"bench": bench, "online": online, "stages": stages}
+TABLES = {"bench": bench, "shares": shares, "online": online, "stages": stages}

@@ -15,7 +15,7 @@ import click
 
 from benchmarks.speed.harness import Machine, Row, Unavailable, accelerator, entries, failed, processor, save, table
 
-MODULES = ("teach", "topk", "fuse", "train", "memory", "online", "noop")
+MODULES = ("teach", "topk", "fuse", "train", "memory", "online", "noop", "share", "against")
 """Of benchmarks.speed, each with ROWS; in the order of the table."""
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
-"""Another commit beside this checkout: steps of `train` and forwards of a teacher, pair by pair.
+"""Processes beside each other, pair by pair: this checkout and another commit's, with and without other work beside it.
 
 Each side is a process of its own with its own packages, started once; both wait while the other computes. The other
-side is the folder in the environment variable `BENCH_AGAINST`, a worktree: git worktree add FOLDER COMMIT.
+commit is the folder in the environment variable `BENCH_AGAINST`, a worktree: git worktree add FOLDER COMMIT.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from benchmarks.speed.harness import CODE, Machine, Measured, Row, Unavailable, alternate
+from benchmarks.speed.harness import CODE, RUNS, Machine, Measured, Row, Unavailable, alternate, seconds
 
 FOLDER = "BENCH_AGAINST"
 PAIRS = 15
@@ -24,6 +24,9 @@ SEQUENCES = 3
 
 BLOCK = 6
 """Steps a timing."""
+
+SPIN_BY_DEFAULT = "300000"
+"""GOMP_SPINCOUNT of a process that sets nothing and has no more threads than cores."""
 
 
 def serve(work: Callable[[], object]) -> None:
@@ -68,13 +71,14 @@ def serve_teach() -> None:
 
 
 @contextmanager
-def side(what: str, folder: Path) -> Iterator[Callable[[], None]]:
+def side(what: str, folder: Path, **environment: str) -> Iterator[Callable[[], None]]:
     """A process that serves `what` with the packages in `folder`; yields a function that has it work once."""
     source = Path(__file__).read_text(encoding="utf-8")
-    code = f"import sys; sys.argv = ['against']; exec(compile({source!r}, 'against', 'exec')); serve_{what}()"
+    # `stages` first, as in every command: it sets how threads wait.
+    code = f"import stages; exec(compile({source!r}, 'against', 'exec')); serve_{what}()"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**os.environ, **environment, "PYTHONPATH": str(folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -112,6 +116,31 @@ def measure(what: str) -> Measured:
     return Measured(values, note=f"commit {commit.stdout.strip()} on the other side")
 
 
+def measure_busy(_machine: Machine, _folder: Path) -> Measured:
+    """Steps with one busy process beside them over steps without; before, with threads that spin as long as they do."""
+    with side("train", CODE) as ours, side("train", CODE, GOMP_SPINCOUNT=SPIN_BY_DEFAULT) as spinning:
+        ours()
+        spinning()
+        values = [_beside_a_busy_process(ours) / seconds(ours) for _ in range(RUNS)]
+        before = [_beside_a_busy_process(spinning) / seconds(spinning) for _ in range(RUNS)]
+    return Measured(values, also={"train-busy-spinning": before})
+
+
+def measure_wait(_machine: Machine, _folder: Path) -> Measured:
+    """What the short wait costs on an idle machine: steps with it over steps with the long one."""
+    with side("train", CODE) as ours, side("train", CODE, GOMP_SPINCOUNT=SPIN_BY_DEFAULT) as spinning:
+        return Measured(alternate(ours, spinning, runs=PAIRS, warmup=2))
+
+
+def _beside_a_busy_process(work: Callable[[], None]) -> float:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        return seconds(work)
+    finally:
+        busy.kill()
+        busy.wait()
+
+
 def _train(_machine: Machine, _folder: Path) -> Measured:
     return measure("train")
 
@@ -125,5 +154,13 @@ ROWS = (
     Row(
         name="teach-against", goal=None, unit="forward before / forward now", better="higher", device="cpu",
         measure=_teach,
+    ),
+    Row(
+        name="train-busy", goal=2.5, unit="step beside a busy process / step alone", better="lower", device="cpu",
+        measure=measure_busy,
+    ),
+    Row(
+        name="train-wait", goal=1.03, unit="step / step of threads that spin long", better="lower", device="cpu",
+        measure=measure_wait,
     ),
 )  # fmt: skip

@@ -29,7 +29,10 @@ TARGETS = "data/targets/confident"
 """Fused from two teachers with tails of rank 16 numbers: the form that costs a step most."""
 
 SEQUENCES = {"cpu": 12, "cuda": 256}
-"""Sequences a step; twelve are about the 1,024 tokens of the default run."""
+"""Sequences a step; twelve are about 1,024 tokens."""
+
+STEP_SEQUENCES = {"cpu": 3, "cuda": 256}
+"""On a CPU about the 256 tokens of a step of the default run."""
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 BLOCK = {"cpu": 1, "cuda": 8}
@@ -64,9 +67,18 @@ class Learner:
 
 
 def learner(
-    kind: Literal["cpu", "cuda"], *, targets: str | None, model: Path, data: Path, dtype: str = "auto"
+    kind: Literal["cpu", "cuda"],
+    *,
+    targets: str | None,
+    model: Path,
+    data: Path,
+    dtype: str = "auto",
+    sequences: int | None = None,
 ) -> Learner:
-    """A student in `model` that learns from the stores of `data`, with the targets there, or from labels alone."""
+    """A student in `model` that learns from the stores of `data`, with the targets there, or from labels alone.
+
+    sequences are those of a step, by default `SEQUENCES`.
+    """
     from pipeline.models.masked_lm import MaskedLM
     from pipeline.text.corpus_view import MaskedCorpus
     from pipeline.text.tokenizer import load_tokenizer
@@ -104,8 +116,9 @@ def learner(
     shards = min(plan.shards, max(1, WINDOW_PREDICTIONS // plan.shard_rows))
     window = ShardWindow(data, tuple(range(shards)))
     inside = np.flatnonzero(window.prediction_P[window.view.start_G1[1:] - 1] < plan.bounds(shards - 1)[1])
-    count = len(inside) // SEQUENCES[kind]
-    order = np.random.default_rng(0).permutation(inside)[: count * SEQUENCES[kind]]
+    size = sequences or SEQUENCES[kind]
+    count = len(inside) // size
+    order = np.random.default_rng(0).permutation(inside)[: count * size]
     return Learner(trainer=trainer, window=window, examples=np.split(order, count))
 
 
