@@ -74,7 +74,7 @@ def fusions(folder: Path) -> Hashes:
         with contextlib.chdir(folder):
             fuse(
                 params, MaskedSequences.open_pair(stores.sequences, stores.masks), logits=data / "logits",
-                out=data / "targets" / "both", declared=params.teachers, threads=1,
+                out=data / "targets" / "both", declared=params.teachers,
             )  # fmt: skip
         found |= {
             f"{name}/{store}": files
