@@ -15,11 +15,11 @@ from pathlib import Path
 
 import click
 
-from benchmarks.pages import families, lexical, speed, store, students
+from benchmarks.pages import families, gallery, lexical, speed, store, students
 from benchmarks.pages.markdown import Reports
 
 TABLES: dict[str, Callable[[Reports], str]] = (
-    students.TABLES | store.TABLES | lexical.TABLES | speed.TABLES | families.TABLES
+    students.TABLES | store.TABLES | lexical.TABLES | speed.TABLES | families.TABLES | gallery.TABLES
 )
 
 BLOCK = re.compile(r"(<!-- filled: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

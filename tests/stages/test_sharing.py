@@ -1,14 +1,19 @@
 """Two groups and DVC: one has the teacher, the other trains a student from what it was given.
 
-Not checked here: remotes other than a folder, which differ only inside DVC's drivers.
+Not checked here: remotes other than a folder and a web server, which differ only inside DVC's drivers.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,8 @@ class Group:
     """A checkout, in which nothing of the user's own settings for git and DVC counts."""
 
     root: Path
+    reachable: str = ""
+    """Hosts that are not hidden behind `NOWHERE`."""
 
     def call(self, *command: str) -> subprocess.CompletedProcess[str]:
         home = self.root.with_name(f"{self.root.name}-home")
@@ -39,7 +46,9 @@ class Group:
         offline = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), NOWHERE)
         kept = {key: value for key, value in environment(self.root).items() if not key.startswith("DVC_")}
         del kept["PYTHONDONTWRITEBYTECODE"]  # ten processes a run: each would compile the project
-        settings = kept | mine | offline | {"DVC_NO_ANALYTICS": "1", "GIT_CONFIG_NOSYSTEM": "1", "NO_PROXY": ""}
+        settings = (
+            kept | mine | offline | {"DVC_NO_ANALYTICS": "1", "GIT_CONFIG_NOSYSTEM": "1", "NO_PROXY": self.reachable}
+        )
         done = subprocess.run(command, cwd=self.root, env=settings, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
@@ -139,6 +148,38 @@ def test_what_was_pulled_is_sound_and_the_results_agree_with_the_lock(shared: Sh
         outs = lock["stages"][f"train@{STUDENT}"]["outs"]
         lock["stages"][f"train@{STUDENT}"]["outs"] = [out for out in outs if out["path"] != record]
     assert locks[0] == locks[1]
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a web server for the files of a folder, which knows nothing of DVC and takes nothing."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *message: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_anyone_pulls_a_store_over_http_without_an_account(shared: Shared, tmp_path: Path) -> None:
+    """A clone of the repository, dvc.lock in it, and the folder that was pushed to behind a web server."""
+    anyone = Group(root=tmp_path / "anyone", reachable="127.0.0.1")
+    subprocess.run(["git", "clone", "-q", str(shared.producer.root), str(anyone.root)], check=True, capture_output=True)
+    store = Path("data/targets") / FUSION
+    with served(shared.producer.root.parent / "lab") as address:
+        anyone.dvc("remote", "add", "--default", "public", address)
+        anyone.dvc("pull", str(store))
+    assert audit(anyone.root / store) == []
+    assert folder_bytes(anyone.root / store) == folder_bytes(shared.producer.root / store)
+    assert [path.name for path in (anyone.root / "data").iterdir()] == ["targets"]
 
 
 def test_a_store_of_another_project_is_imported_and_trained_from(shared: Shared) -> None:
