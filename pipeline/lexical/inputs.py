@@ -119,7 +119,6 @@ class LexicalInputs:
     def identity(self, params: LexicalParams) -> str:
         """The student's identity: of its settings and inputs, without paths."""
         settings = params.model_dump(by_alias=True, exclude={"start", "soft_labels_from", "targets"})
-        settings["training"] = params.training.model_dump(exclude_defaults=True)  # those came later than identities
         return digest(
             {
                 "lexical": settings,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.core.config import Section
 from pipeline.train.params import LossParams
@@ -95,6 +95,14 @@ class LexicalTrainingParams(Section):
     gloss_table: GlossTableParams | None = None
     """None: a step encodes the glosses of all its candidates."""
     seed: int
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a table as it was before there was one: identities hash it."""
+        settings: dict[str, Any] = dump(self)
+        if self.gloss_table is None:
+            del settings["gloss_table"]
+        return settings
 
 
 class LexicalParams(Section):
