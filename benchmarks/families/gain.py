@@ -1,9 +1,9 @@
 """Whether fused targets are better with a teacher of another vocabulary, at words that it cuts differently.
 
-Two teachers of like skill are made here: one start, the same pages, which the corpus does not use, and the same steps;
-one keeps the students' WordPiece vocabulary, the other gets a byte-level BPE one. The byte-BPE teacher answers the
-default run's corpus and joins pools of teachers there. At words that it cuts differently the target without it is that
-of the other teachers alone: so it was when such words stayed without an answer.
+A teacher with a byte-level BPE vocabulary is made here: the students' start gets this vocabulary and learns from pages
+that the corpus does not use. It answers the default run's corpus and joins the teachers there, each alone and all of
+them. At words that it cuts differently the target without it is that of the others alone: so it was when such words
+stayed without an answer.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ TRAINING = TrainingParams(
 )  # fmt: skip
 SPLIT = CorpusParams(share=1.0, calibration=0.01, heldout=0.01)
 PAGES = 900
-"""Pages that the two teachers learn from, about 100 thousand tokens."""
+"""Pages that it learns from, about 100 thousand tokens."""
 
-WEIGHTINGS: tuple[Weighting, ...] = ("learned", "entropy", "uniform")
+WEIGHTINGS: tuple[Weighting, ...] = ("learned", "uniform")
 RESAMPLES = 1000
-OTHER, TWIN = "byte-bpe", "wordpiece"
+OTHER = "byte-bpe"
 
 
 def gain(
@@ -64,24 +64,23 @@ def gain(
     pages = [page.text for page in _pages_outside(glosses, start, corpus=data / "documents")][:PAGES]
     logits = scratch / "logits"
     logits.mkdir(parents=True)
-    specialists = sorted(path.name for path in (data / "logits").glob("[!.]*/"))
-    for name in specialists:
+    others = sorted(path.name for path in (data / "logits").glob("[!.]*/"))
+    for name in others:
         (logits / name).symlink_to((data / "logits" / name).absolute())
-    for name, vocabulary in ((OTHER, tokenizer), (TWIN, start)):
-        model = _trained(pages, start, vocabulary, scratch / name, runtime)
-        teach(teacher_params(model), corpus, out=logits / name, runtime=runtime, tokenizer=start)
+    model = _trained(pages, start, tokenizer, scratch / OTHER, runtime)
+    teach(teacher_params(model), corpus, out=logits / OTHER, runtime=runtime, tokenizer=start)
     heldout = open_heldout(corpus)
     answered_P = Store(logits / OTHER, SparseLogits).read(HELDOUT).covered_P()
-    alike_P = cut_alike(corpus, scratch / OTHER / "models" / OTHER, start)
+    alike_P = cut_alike(corpus, model, start)
     rows = []
-    for pool in ([TWIN], specialists[:1], specialists):
+    for pool in [*([name] for name in others), others] if len(others) > 1 else [others]:
         for weighting in WEIGHTINGS:
             without_P, with_P = (
                 _restored_nll(teachers, weighting, data=data, logits=logits, heldout=heldout, scratch=scratch)
                 for teachers in (pool, [*pool, OTHER])
             )
             for where, here_P in (("new", ~alike_P), ("alike", alike_P)):
-                found = compare(without_P, with_P, here_P & answered_P & np.isfinite(without_P), heldout)
+                found = _compare(without_P, with_P, here_P & answered_P & np.isfinite(without_P), heldout)
                 rows.append({"pool": pool, "weighting": weighting, "where": where} | found)
                 print(rows[-1], flush=True)
     return rows
@@ -136,7 +135,7 @@ def _restored_nll(
     return nll_P
 
 
-def compare(
+def _compare(
     without_P: NDArray[np.float64], with_P: NDArray[np.float64], chosen_P: NDArray[np.bool_], heldout: Heldout
 ) -> dict[str, Any]:
     """Means over the chosen positions, and the paired difference with its interval."""
