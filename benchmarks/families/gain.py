@@ -126,7 +126,6 @@ def _restored_nll(
             documents=data / "documents",
             out=out,
             declared=sorted(path.name for path in logits.iterdir()),
-            threads=1,
         )
     store = Store(out, FusedTargets)
     restored = RestoredTargets.of(store, store.read(HELDOUT), device=torch.device("cpu"))
