@@ -38,9 +38,35 @@ log = logging.getLogger("stages")
 PATH = click.Path(path_type=Path)
 
 
+class _Located(click.ParamType[Path]):
+    """A path, or the URL of a store, which becomes the folder in which it is fetched as it is read."""
+
+    def __init__(self, *, folder: bool) -> None:
+        self.name = "folder of stores or URL" if folder else "store or URL"
+        self._folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Raises BadParameter, which is one line and exit code 2, when nothing sound is at the URL."""
+        from storage.share.remote import local_folder, local_store
+
+        try:
+            return (local_folder if self._folder else local_store)(value)
+        except DistillError as error:
+            self.fail(str(error), param, ctx)
+
+
+STORE, STORES = _Located(folder=False), _Located(folder=True)
+
+
 def path_option(flag: str, description: str, **more: Any) -> Callable[[Command[P]], Command[P]]:
     """An option that is a path; required unless `more`, which goes to click, says otherwise."""
-    return click.option(flag, type=PATH, help=description, **({"required": True} | more))
+    settings: dict[str, Any] = {"required": True, "type": PATH, **more}
+    return click.option(flag, help=description, **settings)
+
+
+def out_option(what: str) -> Callable[[Command[P]], Command[P]]:
+    """The option --out of a stage that writes a store to a path or a URL (`storage.share.remote.outlet`)."""
+    return path_option("--out", f"{what} to write, or a URL to put it to.", type=str)
 
 
 params_option = click.option(
@@ -115,12 +141,13 @@ def _sigterm_raises() -> Iterator[None]:
 
 def sequences_options(function: Command[P]) -> Command[P]:
     """The options --sequences and --masks, the two paths of `MaskedSequences.open_pair`."""
-    return path_option("--sequences", "Store of sequences.")(path_option("--masks", "Store of masks.")(function))
+    masks = path_option("--masks", "Store of masks, or its URL.", type=STORE)
+    return path_option("--sequences", "Store of sequences, or its URL.", type=STORE)(masks(function))
 
 
 def corpus_options(function: Command[P]) -> Command[P]:
     """The options --documents, --sequences and --masks, the three paths of `MaskedCorpus.open`."""
-    return path_option("--documents", "Store of documents.")(sequences_options(function))
+    return path_option("--documents", "Store of documents, or its URL.", type=STORE)(sequences_options(function))
 
 
 def workspace(file: str) -> Workspace:

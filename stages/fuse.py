@@ -11,19 +11,33 @@ from pipeline.executor.dask import open_executor
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
 from pipeline.text.corpus_view import MaskedSequences
-from stages.command import Run, params_option, path_option, runtime_params, sequences_options, shard_threads, stage
+from stages.command import (
+    STORE,
+    STORES,
+    Run,
+    out_option,
+    params_option,
+    path_option,
+    runtime_params,
+    sequences_options,
+    shard_threads,
+    stage,
+)
+from storage.share.remote import outlet
 
 
 @click.command()
 @click.argument("name")
 @sequences_options
-@path_option("--logits", "Folder of the teachers' stores.")
-@path_option("--documents", "Store of documents; opened where weights depend on sources of text.", required=False)
-@path_option("--out", "Store of targets to write.")
+@path_option("--logits", "Folder of the teachers' stores, or its URL.", type=STORES)
+@path_option(
+    "--documents", "Store of documents; opened where weights depend on sources of text.", required=False, type=STORE
+)
+@out_option("Store of targets")
 @params_option
 @stage
 def main(
-    name: str, sequences: Path, masks: Path, logits: Path, documents: Path | None, out: Path, params_file: Path
+    name: str, sequences: Path, masks: Path, logits: Path, documents: Path | None, out: str, params_file: Path
 ) -> None:
     """Make the fused targets NAME of params.yaml."""
     params = section(params_file, f"fusions.{name}", FusionParams)
@@ -31,13 +45,14 @@ def main(
     with (
         Run(f"fuse-{name}", __file__) as run,
         open_executor(settings, threads=shard_threads(settings), gpu=False, command=run.command) as (executor, _),
+        outlet(out) as folder,
     ):
         manifest = fuse(
             params,
             MaskedSequences.open_pair(sequences, masks),
             logits=logits,
             documents=documents,
-            out=out,
+            out=folder,
             declared=load(params_file).get("teachers") or (),
             executor=executor,
             workspace=run.workspace,

@@ -11,27 +11,31 @@ from pipeline.executor.dask import open_executor
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
 from pipeline.text.corpus_view import MaskedCorpus
-from stages.command import Run, corpus_options, params_option, path_option, runtime_params, stage
+from stages.command import Run, corpus_options, out_option, params_option, path_option, runtime_params, stage
+from storage.share.remote import outlet
 
 
 @click.command()
 @click.argument("name")
 @corpus_options
 @path_option("--tokenizer", "Folder of the students' tokenizer.")
-@path_option("--out", "Store of logits to write.")
+@out_option("Store of logits")
 @params_option
 @stage
 def main(
-    name: str, documents: Path, sequences: Path, masks: Path, tokenizer: Path, out: Path, params_file: Path
+    name: str, documents: Path, sequences: Path, masks: Path, tokenizer: Path, out: str, params_file: Path
 ) -> None:
     """Run teacher NAME of params.yaml."""
     params = section(params_file, f"teachers.{name}", TeacherParams)
     with (
         Run(f"teach-{name}", __file__) as run,
         open_executor(runtime_params(params_file), threads=1, gpu=True, command=run.command) as (executor, settings),
+        outlet(out) as folder,
     ):
         corpus = MaskedCorpus.open(documents, sequences, masks)
-        manifest = teach(params, corpus, out=out, runtime=run.apply(settings), tokenizer=tokenizer, executor=executor)
+        manifest = teach(
+            params, corpus, out=folder, runtime=run.apply(settings), tokenizer=tokenizer, executor=executor
+        )
         run.add(predictions=sum(plan.rows for plan in manifest.splits.values()))
 
 

@@ -8,6 +8,7 @@ shards, or runs of neighbouring rows, and shuffle in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from storage.format.arrays import ArraySpec, sentinel
 from storage.format.manifest import CONSTANTS, FileEntry, SplitPlan
 from storage.format.manifest_parse import read_manifest, shard_names
 from storage.format.zarr_headers import Gate
+from storage.origins import mirrored
 from storage.records.base import Record
 from storage.records.layout import layout_faults
 
@@ -64,6 +66,7 @@ class Store(Generic[R]):
         self._shards = {(shard.split, shard.index): shard for shard in self.manifest.shards}
         self._checked: set[str] = set()
         self._gate = Gate(path, self.manifest, remedy=self.remedy)
+        self._mirror = mirrored(path)
         self._needed: dict[str, NDArray[Any]] | None = None
         self._opened: dict[Path, Any] = {}
 
@@ -97,9 +100,10 @@ class Store(Generic[R]):
 
         Raises ShardCorrupt when a file is missing or changed since sealing, RecordInvalid when values break the record.
         """
-        self._check_metadata(split)
-        self._check_shard(split, index, self.manifest.arrays)
-        return self._rows(split, *self.plan(split).bounds(index))
+        with self._reading():
+            self._check_metadata(split)
+            self._check_shard(split, index, self.manifest.arrays)
+            return self._rows(split, *self.plan(split).bounds(index))
 
     def read(self, split: str) -> R:
         """All rows of a split."""
@@ -110,10 +114,11 @@ class Store(Generic[R]):
 
         Raises as `shard` does.
         """
-        self._check_metadata(split)
-        for index in self._shards_of(split, start, stop):
-            self._check_shard(split, index, self.manifest.arrays)
-        return self._rows(split, start, stop)
+        with self._reading():
+            self._check_metadata(split)
+            for index in self._shards_of(split, start, stop):
+                self._check_shard(split, index, self.manifest.arrays)
+            return self._rows(split, start, stop)
 
     def columns_at(self, split: str, row_N: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Arrays `names`, none of them ragged, at rows that rise; of a shard only their files are read.
@@ -128,10 +133,11 @@ class Store(Generic[R]):
         for place in np.split(np.arange(len(row_N)), borders):
             if len(place):
                 start, stop = int(row_N[place[0]]), int(row_N[place[-1]]) + 1
-                for index in self._shards_of(split, start, stop):
-                    self._check_shard(split, index, specs)
-                for name in names:
-                    columns[name][place] = self._entries(split, name, start, stop)[row_N[place] - start]
+                with self._reading():
+                    for index in self._shards_of(split, start, stop):
+                        self._check_shard(split, index, specs)
+                    for name in names:
+                        columns[name][place] = self._entries(split, name, start, stop)[row_N[place] - start]
         return columns
 
     def constant(self, name: str) -> NDArray[Any]:
@@ -143,6 +149,10 @@ class Store(Generic[R]):
         self._gate.constant(name)
         path = self.path / CONSTANTS / name
         return self._decoded(path, lambda: arrays.read_whole(path))
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Files that are checked within stay until its end, also where a cache removes old ones."""
+        return nullcontext() if self._mirror is None else self._mirror.reading()
 
     def bytes_on_disk(self, split: str) -> int:
         """Bytes of all shard files of a split."""
@@ -245,7 +255,7 @@ class Store(Generic[R]):
         if entry is None or entry.rows != stop - start:
             raise ShardCorrupt(f"{self.path}: shard {split}/{index} is not in the manifest. {self.remedy}")
         names = entry.files.keys() if specs.keys() == self.manifest.arrays.keys() else shard_names(split, index, specs)
-        if not self._checked.issuperset(names):
+        if self._mirror is not None or not self._checked.issuperset(names):
             self._check_files({name: entry.files[name] for name in names})
             self._gate.shard(split, index, specs)
 
@@ -259,6 +269,9 @@ class Store(Generic[R]):
             self._gate.array(split, name)
 
     def _check_files(self, files: dict[str, FileEntry]) -> None:
+        if self._mirror is not None:
+            self._mirror.bring(files)
+            return
         for name, expected in files.items():
             if name in self._checked:
                 continue

@@ -19,6 +19,7 @@ from storage.errors import SchemaMismatch, ShardCorrupt, StaleParent, StoreMissi
 from storage.format.arrow_headers import require_table
 from storage.format.manifest import FileEntry, Manifest, ShardEntry, SplitPlan, identity_of
 from storage.format.manifest_parse import read_manifest, write_manifest
+from storage.origins import mirrored
 from storage.work import WorkFolder, Workspace
 
 DOCUMENTS = "documents"
@@ -100,6 +101,9 @@ def read_table(store: Path, shard: ShardEntry, *, remedy: str) -> pa.Table:
 def require_file(store: Path, shard: ShardEntry, *, remedy: str) -> Path:
     """Where the file of a shard lies; raises ShardCorrupt when it is not what was sealed or no table."""
     ((file, expected),) = shard.files.items()
+    mirror = mirrored(store)
+    if mirror is not None:
+        mirror.bring({file: expected})
     expected.require_in(store, file, remedy=remedy)
     require_table(store / file, remedy=remedy)
     return store / file

@@ -27,6 +27,7 @@ from storage.format.manifest import digest
 from storage.reader import Store
 from storage.records.sequences import Masks
 from storage.records.targets import FusedTargets
+from storage.share.remote import local_store
 from storage.work import WorkFolder
 
 log = logging.getLogger(__name__)
@@ -124,10 +125,10 @@ def train(
 
 
 def open_targets(path: str, loss: LossParams, *, masks: Store[Masks]) -> Store[FusedTargets] | None:
-    """The fused store at `path`, or None where the loss gives targets no weight; refuses one of other masks."""
+    """The fused store at a path or URL, or None where the loss gives targets no weight; refuses one of other masks."""
     if loss.targets == 0:
         return None
-    targets = Store(Path(path), FusedTargets)
+    targets = Store(local_store(path), FusedTargets)
     targets.require_parent("masks", masks)
     if targets.facts["vocabulary"] != masks.facts["vocabulary"]:
         raise VocabularyError(

@@ -151,6 +151,18 @@ def fetch(url: str, out: Path) -> None:
     _say_what_came(read_manifest(out), out)
 
 
+@main.command()
+@click.argument("store", type=PATH)
+@click.argument("url")
+@click.option("--replace", is_flag=True, help="Take away another store that is there.")
+@stage
+def put(store: Path, url: str, replace: bool) -> None:
+    """Upload the store at STORE to URL, such as s3://bucket/name; run again, it continues."""
+    from storage.share.remote import put
+
+    click.echo(f"{url}: {put(store, url, replace=replace)} files sent")
+
+
 def _manifest(store: Path) -> Manifest:
     _require_no_archive(store)
     return read_manifest(store)

@@ -20,6 +20,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from storage import origins
 from storage.atomic import held
 from storage.documents import DocumentStore
 from storage.errors import (
@@ -33,7 +34,6 @@ from storage.format.manifest import MANIFEST_BYTES_LIMIT
 from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks
-from storage.share import remote
 from storage.share.remote import fetch, open_remote
 from storage.testing import samples
 
@@ -199,7 +199,7 @@ def test_an_interrupted_fetch_continues(web: FolderServer, tmp_path: Path):
     with pytest.raises(FetchFailed, match="500"):
         fetch(web.url, tmp_path / "bert")
     assert not (tmp_path / "bert").exists()
-    assert web.times(SHARD) == remote.TRIES
+    assert web.times(SHARD) == origins.TRIES
     fetched = {path.name for path in (tmp_path / ".bert.fetch").rglob("*") if path.is_file()}
     assert "zarr.json" in fetched
     web.twist, web.asked = None, []

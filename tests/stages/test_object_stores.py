@@ -1,0 +1,95 @@
+"""Commands with stores in a bucket of a local server that speaks S3: fuse reads and writes it, train reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import s3fs
+import yaml
+from moto.server import ThreadedMotoServer
+
+from stages import fuse, train
+from storage.share.remote import put
+from storage.testing.samples import file_hashes
+from tests.helpers.commands import call
+from tests.helpers.stores import TinyStores
+from tests.helpers.teacher_stores import make_world
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
+    running = ThreadedMotoServer(port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    files = s3fs.S3FileSystem()
+    files.mkdir("shelf")
+    yield files
+    s3fs.S3FileSystem.clear_instance_cache()
+    running.stop()
+
+
+def test_a_fusion_and_a_student_from_a_bucket_are_those_from_disk(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path, bucket: s3fs.S3FileSystem
+) -> None:
+    world = make_world(tiny_stores, workplace / "data", fusions=())
+    loss = {"targets": 1.0, "labels": 0.5, "tail": "prior"}
+    params = {
+        "teachers": {"alpha": {}, "beta": {}},
+        "fusions": {
+            "both": {
+                "teachers": ["alpha", "beta"], "weighting": "entropy", "tau": 1.0, "calibrated": True,
+                "prior": "equal", "temperature": 1.0, "keep": 8,
+            }
+        },
+        "students": {
+            "near": {"targets": "data/targets/both", "start": str(tiny_mlm), "loss": loss},
+            "far": {"targets": "s3://shelf/targets/both", "start": str(tiny_mlm), "loss": loss},
+        },
+        "training": {
+            "steps": 3, "step_tokens": 300, "learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01,
+            "gradient_clip": 1.0, "evaluations": 1, "seed": 7,
+        },
+        "runtime": {
+            "device": "cpu", "dtype": "float32", "threads": 1, "batch_tokens": 200, "checkpoint_seconds": 60.0
+        },
+    }  # fmt: skip
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    stores = {"sequences": tiny_stores.sequences, "masks": tiny_stores.masks}
+    for name, store in stores.items():
+        put(store, f"s3://shelf/{name}")
+    for teacher in ("alpha", "beta"):
+        put(world.data / "logits" / teacher, f"s3://shelf/logits/{teacher}")
+
+    near = ["--sequences", str(stores["sequences"]), "--masks", str(stores["masks"])]
+    far = ["--sequences", "s3://shelf/sequences", "--masks", "s3://shelf/masks"]
+    done = call(fuse.main, "both", *near, "--logits", str(world.data / "logits"), "--out", "data/targets/both")
+    assert done.exit_code == 0, done.output
+    done = call(fuse.main, "both", *far, "--logits", "s3://shelf/logits", "--out", "s3://shelf/targets/both")
+    assert done.exit_code == 0, done.output
+    bucket.invalidate_cache()
+    bucket.get("shelf/targets/both", "from-bucket", recursive=True)
+    assert file_hashes(Path("from-bucket")) == file_hashes(Path("data/targets/both"))
+
+    for name, where in (("near", near), ("far", far)):
+        done = call(train.main, name, *where, "--tokenizer", str(tiny_tokenizer), "--out", f"models/{name}")
+        assert done.exit_code == 0, done.output
+    weights = [file_hashes(Path("models") / name)["model.safetensors"] for name in ("near", "far")]
+    assert weights[0] == weights[1]
+    assert json.loads(Path("models/far/training.json").read_text())["targets"] == "s3://shelf/targets/both"
+
+    done = call(train.main, "far", *far[:2], "--masks", "s3://shelf/none", "--tokenizer", "x", "--out", "models/far")
+    assert done.exit_code == 2
+    assert "s3://shelf/none/manifest.json: is not there. Check the address" in done.output
+    assert not os.path.lexists("models/none")
