@@ -76,7 +76,6 @@ def corpus_points(points: Points, root: Path, *, pages: int) -> dict[int, Path]:
         for stage in ("ingest", "corpus", "tokenize"):
             points.run(stage, against="tokens", size=0, folder=folder)
         tokens = points.run("mask", against="tokens", size=0, folder=folder)["tokens"]
-        points.run("asked", against="tokens", size=0, folder=folder)
         for point in points.points[first:]:
             point["size"] = tokens
     return folders

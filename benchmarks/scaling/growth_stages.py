@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.speed.train import MODEL
 
@@ -77,26 +77,6 @@ def mask(folder: str) -> dict[str, float]:
     return found | {"tokens": float(sum(split["tokens"] for split in counts.values()))}
 
 
-def asked(folder: str) -> dict[str, float]:
-    """What `teach` holds of the train split beside the model: texts, sequences and masks."""
-    from types import SimpleNamespace
-    from typing import cast
-
-    from pipeline.models.masked_lm import MaskedLM
-    from pipeline.teach.inference import TeacherInputs
-    from pipeline.text.tokenizer import load_tokenizer
-
-    model = Path(MODEL).resolve()
-    shaped = SimpleNamespace(vocabulary=len(load_tokenizer(model).tokens), positions=512)  # no weights
-    held: list[Any] = []
-
-    def work(at: Path) -> None:
-        inputs = TeacherInputs.open(model, cast(MaskedLM, shaped), _corpus(at), batch_tokens=2048)
-        held.append(inputs.split("train"))
-
-    return _timed(folder, work)
-
-
 def teach(folder: str, name: str, k: int) -> dict[str, float]:
     """Stage `teach`, with the small model of the default run as the teacher."""
     from pipeline.sparse.params import TailParams, TopK
@@ -125,7 +105,6 @@ def fuse(folder: str, teachers: list[str], k: int) -> dict[str, float]:
     """Stage `fuse`, keeping k."""
     from pipeline.fuse.fuse import fuse as stage
     from pipeline.fuse.params import FusionParams
-    from pipeline.text.corpus_view import MaskedSequences
 
     params = FusionParams(
         teachers=teachers, weighting="entropy", tau=1.0, calibrated=True, prior="equal", temperature=1.0, keep=k
@@ -134,7 +113,7 @@ def fuse(folder: str, teachers: list[str], k: int) -> dict[str, float]:
         folder,
         lambda at: stage(
             params,
-            MaskedSequences.open_pair(at / "sequences", at / "masks"),
+            _corpus(at),
             logits=at / f"logits-{k}",
             out=at / f"targets-{k}" / str(len(teachers)),
             declared=["one", "two", "three"],

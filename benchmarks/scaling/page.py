@@ -17,6 +17,7 @@ from typing import Any, Literal
 import click
 
 from benchmarks.scaling.text_growth import slopes
+from pipeline.train.data import WINDOW_PREDICTIONS
 
 TEACHERS = 3
 CORPORA = (1e9, 100e9)
@@ -28,9 +29,6 @@ PRICES_STATED = "2026-11"
 
 TEXT_STAGES = ("ingest", "corpus", "tokenize", "mask")
 """One thread each; in the order of the pipeline."""
-
-HELD_WHOLE = ("asked",)
-"""What keeps the whole corpus in memory, as far as measured: `asked` stands for teach, and for train without texts."""
 
 TEACHER_FLOPS = 2 * 85.6e6 + 4 * 128 * 768 * 12 + 0.166 * 2 * 768 * 31_000
 """A token through 12 layers of width 768 (2 a parameter, and attention over 128 tokens), the head at every sixth."""
@@ -67,7 +65,6 @@ ASSUMED = {
     "gpu_hour": assumed(2.50, "USD", f"one H100, an input, {PRICES_STATED}"),
     "core_hour": assumed(0.04, "USD", f"one CPU core with 8 GB, an input, {PRICES_STATED}"),
     "disk_month": assumed(0.02, "USD a GB", f"object storage, an input, {PRICES_STATED}"),
-    "machine_bytes": assumed(64e9, "bytes", "memory of the one machine, an input"),
 }
 
 
@@ -84,9 +81,6 @@ def constants(
     Refuses a benchmark without that row.
     """
     found = dict(ASSUMED)
-    fits = {(line["stage"], line["against"]): line for line in growth["fits"]}
-    asked = fits["asked", "tokens"]["bytes"]["slope"]
-    found["asked_memory"] = measured(max(0.0, asked), "bytes of memory a token", "reports/growth.json, asked")
     for stage, slope in slopes(growth["text"]).items():
         source = f"reports/growth.json, text, {stage}"
         found[f"{stage}_seconds"] = measured(slope["cpu_seconds"], "CPU seconds a token", source)
@@ -186,14 +180,12 @@ def cost_table(tokens: float, known: Mapping[str, Constant]) -> str:
     return "\n".join(lines)
 
 
-def memory_table(known: Mapping[str, Constant]) -> str:
-    """Which stage fills the machine's memory at how many tokens."""
-    lines = ["| stage | bytes a token | tokens in this memory | 1 billion tokens, GB |", "| --- | --- | --- | --- |"]
-    names = {"asked": "teach"}
-    for stage in HELD_WHOLE:
-        a_token = known[f"{stage}_memory"].value
-        most = known["machine_bytes"].value / a_token if a_token else float("inf")
-        lines.append(f"| {names.get(stage, stage)} | {number(a_token)} | {billions(most)} | {number(a_token)} |")
+def reading_table(growth: Mapping[str, Any]) -> str:
+    """Seconds and memory before and during the first windows, on simulated stores."""
+    lines = ["| | tokens of the store | seconds | peak memory, MB |", "| --- | --- | --- | --- |"]
+    for line in growth["reading"]:
+        tokens, memory = billions(line["tokens"]), line["peak_memory_bytes"] / 1e6
+        lines.append(f"| {line['what']} | {tokens} | {line['seconds']:.1f} | {memory:,.0f} |")
     return "\n".join(lines)
 
 
@@ -219,15 +211,12 @@ def billions(tokens: float) -> str:
 def page(known: Mapping[str, Constant], growth: Mapping[str, Any], *, clusters: str, template: str) -> str:
     """docs/scaling.md from the template beside this file, whose names in braces are filled in."""
     slowest = max(estimate(CORPORA[0], known), key=lambda stage: stage.hours)
-    tight = max(HELD_WHOLE, key=lambda stage: known[f"{stage}_memory"].value)
     return template.format(
         machine=growth["machine"],
         small=cost_table(CORPORA[0], known),
         large=cost_table(CORPORA[1], known),
-        memory=memory_table(known),
-        memory_gb=number(known["machine_bytes"].value / 1e9),
-        first=billions(known["machine_bytes"].value / known[f"{tight}_memory"].value),
-        first_stage="teach" if tight == "asked" else tight,
+        reading=reading_table(growth),
+        window=f"{WINDOW_PREDICTIONS:,}",
         slowest=slowest.name,
         growth=growth_table(growth),
         note=growth.get("note", ""),

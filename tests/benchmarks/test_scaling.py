@@ -11,6 +11,7 @@ from typing import Any
 import click
 import pytest
 
+from benchmarks.scaling import reading
 from benchmarks.scaling.growth import fitted
 from benchmarks.scaling.page import (
     HEADING,
@@ -21,11 +22,15 @@ from benchmarks.scaling.page import (
     cost_table,
     estimate,
     kept_section,
-    memory_table,
     number,
     page,
+    reading_table,
 )
 from benchmarks.scaling.text_growth import exponents
+from storage.reader import Store
+from storage.records.sequences import Masks
+from storage.records.targets import FusedTargets
+from storage.share.audit import audit
 
 TEMPLATE = Path(__file__).parents[2] / "benchmarks" / "scaling" / "scaling.md.in"
 
@@ -50,6 +55,7 @@ def growth() -> dict[str, Any]:
         "points": [],
         "text": text,
         "exponents": exponents(text),
+        "reading": [{"what": "train, first step", "tokens": 10**9, "seconds": 2.345, "peak_memory_bytes": 512_000_000}],
         "fits": [
             {
                 "stage": stage,
@@ -58,7 +64,7 @@ def growth() -> dict[str, Any]:
                 "bytes": line | {"slope": memory},
                 "disk": line | {"slope": 3.0},
             }
-            for stage, (seconds, memory) in {"asked": (1e-7, 40.0)}.items()
+            for stage, (seconds, memory) in {"teach": (1e-7, 40.0)}.items()
         ],
     }
 
@@ -110,9 +116,25 @@ def test_a_teacher_counts_about_two_operations_a_parameter() -> None:
     assert 1.0 < TEACHER_FLOPS / (2 * 85.6e6) < 1.2
 
 
-def test_memory_ends_at_the_tokens_that_fill_the_machine(known: dict[str, Constant]) -> None:
-    rows = memory_table(known).splitlines()
-    assert rows[-1] == "| teach | 40 | 1.6 billion | 40 |"
+def test_the_table_of_reading_has_a_row_a_process() -> None:
+    assert reading_table(growth()).splitlines()[-1] == "| train, first step | 1 billion | 2.3 | 512 |"
+
+
+def test_simulated_stores_are_read_as_any_other(
+    tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links and all: every shard is whole, and training and teaching take their first examples from the stores."""
+    monkeypatch.setattr(reading, "SEQUENCE_SHARD", 64)
+    monkeypatch.setattr(reading, "MASK_SHARD", 20 * reading.MASKED)
+    reading.simulate(tmp_path, 300 * reading.TOKENS, model=tiny_tokenizer)
+    masks, targets = Store(tmp_path / "masks", Masks), Store(tmp_path / "targets", FusedTargets)
+    assert masks.plan("train").rows == targets.plan("train").rows == 320 * reading.MASKED
+    assert audit(tmp_path / "masks") == []
+    assert {found.message for found in audit(tmp_path / "targets")} == {"holds the same bytes as train/0"}
+    first = targets.shard("train", 0).arrays()
+    assert all((targets.shard("train", 7).arrays()[name] == values).all() for name, values in first.items())
+    found = reading.first_step(tmp_path, tiny_tokenizer), reading.taught_shard(tmp_path, tiny_tokenizer)
+    assert all(line["seconds"] > 0 for line in found)
 
 
 def test_every_constant_says_where_it_is_from(known: dict[str, Constant]) -> None:
@@ -128,7 +150,7 @@ def test_the_page_is_filled_and_keeps_what_was_written_of_clusters(known: dict[s
     text = page(known, growth(), clusters="Ask Dask.\n\nTwice.", template=template)
     out.write_text(text, encoding="utf-8")
     assert kept_section(out) == "Ask Dask.\n\nTwice."
-    assert text.count(HEADING) == 1 and cost_table(1e9, known) in text and "**teach**" in text
+    assert text.count(HEADING) == 1 and cost_table(1e9, known) in text and "| train, first step | 1 billion |" in text
     assert page(known, growth(), clusters=kept_section(out), template=template) == text
 
 
