@@ -197,7 +197,7 @@ def _objective(
 ) -> Complaints:
     """Targets of a language model and their weights, under `inside`; its `start` where that may be the target."""
     own = start is not None and _plain(targets) == _plain(start)
-    if targets != LABELS_ONLY and not own:
+    if targets != LABELS_ONLY and not own and "://" not in targets:  # what lies behind a URL no entry makes
         instead = (
             f", or {LABELS_ONLY} for labels only" if start is None else f", {start}, or {LABELS_ONLY} for labels only"
         )

@@ -159,6 +159,13 @@ def test_a_start_may_teach_itself(tmp_path: Path) -> None:
     assert ancestors("models/lexical", settings) == {"models/labels-only", "data/sources/minilm-l6-mlm"}
 
 
+def test_targets_behind_a_url_need_no_fusion_here(tmp_path: Path) -> None:
+    url = "s3://bucket/targets/theirs"
+    settings = read_consistent(changed(tmp_path, lambda params: params["students"]["fused"].update(targets=url)))
+    assert settings.students["fused"].targets == url
+    assert "data/sources/minilm-l6-mlm" in ancestors("models/fused", settings)
+
+
 def test_nothing_lexical_and_nothing_judged_is_accepted(tmp_path: Path) -> None:
     def empty(params: dict[str, Any]) -> None:
         params.update(senses={}, lexical={}, soft_labels={}, rewrite={})
