@@ -36,6 +36,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
     files = s3fs.S3FileSystem()
     files.mkdir("shelf")
     yield files
+    files.invalidate_cache()
+    files.rm("shelf", recursive=True)  # servers of one process share what they keep
     s3fs.S3FileSystem.clear_instance_cache()
     running.stop()
 
