@@ -41,13 +41,6 @@ def document_of_each(rows: Sequences, masks: Masks) -> tuple[NDArray[np.int64], 
     return row_D.astype(np.int64), document_P.astype(np.int64)
 
 
-def first_copies(masks: Masks) -> Masks:
-    """The masked positions of each sequence's first mask copy: of every document that has any, each text once."""
-    _, first_S, number_P = np.unique(masks.sequence_P, return_index=True, return_inverse=True)
-    chosen_P = masks.copy_P == masks.copy_P[first_S][number_P]
-    return Masks(**{name: array[chosen_P] for name, array in masks.arrays().items()})
-
-
 def document_means(rows: Sequences, masks: Masks, value_P: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of a value over the masked positions of each document [D] of `document_of_each`."""
     document_P = document_of_each(rows, masks)[1]

@@ -49,14 +49,11 @@ class Trainer:
         processes: Processes = ALONE,
     ) -> None:
         """`lm` is learned, in float32; with a `dtype` of bfloat16 a copy of it computes (`WorkingCopy`)."""
-        from pipeline.evaluate.heldout import first_copies
         from pipeline.models.masked_lm import MaskedLM
         from pipeline.models.working_copy import WorkingCopy
 
         self.loss, self.params, self.data = student.loss, params, data
-        # The curve compares points with each other; all copies would take as long as the training.
-        self.heldout = heldout[0], first_copies(heldout[1])
-        self.special, self.batch_tokens = special, batch_tokens
+        self.heldout, self.special, self.batch_tokens = heldout, special, batch_tokens
         self.processes = processes
         choose_attention(lm.model, device=lm.device, dtype=dtype, tokens=data.text.width)
         self.model: torch.nn.Module = lm.model

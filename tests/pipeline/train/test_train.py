@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.evaluate.heldout import document_of_each, first_copies
+from pipeline.evaluate.heldout import document_of_each
 from pipeline.models.masked_lm import MaskedLM, load_checked
 from pipeline.train.data import ShardWindow, Step
 from pipeline.train.objective import LanguageTask
@@ -125,7 +125,7 @@ def test_more_than_one_epoch_is_warned_of(
             runtime=cpu_runtime(batch_tokens=500, checkpoint_seconds=1e6),
         )
         said = [message for message in caplog.messages if "epochs over the masked positions" in message]
-        masks = first_copies(Store(tiny_stores.masks, Masks).read("heldout"))
+        masks = Store(tiny_stores.masks, Masks).read("heldout")
         count_D = np.bincount(document_of_each(Store(tiny_stores.sequences, Sequences).read("heldout"), masks)[1])
         for (_, nll), mean_D in zip(record["curve"], record["curve_document_means"], strict=True):
             assert mean_D @ count_D / len(masks) == pytest.approx(nll, abs=1e-4)
