@@ -159,7 +159,7 @@ class LanguageTask:
         return batches
 
     def _terms(self, batch: MicroBatch, *, targets_weight: float, labels_weight: float) -> dict[str, Term]:
-        """The target loss and the label loss; a term without a weight is not computed."""
+        """The target loss and the label loss; labels of weight 0 are left out."""
         from pipeline.sparse.loss import label_term, target_term
 
         terms = {}
