@@ -49,7 +49,7 @@ def train_teacher(kind: str, texts: Sequence[str], folder: Path, *, tokens: int 
     backend: Tokenizer
     trainer: Any
     if kind.startswith("wordpiece"):
-        backend = Tokenizer(models.WordPiece(unk_token=NAMES["unk"]))  # type: ignore[call-arg]
+        backend = Tokenizer(models.WordPiece(unk_token=NAMES["unk"]))
         backend.normalizer = normalizers.BertNormalizer(lowercase=kind.endswith("uncased"))
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         trainer = trainers.WordPieceTrainer(vocab_size=tokens, special_tokens=special, show_progress=False)

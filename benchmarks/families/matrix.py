@@ -94,7 +94,7 @@ def publish(folder: Path, name: str, *, steps: int = STEPS) -> Path:
     config = family.config(vocabulary=backend.get_vocab_size(), special=special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForMaskedLM.from_config(config)
+        model = AutoModelForMaskedLM.from_config(config)  # type: ignore[no-untyped-call]
         if steps and family.refused is None:
             _learn(model, backend, special, steps)
     model.save_pretrained(folder)
@@ -123,7 +123,7 @@ def _learn(model: Any, backend: Any, special: dict[str, int], steps: int) -> Non
         logits = model(input_ids=shown, attention_mask=(ids != special["pad"]).long()).logits
         loss = torch.nn.functional.cross_entropy(logits[hidden], ids[hidden])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

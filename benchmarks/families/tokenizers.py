@@ -30,7 +30,7 @@ def write_tokenizer(
         texts, first, names["unk"], vocabulary - len(last)
     )
     backend.add_special_tokens([*first, *last])
-    special = {role: int(backend.token_to_id(name)) for role, name in names.items()}
+    special = {role: _id_of(backend, name) for role, name in names.items()}
     ends = [(names[role], special[role]) for role in ("cls", "sep")]
     backend.post_processor = processors.TemplateProcessing(
         single=f"{names['cls']} $A {names['sep']}", special_tokens=ends
@@ -46,8 +46,14 @@ def write_tokenizer(
     return special
 
 
+def _id_of(backend: Tokenizer, token: str) -> int:
+    number = backend.token_to_id(token)
+    assert number is not None, token
+    return int(number)
+
+
 def _wordpiece(texts: Sequence[str], first: list[str], unknown: str, vocabulary: int) -> Tokenizer:
-    backend = Tokenizer(models.WordPiece(unk_token=unknown))  # type: ignore[call-arg]
+    backend = Tokenizer(models.WordPiece(unk_token=unknown))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
@@ -93,7 +99,7 @@ def write_gemma_like(folder: Path, texts: Sequence[str], *, vocabulary: int = VO
     backend.decoder = decoders.Replace("▁", " ")
     words = Tokenizer(models.BPE(unk_token=names["unk"]))
     words.normalizer = backend.normalizer
-    words.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[no-untyped-call]
+    words.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Punctuation()]
     )
     words.train_from_iterator(
@@ -104,7 +110,7 @@ def write_gemma_like(folder: Path, texts: Sequence[str], *, vocabulary: int = VO
     merges = [tuple(merge) for merge in raw["merges"]]
     backend.model = models.BPE(vocab=raw["vocab"], merges=merges, unk_token=names["unk"], byte_fallback=True)
     backend.add_special_tokens(list(names.values()))
-    ends = [(names[role], int(backend.token_to_id(names[role]))) for role in ("cls", "sep")]
+    ends = [(names[role], _id_of(backend, names[role])) for role in ("cls", "sep")]
     backend.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
     backend.save(str(folder / "tokenizer.json"))
     config = {f"{role}_token": name for role, name in names.items()}

@@ -18,9 +18,9 @@ import click
 from benchmarks.pages import families, gallery, lexical, speed, store, students
 from benchmarks.pages.markdown import Reports
 
-TABLES: dict[str, Callable[[Reports], str]] = (
-    students.TABLES | store.TABLES | lexical.TABLES | speed.TABLES | families.TABLES | gallery.TABLES
-)
+TABLES: dict[str, Callable[[Reports], str]] = {
+    **students.TABLES, **store.TABLES, **lexical.TABLES, **speed.TABLES, **families.TABLES, **gallery.TABLES
+}  # fmt: skip
 
 BLOCK = re.compile(r"(<!-- filled: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

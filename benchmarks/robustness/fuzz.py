@@ -147,7 +147,7 @@ def fuzz_stores(
             for what, read in (
                 ("read", lambda k=gallery.kind, s=store: read_all(k, s)),
                 ("audit", lambda s=store: audit(s)),
-            ):  # type: ignore[misc]
+            ):
                 _attempt(found, f"{case} {what} {gallery.kind} {name}", read, counted=what == "read")
         found.failures += [f"{case}: touched {event}" for event in seen]
         for changed in (name, MANIFEST):

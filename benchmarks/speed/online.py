@@ -57,7 +57,7 @@ class Cast:
 
     def rows(self, number: int) -> int:
         """Masked positions of a step."""
-        start_G1 = self.online.trainer.data.view.start_G1
+        start_G1 = self.online.window.view.start_G1
         examples = self.online.examples[number]
         return int((start_G1[examples + 1] - start_G1[examples]).sum())
 
@@ -223,7 +223,7 @@ def parts(people: Cast, machine: Machine) -> dict[str, Any]:
         "seconds": {"teacher_forward": forward, "teach": teach, "student_step": step, "online_step": online},
         "sequences": SEQUENCES[machine.kind],
         "rows": rows,
-        "tokens": int(people.online.trainer.data.view.lengths_G()[examples].sum()),
+        "tokens": int(people.online.window.view.lengths_G()[examples].sum()),
         "table": table,
         "break_even_students": {count: round(once[count] / (online[count] - step), 3) for count in online},
     }

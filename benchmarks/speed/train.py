@@ -91,7 +91,7 @@ def learner(
     chosen = runtime(kind, dtype)
     loss = LossParams(targets=0.0 if targets is None else 1.0, labels=1.0, tail="prior", anneal=1.0)
     corpus = MaskedCorpus.open(data / "documents", data / "sequences", data / "masks")
-    data = open_training_data(corpus, open_targets(targets or "", loss, masks=corpus.masks))
+    training = open_training_data(corpus, open_targets(targets or "", loss, masks=corpus.masks))
     started = start_student(model, tokenizer=load_tokenizer(model), layers=None, config=None, seed=0)
     trainer = Trainer(
         MaskedLM(started.to(chosen.device), chosen.device),
@@ -106,15 +106,15 @@ def learner(
             evaluations=1,
             seed=0,
         ),
-        data=data,
+        data=training,
         heldout=(corpus.sequences.read("heldout"), corpus.masks.read("heldout")),
         special=corpus.special,
         dtype=chosen.dtype,
         batch_tokens=BATCH_TOKENS[kind],
     )
-    plan = data.text.plan
+    plan = training.text.plan
     shards = min(plan.shards, max(1, WINDOW_PREDICTIONS // plan.shard_rows))
-    window = ShardWindow(data, tuple(range(shards)))
+    window = ShardWindow(training, tuple(range(shards)))
     inside = np.flatnonzero(window.prediction_P[window.view.start_G1[1:] - 1] < plan.bounds(shards - 1)[1])
     size = sequences or SEQUENCES[kind]
     count = len(inside) // size
@@ -160,7 +160,7 @@ def measure_trainer(machine: Machine, folder: Path, *, bfloat16: bool) -> Measur
         machine.kind,
         targets=str(data / "targets/confident"),
         model=model,
-        data=data,
+        data=training,
         dtype="bfloat16" if bfloat16 else "auto",
     )
     block = TRAINER_BLOCK[machine.kind]
@@ -178,9 +178,9 @@ def usual_trainer(ours: Learner, model: Path, folder: Path, *, steps: int, bfloa
     """A function that runs `transformers.Trainer` for `steps` steps on the sequences that `ours` sees."""
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    view = ours.trainer.data.view
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    view = ours.window.view
     sequences = view.sequence_G[np.concatenate(ours.examples[:steps])]
     rows = [{"input_ids": view.ids_NL[row, : view.length_N[row]].astype(np.int64)} for row in sequences]
     device = ours.trainer.lm.device.type

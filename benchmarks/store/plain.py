@@ -31,7 +31,8 @@ def lists_of(record: SparseLogits) -> Lists:
 
 def write_raw(folder: Path, lists: Lists, *, shard_rows: int) -> None:
     """Three raw files, whatever the shards."""
-    for place, array in enumerate(lists):
+    arrays: tuple[NDArray[Any], ...] = lists
+    for place, array in enumerate(arrays):
         raw = np.memmap(folder / f"{place}.raw", array.dtype, "w+", shape=array.shape)
         raw[...] = array
         raw.flush()

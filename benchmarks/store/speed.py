@@ -117,7 +117,8 @@ def measure_peer(name: str, lists: Lists, *, folder: Path, shard_rows: int, repe
         folder.mkdir()
         writes.append(timed(lambda: write(folder, lists, shard_rows=shard_rows, **options)))
     reads = [timed(lambda: read(folder)) for _ in range(repeat)]
-    for found, expected in zip(read(folder), lists, strict=True):
+    arrays: tuple[NDArray[Any], ...] = lists
+    for found, expected in zip(read(folder), arrays, strict=True):
         assert found.tobytes() == expected.tobytes(), name
     size = sum(path.stat().st_size for path in folder.iterdir())
     return Measured(writes=writes, reads=reads, bytes=size)
@@ -167,7 +168,7 @@ def timed(work: Callable[[], object]) -> Times:
 
 def median(times: list[Times], of: str) -> float:
     """Of one of the two clocks."""
-    return statistics.median(getattr(one, of) for one in times)
+    return float(statistics.median(getattr(one, of) for one in times))
 
 
 def measure(
@@ -221,13 +222,13 @@ def main(rows: int, shard_rows: int, shards: int, repeat: int, logits: Path | No
     formats: list[dict[str, Any]] = []
     load = round(os.getloadavg()[0], 1)
     with one_core(), tempfile.TemporaryDirectory() as name:
-        size = {"folder": Path(name), "shard_rows": shard_rows, "repeat": repeat}
+        size: dict[str, Any] = {"folder": Path(name), "shard_rows": shard_rows, "repeat": repeat}
         if logits is not None:
             record, order_V, form = real(logits, rows=rows)
             formats += measure(record, order_V, form, **size)
         else:
             for form in FORMS:
-                formats += measure(*simulate(form, rows=rows), form, **size)
+                formats += measure(*simulate(form, rows=rows), form=form, **size)
         opening = measure_open(folder=Path(name) / "open", shards=shards, repeat=repeat)
     report = {
         "rows": rows,
