@@ -160,7 +160,7 @@ def measure_trainer(machine: Machine, folder: Path, *, bfloat16: bool) -> Measur
         machine.kind,
         targets=str(data / "targets/confident"),
         model=model,
-        data=training,
+        data=data,
         dtype="bfloat16" if bfloat16 else "auto",
     )
     block = TRAINER_BLOCK[machine.kind]

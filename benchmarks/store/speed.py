@@ -117,9 +117,10 @@ def measure_peer(name: str, lists: Lists, *, folder: Path, shard_rows: int, repe
         folder.mkdir()
         writes.append(timed(lambda: write(folder, lists, shard_rows=shard_rows, **options)))
     reads = [timed(lambda: read(folder)) for _ in range(repeat)]
-    arrays: tuple[NDArray[Any], ...] = lists
-    for found, expected in zip(read(folder), arrays, strict=True):
-        assert found.tobytes() == expected.tobytes(), name
+    found: tuple[NDArray[Any], ...] = read(folder)
+    expected: tuple[NDArray[Any], ...] = lists
+    for one, other in zip(found, expected, strict=True):
+        assert one.tobytes() == other.tobytes(), name
     size = sum(path.stat().st_size for path in folder.iterdir())
     return Measured(writes=writes, reads=reads, bytes=size)
 
