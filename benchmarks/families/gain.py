@@ -80,7 +80,7 @@ def gain(
                 for teachers in (pool, [*pool, OTHER])
             )
             for where, here_P in (("new", ~alike_P), ("alike", alike_P)):
-                found = _compare(without_P, with_P, here_P & answered_P & np.isfinite(without_P), heldout)
+                found = compare(without_P, with_P, here_P & answered_P & np.isfinite(without_P), heldout)
                 rows.append({"pool": pool, "weighting": weighting, "where": where} | found)
                 print(rows[-1], flush=True)
     return rows
@@ -134,7 +134,7 @@ def _restored_nll(
     return nll_P
 
 
-def _compare(
+def compare(
     without_P: NDArray[np.float64], with_P: NDArray[np.float64], chosen_P: NDArray[np.bool_], heldout: Heldout
 ) -> dict[str, Any]:
     """Means over the chosen positions, and the paired difference with its interval."""
