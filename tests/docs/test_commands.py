@@ -28,7 +28,7 @@ from tests.docs.blocks import ROOT, Block, blocks, commands, inline
 OTHERS = {"git", "cd", "mkdir", "cp", "pip", "dask", "sha256sum"}
 """Programs that this project neither has nor checks."""
 
-DVC = {"repro", "exp", "metrics", "plots", "stage", "pull", "push", "remote", "import"}
+DVC = {"repro", "exp", "metrics", "plots", "stage", "fetch", "pull", "push", "remote", "import"}
 
 
 def where(block: Block) -> str:
