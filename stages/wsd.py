@@ -10,7 +10,7 @@ import click
 
 from pipeline.core.config import section
 from pipeline.evaluate.results import write_json
-from pipeline.lexical.reader import sense_reader
+from pipeline.lexical.reading.reader import sense_reader
 from pipeline.senses.instances import Instances
 from pipeline.tasks.params import WsdParams
 from pipeline.tasks.wsd import (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.runtime import Runtime
 from pipeline.lexical.params import SoftLabelsParams
-from pipeline.lexical.reader import sense_reader
+from pipeline.lexical.reading.reader import sense_reader
 from pipeline.models.identity import weights_digest
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon

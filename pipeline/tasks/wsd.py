@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluate.suites import suite_report
-from pipeline.lexical.reader import SenseReader
+from pipeline.lexical.reading.reader import SenseReader
 from pipeline.senses.instances import Instances, marked_sentence
 from pipeline.senses.leakage import shown_in_training
 from pipeline.senses.raganato import check, read_gold, read_sentences

@@ -11,8 +11,8 @@ import click
 
 from pipeline.core.runtime import apply
 from pipeline.lexical.params import HEAD_FILE, SENSES_FOLDER
-from pipeline.lexical.reader import sense_reader
-from pipeline.lexical.sentence import Word, read_senses
+from pipeline.lexical.reading.reader import sense_reader
+from pipeline.lexical.reading.sentence import Word, read_senses
 from stages import wsd
 from stages.command import path_option, runtime_params, stage
 from storage.atomic import write_bytes

@@ -36,7 +36,7 @@ def report_page(summary: dict[str, Any], students: Students, explorer: Explorer)
 
 
 def senses_page(title: str, words: Sequence[Mapping[str, Any]], **about: Any) -> str:
-    """The page of a sentence's senses (`pipeline.lexical.sentence`)."""
+    """The page of a sentence's senses (`pipeline.lexical.reading.sentence`)."""
     return _fill("senses.html.j2", title=title, words=words, **about)
 
 

@@ -17,7 +17,7 @@ from pipeline.lexical.classifier import candidate_scores
 from pipeline.lexical.context import LexicalView, lexical_view, meaning_tokens
 from pipeline.lexical.inputs import LexicalData
 from pipeline.lexical.params import LexicalTrainingParams, Reading
-from pipeline.lexical.reader import known_glosses, score_all
+from pipeline.lexical.reading.reader import known_glosses, score_all
 from pipeline.lexical.trainer import (
     LexicalTrainer,
     kept_candidates,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.lexical.params import SoftLabelsParams
-from pipeline.lexical.reader import sense_reader
+from pipeline.lexical.reading.reader import sense_reader
 from pipeline.lexical.soft_labels import open_soft_labels, read_soft_labels, write_soft_labels
 from pipeline.senses.instances import (
     INSTANCES,

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pipeline.lexical.reader import SenseReader, sense_reader
+from pipeline.lexical.reading.reader import SenseReader, sense_reader
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
 from pipeline.tasks.params import WsdParams

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.lexical import sentence
-from pipeline.lexical.reader import sense_reader
-from pipeline.lexical.sentence import read_places, read_senses, stems_of, tags_of
+from pipeline.lexical.reading.reader import sense_reader
+from pipeline.lexical.reading.sentence import read_places, read_senses, stems_of, tags_of
 from pipeline.senses.instances import Instances, Marked, Span
 from pipeline.senses.lexicon import Lexicon
 from tests.helpers.inventories import tiny_lexicon

@@ -18,7 +18,7 @@ from pipeline.senses.instances import INSTANCES_SCHEMA, SENTENCES_SCHEMA, WORD, 
 from pipeline.senses.lexicon import DOUBLING, ENDINGS, POS, Lexicon
 
 if TYPE_CHECKING:
-    from pipeline.lexical.reader import SenseReader
+    from pipeline.lexical.reading.reader import SenseReader
 
 TAGGER = "taggers/averaged_perceptron_tagger_eng"
 """Among NLTK's data."""
