@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.lexical import sentence
+from pipeline.lexical.reading import sentence
 from pipeline.lexical.reading.reader import sense_reader
 from pipeline.lexical.reading.sentence import read_places, read_senses, stems_of, tags_of
 from pipeline.senses.instances import Instances, Marked, Span
