@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.lexical import sentence
+from pipeline.lexical.reading import sentence
 from stages.tools.wsd import main
 from tests.helpers.browser import chromium, opened
 from tests.helpers.lexical import make_workplace
