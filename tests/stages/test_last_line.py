@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +21,14 @@ ROOT = Path(__file__).parents[2]
 TRAIN = ("fused", "--sequences", "s", "--masks", "m", "--tokenizer", "t", "--out", "models/fused")
 MASK = ("--sequences", "s", "--out", "data/masks", "--tokenizer", "t")
 WSD = ("--model", "models/lexical", "--senses", "data/senses", "--documents", "d", "--out", "reports/wsd/lexical.json")
+
+
+@pytest.fixture(autouse=True)
+def interrupts_arrive() -> Iterator[None]:
+    """A shell starts a background job with SIGINT ignored; the tests are about a stage that receives it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def stop_by(number: int) -> Callable[..., None]:

@@ -316,9 +316,15 @@ def test_lines_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
     path = write_tsv(tmp_path / "pairs.tsv", lines())
     path.write_bytes(path.read_bytes() + b"1\tcaf\xe9\ttwo\n")
     assert only("pairs", path).counts == {"bad: not UTF-8": 1}
-    path.write_bytes("\n".join([HEADER, *lines()]).encode("utf-16"))
-    with pytest.raises(DataError, match="expected a header with label, sentence1, sentence2"):
-        read_sets("pairs", path)
+
+
+def test_utf_16_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "pairs.tsv", lines())
+    expected = only("pairs", path)
+    path.write_bytes(path.read_bytes().decode().encode("utf-16"))
+    found = only("pairs", path)
+    assert found.counts == expected.counts
+    assert (found.train.first, found.train.second) == (expected.train.first, expected.train.second)
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

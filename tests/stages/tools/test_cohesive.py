@@ -32,7 +32,7 @@ def test_help_lists_the_commands_without_importing_them() -> None:
     commands = ["init", "check", "show", "store", "wsd", "report", "prune", "push", "export", "pack"]
     assert listed == list(COMMANDS) == commands
     assert {name for name in loaded.split() if name.startswith(("storage", "pipeline", "stages"))} == {
-        "stages", "stages.tools", "stages.tools.cohesive",
+        "stages", "stages.tools", "stages.tools.cohesive", "pipeline", "pipeline.core", "pipeline.core.openmp",
     }  # fmt: skip
     assert not {"numpy", "torch", "pydantic", "yaml"} & set(loaded.split())
 

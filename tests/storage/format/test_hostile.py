@@ -358,8 +358,9 @@ def test_constants_of_our_writer_pass(store: Path) -> None:
     gate = Gate(store, read_manifest(store), remedy="")
     for name in ("order_V", "prior"):
         gate.constant(name)
-    for shard in read_manifest(store).shards:
-        gate.shard(shard.split, shard.index)
+    manifest = read_manifest(store)
+    for shard in manifest.shards:
+        gate.shard(shard.split, shard.index, manifest.arrays)
 
 
 @pytest.mark.parametrize(
