@@ -65,6 +65,7 @@ def _distillation(settings: Settings) -> Complaints:
             yield f"sources.{name}.adapter: no folder '{source.adapter}'"
     for name, entry in settings.inputs.items():
         yield from _path(f"inputs.{name}.path", entry.path, settings)
+    yield from _splits(settings)
     yield from _path("tokenize.tokenizer", settings.tokenize.tokenizer, settings)
     for name, adapter in settings.adapters.items():
         yield from _adapter(name, adapter, settings)
@@ -75,6 +76,17 @@ def _distillation(settings: Settings) -> Complaints:
     yield from _path("target_gradients.start", settings.target_gradients.start, settings)
     for name, student in settings.students.items():
         yield from _student(f"students.{name}", student, settings)
+
+
+def _splits(settings: Settings) -> Complaints:
+    """Splits that no document can fall into."""
+    given = {entry.split for entry in settings.inputs.values()}
+    by_id = None in given
+    for split, share in (("calibration", settings.corpus.calibration), ("heldout", settings.corpus.heldout)):
+        if split not in given and not (by_id and share):
+            yield f"corpus.{split}: no document goes there. Raise it above 0, or give an input with split: {split}"
+    if "train" not in given and not by_id:
+        yield "inputs: no document goes to train. Leave `split` out of an input, or give one with split: train"
 
 
 def _senses(settings: Settings) -> Complaints:

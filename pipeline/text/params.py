@@ -27,6 +27,9 @@ class InputParams(Section):
     """Of the text, kept with the store."""
     bad_lines: float = Field(default=0.0, ge=0, lt=1)
     """Largest share of records that may be unreadable."""
+    split: Literal["train", "calibration", "heldout"] | None = Field(default=None, exclude=True)
+    """Where all its documents go, whatever `corpus.share`; None: a hash of a document's id decides. The store of the
+    text does not depend on it."""
 
     @model_validator(mode="after")
     def _fields_fit(self) -> InputParams:
@@ -40,10 +43,10 @@ class CorpusParams(Section):
 
     share: float = Field(gt=0, le=1)
     """Share of all documents that is used."""
-    calibration: float = Field(gt=0, lt=1)
-    """Share of those that fits the teachers' temperatures."""
-    heldout: float = Field(gt=0, lt=1)
-    """Share of those that is held out for evaluation."""
+    calibration: float = Field(ge=0, lt=1)
+    """Share of those that fits the teachers' temperatures; 0 where an input is for that."""
+    heldout: float = Field(ge=0, lt=1)
+    """Share of those that is held out for evaluation; 0 where an input is for that."""
 
     @model_validator(mode="after")
     def _leaves_text(self) -> CorpusParams:

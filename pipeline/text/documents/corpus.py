@@ -1,10 +1,11 @@
 """All texts to one corpus, split into train, calibration and held-out, without duplicates, whatever its size.
 
 What happens to a document depends on its id and its text alone, never on its place: a hash of the id decides whether it
-is kept and to which split it goes, so a document that is added, removed or moved changes no other's split. Of documents
-with the same text the one with the smallest id is kept. A held-out document that is nearly the same as one of train
-(`pipeline.text.documents.near`) is left out, for what judges must not have been read. Parts of one document have the
-same id up to "#" and lie in one split.
+is kept and to which split it goes, so a document that is added, removed or moved changes no other's split. Parts of one
+document have the same id up to "#" and lie in one split. An input may name the split of all its documents instead: a
+published test set stays one. Of documents with the same text the one with the smallest id is kept. A held-out document
+that is nearly the same as one of train (`pipeline.text.documents.near`) is left out, for what judges must not have been
+read.
 
 Each round is a list of parts (`storage.parts`) that any executor makes:
 
@@ -68,13 +69,16 @@ def assemble(
         "texts": {name: store.identity for name, store in stores.items()},
         "near_duplicates": near.IDENTITY,
     }
+    splits = {name: entry.split for name, entry in sorted(inputs.items()) if entry.split is not None}
+    if splits:
+        asked["splits"] = splits
     identity = identity_of(kind=DOCUMENTS, revision=REVISION, inputs=asked, parents={})
     work = WorkFolder(out, name=f"{DOCUMENTS}-{out.name}", identity=identity, workspace=workspace)
     with nullcontext(executor) if executor is not None else LocalExecutor() as executing, Parts(work) as parts:
         found = parts.recall("rows")
         if found is None or not all(parts.has(shard) for shard in _shards(_plans(found))):
             texts = tuple(
-                Text(name=name, store=store.path, identity=store.identity, shard=shard)
+                Text(name=name, store=store.path, identity=store.identity, shard=shard, split=splits.get(name))
                 for name, store in stores.items()
                 for shard in range(store.plan(ALL).shards)
             )

@@ -47,6 +47,8 @@ class Text:
     store: Path
     identity: str
     shard: int
+    split: str | None
+    """Of all its documents; None: by their ids."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +120,8 @@ class CorpusJob:
         with ipc.new_file(str(folder / "ids.arrow"), schema) as sink:
             for batch in self._batches(stores, piece, "doc_id", "text"):
                 sink.write_batch(batch.select(["doc_id"]))
-                state_N = np.array([self._state(doc_id) for doc_id in batch.column("doc_id").to_pylist()], np.uint8)
+                names = batch.column("doc_id").to_pylist()
+                state_N = np.array([self._state(doc_id, self.texts[piece].split) for doc_id in names], np.uint8)
                 shared = batch.column("text").take(pa.array(np.flatnonzero(state_N != NOT_SHARED)))
                 found.append(keys.text_keys(shared.to_pylist()))
                 states.append(state_N)
@@ -130,7 +133,9 @@ class CorpusJob:
         keys.write_keys(folder / "keys.npy", keys.KEYS, {**columns, "row": row})
         (folder / "said.json").write_text(json.dumps({"rows": len(row)}), encoding="utf-8")
 
-    def _state(self, doc_id: str) -> int:
+    def _state(self, doc_id: str, split: str | None) -> int:
+        if split is not None:
+            return SPLITS.index(split)
         if unit_hash("share", doc_id) >= self.params.share:
             return NOT_SHARED
         return SPLITS.index(split_of(doc_id, calibration=self.params.calibration, heldout=self.params.heldout))

@@ -10,6 +10,7 @@ import pytest
 from pipeline.evaluate.params import SuitesParams
 from pipeline.evaluate.suites import SUITES
 from pipeline.project.consistency import ancestors, read_consistent
+from storage.errors import ParamsError
 from tests.pipeline.project import test_settings
 from tests.pipeline.project.test_settings import DEFAULTS, Change, changed, refused
 
@@ -44,6 +45,30 @@ def both(*changes: Change) -> Change:
 def small(**more: Any) -> Change:
     """The second lexical student with other settings."""
     return both(add_soft_labels, lambda params: params["lexical"]["small"].update(more))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["corpus"].update(heldout=0.0),
+            "corpus.heldout: no document goes there. Raise it above 0, or give an input with split: heldout"),
+        (lambda p: p["inputs"]["wordnet"].update(split="heldout"),
+            "corpus.calibration: no document goes there. Raise it above 0, or give an input with split: calibration"),
+    ],
+)  # fmt: skip
+def test_splits_that_no_document_can_fall_into(tmp_path: Path, change: Change, message: str) -> None:
+    path = changed(tmp_path, change)
+    with pytest.raises(ParamsError) as caught:
+        read_consistent(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_test_set_of_its_own_needs_no_share_of_other_text(tmp_path: Path) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["inputs"]["test"] = params["inputs"]["wordnet"] | {"split": "heldout"}
+        params["corpus"]["heldout"] = 0.0
+
+    assert read_consistent(changed(tmp_path, change)).inputs["test"].split == "heldout"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -35,10 +36,16 @@ def write_records(path: Path, records: list[dict[str, str]]) -> InputParams:
 
 
 def assembled(
-    folder: Path, texts: dict[str, list[dict[str, str]]], params: CorpusParams = THIRDS
+    folder: Path,
+    texts: dict[str, list[dict[str, str]]],
+    params: CorpusParams = THIRDS,
+    splits: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, dict[str, str]]:
     """Run ingest and assemble in `folder`; returns id to text for each split."""
-    inputs = {name: write_records(folder / f"{name}.jsonl", records) for name, records in texts.items()}
+    inputs = {
+        name: write_records(folder / f"{name}.jsonl", records).model_copy(update={"split": splits.get(name)})
+        for name, records in texts.items()
+    }
     with contextlib.chdir(folder):
         for name, entry in inputs.items():
             ingest(name, entry, Path("text") / name)
@@ -166,6 +173,20 @@ def test_a_text_given_twice_lies_in_one_split_whatever_the_order(workplace: Path
     assert sorted(texts) == sorted(TINY_TEXT)
     backward = assembled(workplace / "b", {"animals": records_of(TINY_TEXT)[::-1], "again": twice[::-1]})
     assert backward == forward
+
+
+def test_an_input_with_a_split_goes_there_whole_and_moves_no_other_document(workplace: Path) -> None:
+    texts = {"animals": records_of(TINY_TEXT[:40]), "test": records_of(TINY_TEXT[40:], "u")}
+    by_id = assembled(workplace / "by-id", texts)
+    none_held = CorpusParams(share=0.5, calibration=0.3, heldout=0.0)
+    given = assembled(workplace / "given", texts, none_held, splits={"test": "heldout"})
+    assert given["heldout"] == {f"test:u{i}": text for i, text in enumerate(TINY_TEXT[40:])}
+    assert given["calibration"].items() <= by_id["calibration"].items()
+    assert set(given["train"]) | set(given["calibration"]) < {f"animals:t{i}" for i in range(40)}
+    manifests = [DocumentStore(workplace / name / "documents").manifest for name in ("by-id", "given")]
+    assert manifests[1].inputs["splits"] == {"test": "heldout"} and "splits" not in manifests[0].inputs
+    texts_of = [DocumentStore(workplace / name / "text" / "test").identity for name in ("by-id", "given")]
+    assert texts_of[0] == texts_of[1]  # a split is no reason to read a text anew
 
 
 def test_facts_count_documents_words_sources_and_licences(workplace: Path) -> None:
