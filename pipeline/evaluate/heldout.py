@@ -1,4 +1,4 @@
-"""The held-out split, opened once for every evaluation."""
+"""The held-out split, or the calibration split in its place, opened once for every evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.records.sequences import Masks, Sequences
 
 @dataclass(frozen=True, kw_only=True)
 class Heldout:
-    """The held-out split: P predictions in D documents that have any."""
+    """A split that no student learns from: P predictions in D documents that have any."""
 
     sequences: Store[Sequences]
     masks: Store[Masks]
@@ -26,7 +26,7 @@ class Heldout:
     document_P: NDArray[np.int64]
     """Which of the D documents each prediction belongs to."""
     row_D: NDArray[np.int64]
-    """Row of each document in the held-out table."""
+    """Row of each document in the split's table."""
     source_D: list[str]
 
     @property
@@ -47,9 +47,9 @@ def document_means(rows: Sequences, masks: Masks, value_P: NDArray[np.float64]) 
     return np.asarray(np.bincount(document_P, value_P) / np.bincount(document_P))
 
 
-def open_heldout(corpus: MaskedCorpus) -> Heldout:
-    """Read the held-out split of a corpus."""
-    rows, masked = corpus.sequences.read(HELDOUT), corpus.masks.read(HELDOUT)
+def open_heldout(corpus: MaskedCorpus, split: str = HELDOUT) -> Heldout:
+    """Read the held-out split of a corpus, or the calibration split, on which settings may be chosen."""
+    rows, masked = corpus.sequences.read(split), corpus.masks.read(split)
     row_D, document_P = document_of_each(rows, masked)
     return Heldout(
         sequences=corpus.sequences,
@@ -58,5 +58,5 @@ def open_heldout(corpus: MaskedCorpus) -> Heldout:
         masked=masked,
         document_P=document_P,
         row_D=row_D,
-        source_D=corpus.documents.read(HELDOUT).column("source").take(row_D).to_pylist(),
+        source_D=corpus.documents.read(split).column("source").take(row_D).to_pylist(),
     )

@@ -16,6 +16,7 @@ COMMANDS = {
     "store": ("stages.tools.store", "Look at stores, check them, and hand them on: info, verify, export and more."),
     "wsd": ("stages.tools.wsd", "Show the senses of a sentence's words, or score a model at them."),
     "report": ("stages.report", "Put all evaluations into one summary, pages and plots."),
+    "choose": ("stages.tools.choose", "Compare students on calibration text, by which settings are chosen."),
     "prune": ("stages.tools.prune", "Remove what params.yaml no longer names."),
     "push": ("stages.tools.push", "Publish a student, an adapter or a store on the Hugging Face hub."),
     "export": ("stages.tools.export", "Write a model as ONNX, checked against PyTorch."),

@@ -29,7 +29,7 @@ def test_help_lists_the_commands_without_importing_them() -> None:
     listed = [
         line.split()[0] for line in shown[shown.index("Commands:") + 1 :] if line.startswith("  ") and line[2] != " "
     ]
-    commands = ["init", "check", "show", "store", "wsd", "report", "prune", "push", "export", "pack"]
+    commands = ["init", "check", "show", "store", "wsd", "report", "choose", "prune", "push", "export", "pack"]
     assert listed == list(COMMANDS) == commands
     assert {name for name in loaded.split() if name.startswith(("storage", "pipeline", "stages"))} == {
         "stages", "stages.tools", "stages.tools.cohesive", "pipeline", "pipeline.core", "pipeline.core.openmp",
