@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from pipeline.core.config import Section
-from pipeline.train.params import TrainingParams
+from pipeline.train.params import StepsParams
 
 
 class AdapterParams(Section):
@@ -26,4 +26,4 @@ class AdapterParams(Section):
     """Share of a sequence's tokens that is masked."""
     sequence_tokens: int = Field(default=128, ge=8, le=8192)
     """Longest sequence, special tokens included."""
-    training: TrainingParams
+    training: StepsParams

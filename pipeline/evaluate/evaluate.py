@@ -174,7 +174,9 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
     fused = fusion_predictions(rows, heldout.masked.label_P)
     extra: Quantities = {"kl": (predictions.kl_P, np.isfinite(predictions.kl_P))}
     if "curve_document_means" in training:  # absent in records of older versions
-        extra["area"] = (_area(training, heldout), predictions.covered_P)
+        area_P = _area(training, heldout)
+        extra["area"] = (area_P, np.isfinite(area_P))
+    curve_documents = len(training.get("curve_documents", heldout.row_D))
     report, sums = _measure(params, heldout, predictions, against=fused, listed=UNRANKED, extra=extra)
     report |= {
         "parameters": parameters,
@@ -183,6 +185,8 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
         "learns_from": Path(training["targets"]).name if "targets" in training["parents"] else FROM_LABELS,
         **{name: training[name] for name in ("curve", "steps", "tokens", "predictions")},
     }
+    if curve_documents < len(heldout.row_D):
+        report["curve_documents"] = curve_documents
     return Evaluation(report=report, sums=sums, top=shown.found())
 
 
@@ -218,9 +222,15 @@ def curve_area(step_M: NDArray[Any], nll_MD: NDArray[Any]) -> NDArray[np.float64
 
 
 def _area(training: dict[str, Any], heldout: Heldout) -> NDArray[np.float64]:
-    """Area under a student's held-out curve: at every prediction its document's mean, so that sums are by document."""
+    """Area under a student's held-out curve: at every prediction its document's mean, so that sums are by document.
+
+    NaN in documents that are not in the curve (`curve_part`).
+    """
     step_M = np.array([step for step, _ in training["curve"]])
-    area_D = curve_area(step_M, np.array(training["curve_document_means"], np.float64))
+    means_MD = np.array(training["curve_document_means"], np.float64)
+    in_curve_D = np.isin(heldout.row_D, training.get("curve_documents", heldout.row_D))
+    area_D = np.full(len(heldout.row_D), np.nan)
+    area_D[in_curve_D] = curve_area(step_M, means_MD)
     return np.asarray(area_D[heldout.document_P])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.seeds import generator
 from pipeline.text.corpus_view import MaskedCorpus
 from pipeline.text.vocabulary import decode_tokens
 from storage.reader import Store
@@ -45,6 +46,22 @@ def document_means(rows: Sequences, masks: Masks, value_P: NDArray[np.float64]) 
     """Mean of a value over the masked positions of each document [D] of `document_of_each`."""
     document_P = document_of_each(rows, masks)[1]
     return np.asarray(np.bincount(document_P, value_P) / np.bincount(document_P))
+
+
+def curve_part(rows: Sequences, masks: Masks, *, positions: int) -> tuple[NDArray[np.int64], Masks]:
+    """Rows of some documents, rising, and their masked positions: at least `positions`, or all of them; 0: all.
+
+    A document is in whole or not at all. Which ones depends on the split alone, so all students have the same.
+    """
+    row_D, document_P = document_of_each(rows, masks)
+    if not 0 < positions < len(masks):
+        return row_D, masks
+    order_D = generator(0, "curve").permutation(len(row_D))
+    before_D = np.cumsum(np.bincount(document_P)[order_D]) - np.bincount(document_P)[order_D]
+    chosen_D = np.zeros(len(row_D), bool)
+    chosen_D[order_D[before_D < positions]] = True
+    chosen_P = chosen_D[document_P]
+    return row_D[chosen_D], Masks(**{name: values[chosen_P] for name, values in masks.arrays().items()})
 
 
 def open_heldout(corpus: MaskedCorpus, split: str = HELDOUT) -> Heldout:

@@ -120,6 +120,15 @@ def mean_curve(curves: Sequence[Curve]) -> list[list[float]]:
     return [[step, float(nll)] for step, nll in zip(marks.pop(), mean_M, strict=True)]
 
 
+def curve_note(students: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the curves and the areas are measured on, where that is not all held-out documents; else nothing."""
+    parts = {
+        (entry["curve_documents"], entry["documents"]) for entry in students.values() if "curve_documents" in entry
+    }
+    told = " or ".join(f"{part:,} of the {whole:,}" for part, whole in sorted(parts))
+    return f"Measured on {told} held-out documents; all other scores are of all documents." if told else ""
+
+
 def steps_to(curve: Curve, nll: float) -> float | None:
     """Steps after which a curve, linear between its points, first is at `nll` or below; None where it never is."""
     for (before, high), (after, low) in pairwise(curve):

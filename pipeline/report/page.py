@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.report.comparisons import curve_note
 from pipeline.report.page_comparisons import comparisons_part, domains_part, unmet_by_students
 from pipeline.report.page_gradients import gradients_part
 from pipeline.report.page_suites import suites_part, unmet_by_lexical
@@ -54,6 +55,7 @@ def page(summary: dict[str, Any]) -> str:
         "![Size and score](plots/size.png)",
         "### Held-out NLL by training step",
         _curves(students),
+        *filter(None, [curve_note(students)]),
         *comparisons_part(summary),
         *suites_part(summary),
         "## Teachers",

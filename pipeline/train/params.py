@@ -65,8 +65,8 @@ class TargetGradientParams(Section):
     """Train positions that are measured, about."""
 
 
-class TrainingParams(Section):
-    """The `training` section, the same for every student but for OWN_TRAINING."""
+class StepsParams(Section):
+    """Steps, optimiser and schedule of a masked language model's training: what students and adapters share."""
 
     steps: int = Field(ge=1)
     step_tokens: int = Field(ge=1)
@@ -76,3 +76,15 @@ class TrainingParams(Section):
     gradient_clip: float = Field(gt=0)
     evaluations: int = Field(ge=1)
     seed: int
+
+
+class TrainingParams(StepsParams):
+    """The `training` section, the same for every student but for OWN_TRAINING."""
+
+    evaluated_positions: int = Field(default=0, ge=0)
+    """Masked positions, about, that the points of the convergence curve are measured at: those of some held-out
+    documents, the same for every student. 0: all of the split. The stage `evaluate` reads all in any case."""
+
+    def hashed(self) -> dict[str, Any]:
+        """What a student's identity has of it: a curve over the whole split is one of before there was a choice."""
+        return self.model_dump(exclude=set() if self.evaluated_positions else {"evaluated_positions"})

@@ -49,6 +49,7 @@ def train(
     Raises StaleParent when the targets are of other masks, VocabularyError when they have another vocabulary, WorkBusy
     when another process trains the same student.
     """
+    from pipeline.evaluate.heldout import curve_part
     from pipeline.models.masked_lm import MaskedLM, one_model
     from pipeline.text.tokenizer import load_tokenizer
     from pipeline.train.initialize import start_student
@@ -66,7 +67,7 @@ def train(
     identity = digest(
         {
             "student": student.model_dump(exclude={"start", "targets", *OWN_TRAINING}),
-            "training": params.model_dump(),
+            "training": params.hashed(),
             "start": weight_hashes(Path(student.start)),
             "parents": parents,
         }
@@ -88,12 +89,14 @@ def train(
                 epochs,
                 int(corpus.masks.rows("train", predictions - 1, predictions).copy_P[0]) + 1,
             )
+        sequences, masks = corpus.sequences.read("heldout"), corpus.masks.read("heldout")
+        curve_row_D, masks = curve_part(sequences, masks, positions=params.evaluated_positions)
         trainer = Trainer(
             lm,
             student,
             params,
             data=data,
-            heldout=(corpus.sequences.read("heldout"), corpus.masks.read("heldout")),
+            heldout=(sequences, masks),
             special=corpus.special,
             dtype=runtime.dtype,
             batch_tokens=runtime.batch_tokens,
@@ -113,6 +116,7 @@ def train(
             "passes": round(trainer.state["predictions"] / predictions, 2),
             "curve": trainer.state["curve"],
             "curve_document_means": trainer.state["curve_document_means"],
+            "curve_documents": curve_row_D.tolist(),
             "losses": trainer.state["losses"],
             "start": student.start,
             "targets": student.targets,

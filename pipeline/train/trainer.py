@@ -16,7 +16,7 @@ from pipeline.models.optimizer import adamw, choose_attention, linear_schedule, 
 from pipeline.train.data import WINDOW_PREDICTIONS, Step, TrainingData, plan_steps
 from pipeline.train.loop import run_steps
 from pipeline.train.objective import LanguageTask
-from pipeline.train.params import StudentParams, TrainingParams
+from pipeline.train.params import StepsParams, StudentParams
 from pipeline.train.processes import ALONE, Processes
 from storage.records.sequences import Masks, Sequences
 
@@ -39,7 +39,7 @@ class Trainer:
         self,
         lm: MaskedLM,
         student: StudentParams,
-        params: TrainingParams,
+        params: StepsParams,
         *,
         data: TrainingData,
         heldout: tuple[Sequences, Masks],

@@ -100,6 +100,7 @@ training.weight_decay
 training.gradient_clip
 training.evaluations
 training.seed
+training.evaluated_positions
 students.*.targets
 students.*.start
 students.*.layers

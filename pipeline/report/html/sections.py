@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report import page
+from pipeline.report.comparisons import curve_note
 from pipeline.report.html import charts
 from pipeline.report.html.headline import headline
 from pipeline.report.html.models import curves_of
@@ -43,7 +44,8 @@ def _convergence(summary: dict[str, Any], students: Students) -> Section:
         identifier="convergence",
         title="Convergence",
         text="Lines are means over seeds, bands go from the least to the greatest seed. The NLL before training (step "
-        "0) is in the table only. A click on a name of the legend singles a student out.",
+        "0) is in the table only. A click on a name of the legend singles a student out. "
+        + curve_note(summary["students"]),
         figures=[] if spec is None else [Figure(title="Held-out NLL by training step", caption=caption, spec=spec)],
         tables=[
             Table(

@@ -19,7 +19,7 @@ from pipeline.evaluate.evaluate import (
     evaluate_student,
     evaluate_teacher,
 )
-from pipeline.evaluate.heldout import Heldout, open_heldout
+from pipeline.evaluate.heldout import Heldout, curve_part, open_heldout
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.results import read_sums
 from storage.errors import StaleParent, StoreMissing, VocabularyError
@@ -219,6 +219,42 @@ def test_the_area_under_a_students_curve_is_its_mean_over_the_steps(
     column = found.sums.means.names.index("area")
     of_first = (10 * (sum_MD[0, 0] + sum_MD[1, 0]) / 2 + 30 * (sum_MD[1, 0] + sum_MD[2, 0]) / 2) / 40
     assert found.sums.means.total_DQ[0, column] == pytest.approx(of_first)
+
+
+def test_the_area_under_a_curve_of_some_documents_counts_in_these_alone(
+    world: World, heldout: Heldout, params: EvaluateParams, tiny_mlm: Path, tmp_path: Path
+) -> None:
+    """A curve at 5 nats throughout, on the first document and the last."""
+    folder = write_student(tmp_path / "fused", tiny_mlm, world.stores)
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    chosen = [int(heldout.row_D[0]), int(heldout.row_D[-1])]
+    record |= {"curve_document_means": [[4.0, 6.0]] * len(record["curve"]), "curve_documents": chosen}
+    (folder / "training.json").write_text(json.dumps(record), encoding="utf-8")
+    found = evaluate_student(params, heldout, model=folder, runtime=cpu_runtime(batch_tokens=512))
+    count_D = np.bincount(heldout.document_P)
+    assert found.report["curve_documents"] == 2
+    assert found.report["area"] == pytest.approx((4 * count_D[0] + 6 * count_D[-1]) / (count_D[0] + count_D[-1]))
+    column = found.sums.means.names.index("area")
+    assert found.sums.means.count_DQ[:, column].nonzero()[0].tolist() == [0, len(count_D) - 1]
+    assert found.report["nll"] == pytest.approx(np.log(heldout.sequences.facts["vocabulary"]), abs=0.5)
+
+
+def test_a_curve_is_measured_on_whole_documents_that_the_split_alone_decides(heldout: Heldout) -> None:
+    rows, masks = heldout.rows, heldout.masked
+    count_D = np.bincount(heldout.document_P)
+    sizes = []
+    for positions in (1, len(masks) // 3, len(masks) - 1):
+        row_D, part = curve_part(rows, masks, positions=positions)
+        of_these = np.isin(rows.document_N[masks.sequence_P], row_D)
+        for name, values in part.arrays().items():
+            np.testing.assert_array_equal(values, masks.arrays()[name][of_these])
+        assert positions <= len(part) < positions + count_D.max()
+        sizes.append(set(row_D.tolist()))
+    assert sizes[0] < sizes[1] < sizes[2]  # a larger part has the documents of a smaller one
+    for everything in (0, len(masks)):
+        row_D, part = curve_part(rows, masks, positions=everything)
+        assert row_D.tolist() == heldout.row_D.tolist()
+        assert part is masks
 
 
 def test_documents_are_those_with_blanks(heldout: Heldout, beta: Evaluation) -> None:

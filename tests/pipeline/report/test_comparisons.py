@@ -10,6 +10,7 @@ from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.results import DocumentSums
 from pipeline.report.comparisons import (
     compare_students,
+    curve_note,
     domain_documents,
     mean_curve,
     scores_by_domain,
@@ -124,3 +125,11 @@ def test_steps_are_shares_of_the_controls_and_of_mean_curves() -> None:
     assert mean_curve(curves) == [[0, 5.0], [20, pytest.approx(4.1)], [40, pytest.approx(3.6)]]
     assert share_of_steps(curves, control) == pytest.approx(0.5)
     assert share_of_steps(control, curves) is None
+
+
+def test_the_page_says_on_what_part_of_the_documents_curves_are_measured() -> None:
+    whole = {"documents": 1341}
+    assert curve_note({"a": whole, "b": whole}) == ""
+    assert curve_note({"a": whole, "b": whole | {"curve_documents": 113}, "c": whole | {"curve_documents": 113}}) == (
+        "Measured on 113 of the 1,341 held-out documents; all other scores are of all documents."
+    )

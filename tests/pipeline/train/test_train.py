@@ -142,6 +142,29 @@ def test_more_than_one_epoch_is_warned_of(
         )
 
 
+def test_a_curve_of_some_documents_is_that_of_these_documents_and_changes_no_weight(
+    tiny_stores: TinyStores, tiny_mlm: Path, tiny_tokenizer: Path, workplace: Path
+) -> None:
+    found = {}
+    for positions in (0, 40):
+        record = train(
+            StudentParams(targets="data/masks", start=str(tiny_mlm), loss=LossParams(labels=1.0)),
+            PARAMS.model_copy(update={"steps": 4, "evaluations": 2, "evaluated_positions": positions}),
+            tiny_stores.corpus(),
+            tokenizer=tiny_tokenizer,
+            out=workplace / str(positions),
+            runtime=cpu_runtime(batch_tokens=500, checkpoint_seconds=1e6),
+        )
+        found[positions] = record
+    whole, part = found[0], found[40]
+    assert (workplace / "0/model.safetensors").read_bytes() == (workplace / "40/model.safetensors").read_bytes()
+    assert whole["identity"] != part["identity"]
+    chosen = [whole["curve_documents"].index(row) for row in part["curve_documents"]]
+    assert 0 < len(chosen) < len(whole["curve_documents"])
+    for all_D, part_D in zip(whole["curve_document_means"], part["curve_document_means"], strict=True):
+        assert [all_D[place] for place in chosen] == pytest.approx(part_D, abs=1e-4)
+
+
 @pytest.mark.parametrize(("key", "value", "other"), [("seed", 1, 0), ("learning_rate", 3e-4, 1e-3)], ids=str)
 def test_what_a_student_has_of_its_own_takes_the_place_of_the_sections(
     tiny_stores: TinyStores,
