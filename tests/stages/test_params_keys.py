@@ -42,6 +42,7 @@ inputs.*.text
 inputs.*.id
 inputs.*.licence
 inputs.*.bad_lines
+inputs.*.split
 corpus.share
 corpus.calibration
 corpus.heldout
