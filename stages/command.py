@@ -169,7 +169,8 @@ class Run:
     """Record of one run, written to `reports/runs/<name>.json` when the block ends without an exception.
 
     It has seconds, peak memory and software, device and dtype where `apply` was called, and what `add` was given. It
-    lies outside the stores, which must not differ between runs. Seconds of an interrupted run are not in it.
+    lies outside the stores, which must not differ between runs. Seconds of an interrupted run are not in it: where this
+    one took up its work, the record has `continued`, true.
     """
 
     def __init__(self, name: str | None, file: str, folder: Path = Path("reports/runs")) -> None:
@@ -204,12 +205,14 @@ class Run:
         if error is not None or self.path is None:
             return
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        worked_in: Workspace | None = vars(self).get("workspace")  # if the command asked for it
         record = {
             "seconds": round(time.monotonic() - self._began, 2),
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
             "peak_memory_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
             "python": platform.python_version(),
             "cores": os.cpu_count(),
+            **({"continued": True} if worked_in is not None and worked_in.continued else {}),
             **self._facts,
         }
         if "torch" in sys.modules:

@@ -18,7 +18,7 @@ import shutil
 import socket
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -43,6 +43,8 @@ class Workspace:
     root: Path = WORK_ROOT
     code: str = ""
     """Digest of the modules that the running command imports; "" when it is unknown, and then it is not compared."""
+    continued: set[str] = field(default_factory=set, compare=False)
+    """Names of the work folders in which this process took up what an earlier one had made: its time is not all."""
 
 
 class WorkFolder:
@@ -57,6 +59,7 @@ class WorkFolder:
         self.name = name
         self.root = workspace.root
         self.code = workspace.code
+        self.workspace = workspace
         self.path = self.root / f"{name}-{identity[:IDENTITY_CHARACTERS]}"
         self.content = self.path / "content"
         self._journal = self.path / "journal.jsonl"
@@ -137,6 +140,8 @@ class WorkFolder:
                 _discard(self.path)
             else:
                 log.warning("%s: begun by another version of the code; remove the folder to begin anew", self.path)
+        if any(path.is_file() and path != marker for path in self.path.rglob("*")):
+            self.workspace.continued.add(self.name)
         self.content.mkdir(parents=True, exist_ok=True)
         if self.code and not marker.exists():
             write_bytes(marker, self.code.encode())

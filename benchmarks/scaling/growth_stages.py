@@ -19,7 +19,31 @@ if TYPE_CHECKING:
 STEP_TOKENS = 1024
 
 
-def texts(folder: str, pages: int) -> dict[str, float]:
+def masked_text(folder: str, pages: int) -> int:
+    """The first pages of WordNet, through all stages before `teach`; returns their tokens."""
+    from pipeline.text.documents.corpus import assemble
+    from pipeline.text.documents.ingest import ingest
+    from pipeline.text.mask import mask
+    from pipeline.text.params import CorpusParams, InputParams, MaskParams, TokenizeParams
+    from pipeline.text.tokenize import tokenize
+    from storage.reader import Store
+    from storage.records.sequences import Sequences
+
+    model, at = str(Path(MODEL).resolve()), Path(folder)
+    entry = InputParams(kind="jsonl", path=str(at / "pages.jsonl"))
+    _write_pages(Path(entry.path), pages)
+    os.chdir(at)
+    ingest("pages", entry, at / "text/pages")
+    split = CorpusParams(share=1.0, calibration=0.15, heldout=0.05)
+    assemble(at / "text", {"pages": entry}, split, at / "documents")
+    tokenize(TokenizeParams(tokenizer=model, sequence_tokens=128), at / "documents", out=at / "sequences")
+    masking = MaskParams(rate=0.15, copies=1, seed=0, shard_rows=2048)
+    mask(masking, at / "documents", sequences=at / "sequences", out=at / "masks")
+    counts = Store(at / "sequences", Sequences).facts["counts"]
+    return int(sum(split["tokens"] for split in counts.values()))
+
+
+def _write_pages(path: Path, pages: int) -> None:
     """Write the first pages of WordNet as JSON Lines."""
     from itertools import islice
 
@@ -30,54 +54,11 @@ def texts(folder: str, pages: int) -> dict[str, float]:
     for number, found in enumerate(islice(read_wordnet(Path("data/sources/wordnet")), pages)):
         assert isinstance(found, Found), found
         lines.append(json.dumps({"id": str(number), "text": found.text}))
-    Path(folder).mkdir(parents=True)
-    (Path(folder) / "pages.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {}
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def ingest(folder: str) -> dict[str, float]:
-    """Stage `ingest`."""
-    from pipeline.text.documents.ingest import ingest as stage
-    from pipeline.text.params import InputParams
-
-    return _timed(
-        folder, lambda at: stage("pages", InputParams(kind="jsonl", path=str(at / "pages.jsonl")), at / "text/pages")
-    )
-
-
-def corpus(folder: str) -> dict[str, float]:
-    """Stage `corpus`."""
-    from pipeline.text.documents.corpus import assemble
-    from pipeline.text.params import CorpusParams, InputParams
-
-    entry = InputParams(kind="jsonl", path=f"{folder}/pages.jsonl")
-    params = CorpusParams(share=1.0, calibration=0.15, heldout=0.05)
-    return _timed(folder, lambda at: assemble(at / "text", {"pages": entry}, params, at / "documents"))
-
-
-def tokenize(folder: str) -> dict[str, float]:
-    """Stage `tokenize`."""
-    from pipeline.text.params import TokenizeParams
-    from pipeline.text.tokenize import tokenize as stage
-
-    params = TokenizeParams(tokenizer=str(Path(MODEL).resolve()), sequence_tokens=128)
-    return _timed(folder, lambda at: stage(params, at / "documents", out=at / "sequences"))
-
-
-def mask(folder: str) -> dict[str, float]:
-    """Stage `mask`; also counts what the later stages meet."""
-    from pipeline.text.mask import mask as stage
-    from pipeline.text.params import MaskParams
-    from storage.reader import Store
-    from storage.records.sequences import Sequences
-
-    params = MaskParams(rate=0.15, copies=1, seed=0, shard_rows=2048)
-    found = _timed(folder, lambda at: stage(params, at / "documents", sequences=at / "sequences", out=at / "masks"))
-    counts = Store(Path(folder) / "sequences", Sequences).facts["counts"]
-    return found | {"tokens": float(sum(split["tokens"] for split in counts.values()))}
-
-
-def teach(folder: str, name: str, k: int) -> dict[str, float]:
+def teach(folder: str, name: str, k: int) -> float:
     """Stage `teach`, with the small model of the default run as the teacher."""
     from pipeline.sparse.params import TailParams, TopK
     from pipeline.teach.params import TeacherParams
@@ -101,7 +82,7 @@ def teach(folder: str, name: str, k: int) -> dict[str, float]:
     )
 
 
-def fuse(folder: str, teachers: list[str], k: int) -> dict[str, float]:
+def fuse(folder: str, teachers: list[str], k: int) -> float:
     """Stage `fuse`, keeping k."""
     from pipeline.fuse.fuse import fuse as stage
     from pipeline.fuse.params import FusionParams
@@ -121,7 +102,7 @@ def fuse(folder: str, teachers: list[str], k: int) -> dict[str, float]:
     )
 
 
-def train(folder: str, targets: str, steps: int) -> dict[str, float]:
+def train(folder: str, targets: str, steps: int) -> float:
     """Stage `train`, one epoch over the corpus."""
     from pipeline.train.params import LossParams, StudentParams, TrainingParams
     from pipeline.train.train import train as stage
@@ -166,15 +147,10 @@ def _corpus(at: Path) -> MaskedCorpus:
     return MaskedCorpus.open(at / "documents", at / "sequences", at / "masks")
 
 
-def _timed(folder: str, work: Callable[[Path], object]) -> dict[str, float]:
-    """Seconds of a stage in its folder, where stores grow under .work, and the bytes it left there."""
+def _timed(folder: str, work: Callable[[Path], object]) -> float:
+    """CPU seconds of a stage, of all its threads, in its folder, where stores grow under .work."""
     at = Path(folder)
     os.chdir(at)
-    before = _disk_bytes(at)
-    start = time.perf_counter()
+    start = time.process_time()
     work(at)
-    return {"seconds": time.perf_counter() - start, "disk": float(_disk_bytes(at) - before)}
-
-
-def _disk_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and ".work" not in path.parts)
+    return time.process_time() - start

@@ -243,7 +243,9 @@ def growth_table(growth: Mapping[str, Any]) -> str:
         cells = []
         for against in series:
             line = fits.get((stage, against))
-            cells += ["", ""] if line is None else [f"{line[what]['exponent']:.2f}" for what in ("seconds", "bytes")]
+            cells += (
+                ["", ""] if line is None else [f"{line[what]['exponent']:.2f}" for what in ("cpu_seconds", "bytes")]
+            )
         lines.append(f"| {stage} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

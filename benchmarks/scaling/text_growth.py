@@ -4,8 +4,10 @@
 
 Adds to reports/growth.json under `text` what was measured, and under `exponents` the slope of the logarithms from the
 size nearest to a tenth of the largest to the largest: `time` of CPU seconds, which other work on the machine changes
-less than seconds, and `memory` of the peak, libraries included. One run a size, one thread. A size that was measured in
-the folder `work` is not measured again.
+less than seconds, and `memory` of the peak, libraries included. One run a size, one thread.
+
+A stage that has a record in the folder `work` is not run again. The record of a stage that continued an interrupted run
+holds the time of the rest alone: it is no point, and the report keeps the point of a whole run that it has.
 """
 
 from __future__ import annotations
@@ -51,12 +53,12 @@ def settings(texts: Path, tokenizer: Path) -> dict[str, Any]:
 
 
 def measured(folder: Path, megabytes: int) -> list[dict[str, Any]]:
-    """What the stages recorded in a folder."""
+    """What the stages recorded in a folder, but for those that continued an interrupted run."""
     points = []
     for stage, (record, *_) in STAGES.items():
         path = folder / "reports" / "runs" / f"{record}.json"
-        if path.is_file():
-            said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"continued": True}
+        if not said.get("continued"):
             points.append(
                 {
                     "stage": stage,
@@ -86,6 +88,12 @@ def measure(folder: Path, megabytes: int, *, source: Path, tokenizer: Path) -> N
     for stage, (record, *arguments) in STAGES.items():
         if not (folder / "reports" / "runs" / f"{record}.json").is_file():
             run(f"stages.{stage}", *arguments)
+
+
+def merged(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Points of both, by size and stage; of the same stage and size the new one."""
+    found = {(point["megabytes"], list(STAGES).index(point["stage"])): dict(point) for point in (*old, *new)}
+    return [found[key] for key in sorted(found)]
 
 
 def slopes(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -130,8 +138,8 @@ def main(source: Path, tokenizer: Path, work: Path, megabytes: tuple[int, ...], 
     for size in megabytes:
         measure(work.absolute() / str(size), size, source=source.absolute(), tokenizer=tokenizer.absolute())
     sizes = sorted(int(path.name) for path in work.iterdir() if path.name.isdigit())
-    points = [point for size in sizes for point in measured(work / str(size), size)]
     report = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    points = merged(report.get("text", []), [point for size in sizes for point in measured(work / str(size), size)])
     out.parent.mkdir(parents=True, exist_ok=True)
     report |= {"text": points, "exponents": exponents(points)}
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

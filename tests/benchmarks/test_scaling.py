@@ -5,6 +5,7 @@ The numbers of the published page are not checked: they are measurements.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from benchmarks.scaling.page import (
     page,
     reading_table,
 )
-from benchmarks.scaling.text_growth import exponents
+from benchmarks.scaling.text_growth import exponents, measured, merged
 from storage.reader import Store
 from storage.records.sequences import Masks
 from storage.records.targets import FusedTargets
@@ -60,9 +61,8 @@ def growth() -> dict[str, Any]:
             {
                 "stage": stage,
                 "against": "tokens",
-                "seconds": line | {"slope": seconds},
+                "cpu_seconds": line | {"slope": seconds},
                 "bytes": line | {"slope": memory},
-                "disk": line | {"slope": 3.0},
             }
             for stage, (seconds, memory) in {"teach": (1e-7, 40.0)}.items()
         ],
@@ -179,19 +179,31 @@ def test_exponents_are_over_the_largest_decade() -> None:
     assert exponents(points[1:2]) == []
 
 
+def test_a_stage_that_continued_is_no_point_and_the_point_of_its_whole_run_stays(tmp_path: Path) -> None:
+    runs = tmp_path / "reports" / "runs"
+    runs.mkdir(parents=True)
+    said = {"cpu_seconds": 21.0, "peak_memory_bytes": 5, "documents": 7}
+    (runs / "corpus.json").write_text(json.dumps(said | {"continued": True}), encoding="utf-8")
+    (runs / "tokenize.json").write_text(json.dumps(said), encoding="utf-8")
+    new = measured(tmp_path, 5000)
+    assert [(point["stage"], point["documents"]) for point in new] == [("tokenize", 7)]
+    whole = {"stage": "corpus", "megabytes": 5000, "cpu_seconds": 297.0}
+    old = [whole, {"stage": "tokenize", "megabytes": 5000}, {"stage": "tokenize", "megabytes": 500}]
+    assert merged(old, new) == [old[2], whole, *new]
+
+
 def test_growth_finds_the_exponent_and_the_line() -> None:
     points = [
         {
             "stage": "sort",
             "against": "tokens",
             "size": size,
-            "seconds": 2.0 * size**2,
+            "cpu_seconds": 2.0 * size**2,
             "bytes": 500_000 + size,
-            "disk": 7 + 3 * size,
         }
         for size in (16, 1, 4)
     ]
     (line,) = fitted(points)
-    assert line["seconds"]["exponent"] == pytest.approx(2.0)
+    assert line["cpu_seconds"]["exponent"] == pytest.approx(2.0)
     assert line["bytes"]["exponent"] == 0.0  # grows by less than a mebibyte
-    assert (line["disk"]["slope"], line["disk"]["fixed"]) == (pytest.approx(3.0), pytest.approx(7.0))
+    assert (line["bytes"]["slope"], line["bytes"]["fixed"]) == (pytest.approx(1.0), pytest.approx(500_000))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import s3fs
 import yaml
-from moto.server import ThreadedMotoServer
 
 from stages import fuse, train
 from storage.share.remote import put
 from storage.testing.samples import file_hashes
+from tests.helpers.buckets import s3_server, shelf
 from tests.helpers.commands import call
 from tests.helpers.stores import TinyStores
 from tests.helpers.teacher_stores import make_world
@@ -22,24 +22,8 @@ from tests.helpers.teacher_stores import make_world
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
-    running = ThreadedMotoServer(port=0)
-    running.start()
-    host, port = running.get_host_and_port()
-    for name, value in (
-        ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-        ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    files = s3fs.S3FileSystem()
-    files.mkdir("shelf")
-    yield files
-    files.invalidate_cache()
-    files.rm("shelf", recursive=True)  # servers of one process share what they keep
-    s3fs.S3FileSystem.clear_instance_cache()
-    running.stop()
+    with s3_server() as server, shelf(server, monkeypatch) as files:
+        yield files
 
 
 def test_a_fusion_and_a_student_from_a_bucket_are_those_from_disk(

@@ -34,6 +34,23 @@ def test_the_work_folder_is_named_by_what_it_makes(tmp_path: Path) -> None:
         assert not work.out.exists()
 
 
+def test_a_workspace_names_the_work_that_was_taken_up(tmp_path: Path) -> None:
+    """So that nobody takes the time of the rest for that of the whole."""
+
+    def continued(**changes: str) -> set[str]:
+        with folder(tmp_path, **changes) as work:
+            write(work)
+        return work.workspace.continued
+
+    assert continued() == set(), "there was nothing"
+    assert continued() == {"models-x"}
+    assert continued(name="models-y") == continued(identity=SECOND) == set()
+    with folder(tmp_path) as work:
+        work.publish()
+    assert continued() == {"models-x"}, "published, and maybe not yet known to DVC"
+    assert continued(code="two") == set(), "of other code, so made anew"
+
+
 def test_an_exception_publishes_nothing(tmp_path: Path) -> None:
     work = folder(tmp_path)
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from storage.errors import ClusterError
 from storage.format import arrays
 from storage.records.base import Record
 from storage.writer import Shard, StoreWriter
+from tests.helpers.executors import WrappedJob, die
 from tests.helpers.stores import TinyStores, cpu_runtime, folder_bytes
 from tests.helpers.teacher_stores import World, make_world
 
@@ -130,28 +131,13 @@ def expected(stage: Run, workplace: Path) -> dict[str, bytes]:
     return made
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Dying:
+class Dying(WrappedJob):
     """A job whose process kills itself at a moment of some shards: once, or for good."""
 
-    job: Any
     moments: dict[str, str]
     marks: Path
     always: bool = False
-
-    @property
-    def key(self) -> str:
-        return str(self.job.key)
-
-    def with_absolute_paths(self) -> Dying:
-        return replace(self, job=self.job.with_absolute_paths())
-
-    def opened(self) -> Any:
-        return self.job.opened()
 
     def make(
         self, tools: Any, shard: Shard, *, advance: Callable[[int], None]
@@ -164,7 +150,7 @@ class Dying:
                 die_at(arrays, "write_shard", call=3)
             else:
                 die_at(attempts, "Attempt", call=1)
-        made: tuple[Record, dict[str, NDArray[Any]]] = self.job.make(tools, shard, advance=advance)
+        made: tuple[Record, dict[str, NDArray[Any]]] = super().make(tools, shard, advance=advance)
         return made
 
     def _first_time(self, shard: Shard) -> bool:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from storage.reader import Store
 from storage.records.sequences import Masks, Sequences
 from storage.work import WorkFolder
 from storage.writer import Shard, StoreWriter
+from tests.helpers.executors import WrappedJob, die
 from tests.helpers.stores import folder_bytes, tiny_documents
 
 ROOT = Path(__file__).parents[3]
@@ -87,38 +88,27 @@ def workers() -> Iterator[DaskExecutor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dying:
+class Dying(WrappedJob):
     """A job whose process kills itself, once, when it begins some parts and shards, or is halfway through a part."""
 
-    job: Any
     deaths: tuple[str, ...]
     marks: Path
-
-    @property
-    def key(self) -> str:
-        return str(self.job.key)
-
-    def with_absolute_paths(self) -> Dying:
-        return replace(self, job=self.job.with_absolute_paths())
-
-    def opened(self) -> Any:
-        return self.job.opened()
 
     def make_part(self, tools: Any, name: str, folder: Path, *, advance: Callable[[int], None]) -> None:
         (folder / "half").write_bytes(b"half")
         self._die(name)
         (folder / "half").unlink()
-        self.job.make_part(tools, name, folder, advance=advance)
+        super().make_part(tools, name, folder, advance=advance)
 
     def make(self, tools: Any, shard: Shard, *, advance: Callable[[int], None]) -> Any:
         self._die(str(shard))
-        return self.job.make(tools, shard, advance=advance)
+        return super().make(tools, shard, advance=advance)
 
     def _die(self, what: str) -> None:
         mark = self.marks / f"{self.key.split()[0]}-{what.replace('/', '-')}"
         if what in self.deaths and not mark.exists():
             mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
 
 @dataclass

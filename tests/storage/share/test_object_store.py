@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from storage.errors import FetchFailed, StoreError, StoreMissing
 from storage.format.manifest_parse import read_manifest
@@ -20,6 +19,7 @@ from storage.reader import Store
 from storage.records.logits import SparseLogits
 from storage.share.remote import fetch, local_folder, open_remote, outlet, put
 from storage.testing import samples
+from tests.helpers.buckets import s3_server, shelf
 
 ROOT = Path(__file__).parents[3]
 KILLED = """
@@ -43,29 +43,14 @@ put(Path(sys.argv[1]), sys.argv[2])
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    running = ThreadedMotoServer(port=0)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[s3fs.S3FileSystem]:
-    for name, value in (
-        ("AWS_ENDPOINT_URL", server),
-        ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    files = s3fs.S3FileSystem()
-    files.mkdir("shelf")
-    yield files
-    files.invalidate_cache()
-    files.rm("shelf", recursive=True)
-    s3fs.S3FileSystem.clear_instance_cache()
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
+    with shelf(server, monkeypatch) as files:
+        yield files
 
 
 @pytest.fixture
