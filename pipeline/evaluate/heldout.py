@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.seeds import generator
-from pipeline.text.corpus_view import MaskedCorpus
+from pipeline.text.corpus_view import MaskedCorpus, MaskedSequences
+from pipeline.text.inputs import TokenRows
 from pipeline.text.vocabulary import decode_tokens
 from storage.reader import Store
 from storage.records.base import HELDOUT
@@ -36,19 +39,26 @@ class Heldout:
         return decode_tokens(self.sequences.constant("pieces_utf8"))
 
 
-def document_of_each(rows: Sequences, masks: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentTokens(TokenRows):
+    """What the curve of a training reads of N sequences."""
+
+    document_N: NDArray[Any]
+
+
+def document_of_each(rows: Sequences | DocumentTokens, masks: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows [D] of the documents that have masked positions, rising, and which of them each position [P] is in."""
     row_D, document_P = np.unique(rows.document_N[masks.sequence_P], return_inverse=True)
     return row_D.astype(np.int64), document_P.astype(np.int64)
 
 
-def document_means(rows: Sequences, masks: Masks, value_P: NDArray[np.float64]) -> NDArray[np.float64]:
+def document_means(rows: Sequences | DocumentTokens, masks: Masks, value_P: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of a value over the masked positions of each document [D] of `document_of_each`."""
     document_P = document_of_each(rows, masks)[1]
     return np.asarray(np.bincount(document_P, value_P) / np.bincount(document_P))
 
 
-def curve_part(rows: Sequences, masks: Masks, *, positions: int) -> tuple[NDArray[np.int64], Masks]:
+def curve_part(rows: Sequences | DocumentTokens, masks: Masks, *, positions: int) -> tuple[NDArray[np.int64], Masks]:
     """Rows of some documents, rising, and their masked positions: at least `positions`, or all of them; 0: all.
 
     A document is in whole or not at all. Which ones depends on the split alone, so all students have the same.
@@ -64,10 +74,26 @@ def curve_part(rows: Sequences, masks: Masks, *, positions: int) -> tuple[NDArra
     return row_D[chosen_D], Masks(**{name: values[chosen_P] for name, values in masks.arrays().items()})
 
 
+def curve_text(corpus: MaskedSequences, *, positions: int) -> tuple[NDArray[np.int64], DocumentTokens, Masks]:
+    """Rows of the documents of `curve_part`, their sequences and their masked positions: no other stays in memory."""
+    store = corpus.sequences
+    numbers, names = np.arange(store.plan(HELDOUT).rows), ("input_ids_NL", "length_N", "document_N")
+    rows = DocumentTokens(**store.columns_at(HELDOUT, numbers, names))
+    row_D, masks = curve_part(rows, corpus.masks.read(HELDOUT), positions=positions)
+    chosen_N, sequence_P = np.unique(masks.sequence_P, return_inverse=True)
+    part = DocumentTokens(
+        input_ids_NL=rows.input_ids_NL[chosen_N],
+        length_N=rows.length_N[chosen_N],
+        document_N=rows.document_N[chosen_N],
+    )
+    return row_D, part, replace(masks, sequence_P=sequence_P.astype(masks.sequence_P.dtype))
+
+
 def open_heldout(corpus: MaskedCorpus, split: str = HELDOUT) -> Heldout:
     """Read the held-out split of a corpus, or the calibration split, on which settings may be chosen."""
     rows, masked = corpus.sequences.read(split), corpus.masks.read(split)
     row_D, document_P = document_of_each(rows, masked)
+    sources = [batch.column("source") for batch in corpus.documents.batches(split, columns=["source"])]
     return Heldout(
         sequences=corpus.sequences,
         masks=corpus.masks,
@@ -75,5 +101,5 @@ def open_heldout(corpus: MaskedCorpus, split: str = HELDOUT) -> Heldout:
         masked=masked,
         document_P=document_P,
         row_D=row_D,
-        source_D=corpus.documents.read(split).column("source").take(row_D).to_pylist(),
+        source_D=pa.chunked_array(sources).take(row_D).to_pylist(),
     )

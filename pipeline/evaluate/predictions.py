@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.sparse.restore import Restored, RestoredTargets, listed_probability
-from pipeline.text.inputs import model_inputs, no_id, reference_view, token_batches
+from pipeline.text.inputs import TokenRows, model_inputs, no_id, reference_view, token_batches
 from pipeline.text.ragged import runs
 from storage.reader import Store
 from storage.records.logits import SparseLogits
@@ -182,7 +182,7 @@ def student_predictions(
 
 
 def heldout_nll(
-    lm: MaskedLM, sequences: Sequences, masks: Masks, *, batch_tokens: int, special: dict[str, int]
+    lm: MaskedLM, sequences: Sequences | TokenRows, masks: Masks, *, batch_tokens: int, special: dict[str, int]
 ) -> NDArray[np.float64]:
     """Negative log-probability [P] of the true token at every masked position, nats: `student_predictions().nll_P`."""
     import torch
@@ -197,7 +197,7 @@ def heldout_nll(
 
 
 def masked_logits(
-    lm: MaskedLM, sequences: Sequences, masks: Masks, *, special: dict[str, int], batch_tokens: int
+    lm: MaskedLM, sequences: Sequences | TokenRows, masks: Masks, *, special: dict[str, int], batch_tokens: int
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Logits [Q, V] in float32 and rows of the mask store [Q], at most `CHUNK_ELEMENTS` logits at a time.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,10 +129,10 @@ class LexicalInputs:
             }
         )
 
-    def heldout_texts(self) -> list[str]:
-        """The documents whose text is kept from the student."""
-        texts: list[str] = self.documents.read("heldout").column("text").to_pylist()
-        return texts
+    def heldout_texts(self) -> Iterator[str]:
+        """The documents whose text is kept from the student, read a batch at a time."""
+        for batch in self.documents.batches("heldout", columns=["text"]):
+            yield from batch.column("text").to_pylist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def lexical_data(
     *,
     gold_weight: float,
     soft_label_weight: float,
-    heldout: Sequence[str],
+    heldout: Iterable[str],
     packed: bool = False,
 ) -> LexicalData:
     """The words of the train split that have several senses and are annotated or have soft labels.

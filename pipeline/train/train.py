@@ -49,7 +49,7 @@ def train(
     Raises StaleParent when the targets are of other masks, VocabularyError when they have another vocabulary, WorkBusy
     when another process trains the same student.
     """
-    from pipeline.evaluate.heldout import curve_part
+    from pipeline.evaluate.heldout import curve_text
     from pipeline.models.masked_lm import MaskedLM, one_model
     from pipeline.text.tokenizer import load_tokenizer
     from pipeline.train.initialize import start_student
@@ -89,8 +89,7 @@ def train(
                 epochs,
                 int(corpus.masks.rows("train", predictions - 1, predictions).copy_P[0]) + 1,
             )
-        sequences, masks = corpus.sequences.read("heldout"), corpus.masks.read("heldout")
-        curve_row_D, masks = curve_part(sequences, masks, positions=params.evaluated_positions)
+        curve_row_D, sequences, masks = curve_text(corpus, positions=params.evaluated_positions)
         trainer = Trainer(
             lm,
             student,

@@ -21,6 +21,7 @@ from pipeline.train.processes import ALONE, Processes
 from storage.records.sequences import Masks, Sequences
 
 if TYPE_CHECKING:
+    from pipeline.evaluate.heldout import DocumentTokens
     from pipeline.models.masked_lm import MaskedLM
 
 
@@ -42,7 +43,7 @@ class Trainer:
         params: StepsParams,
         *,
         data: TrainingData,
-        heldout: tuple[Sequences, Masks],
+        heldout: tuple[Sequences | DocumentTokens, Masks],
         special: dict[str, int],
         dtype: torch.dtype,
         batch_tokens: int,

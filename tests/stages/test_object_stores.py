@@ -1,4 +1,4 @@
-"""Commands with stores in a bucket of a local server that speaks S3: fuse reads and writes it, train reads it."""
+"""Commands with stores in a bucket of a local server that speaks S3: put, teach and fuse write it, train reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import s3fs
 import yaml
 
-from stages import fuse, train
+from stages import fuse, teach, train
+from stages.tools.store import main as store_command
 from storage.share.remote import put
 from storage.testing.samples import file_hashes
 from tests.helpers.buckets import s3_server, shelf
@@ -79,3 +80,27 @@ def test_a_fusion_and_a_student_from_a_bucket_are_those_from_disk(
     assert done.exit_code == 2
     assert "s3://shelf/none/manifest.json: is not there. Check the address" in done.output
     assert not os.path.lexists("models/none")
+
+
+def test_a_teacher_that_reads_and_writes_a_bucket_makes_the_store_of_one_on_disk(
+    tiny_stores: TinyStores, tiny_teacher: Path, tiny_tokenizer: Path, workplace: Path, bucket: s3fs.S3FileSystem
+) -> None:
+    """The commands of docs/sharing.md for stores that are too large for DVC."""
+    teacher = {
+        "model": str(tiny_teacher), "keep": {"form": "topk", "k": 3}, "tail": {"rank": 0, "step": 0.4},
+        "temperatures": [1.0], "seed": 0,
+    }  # fmt: skip
+    runtime = {"device": "cpu", "dtype": "float32", "threads": 1, "batch_tokens": 300, "checkpoint_seconds": 60.0}
+    Path("params.yaml").write_text(yaml.safe_dump({"teachers": {"fox": teacher}, "runtime": runtime}), encoding="utf-8")
+    near, far = ["--tokenizer", str(tiny_tokenizer)], ["--tokenizer", str(tiny_tokenizer)]
+    for name in ("documents", "sequences", "masks"):
+        done = call(store_command, "put", str(getattr(tiny_stores, name)), f"s3://shelf/{name}")
+        assert done.exit_code == 0 and done.output.endswith("files sent\n"), done.output
+        near += [f"--{name}", str(getattr(tiny_stores, name))]
+        far += [f"--{name}", f"s3://shelf/{name}"]
+    for options in ([*near, "--out", "data/logits/fox"], [*far, "--out", "s3://shelf/logits/fox"]):
+        done = call(teach.main, "fox", *options)
+        assert done.exit_code == 0, done.output
+    bucket.invalidate_cache()
+    bucket.get("shelf/logits/fox", "from-bucket", recursive=True)
+    assert file_hashes(Path("from-bucket")) == file_hashes(Path("data/logits/fox"))
