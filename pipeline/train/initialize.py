@@ -17,6 +17,9 @@ from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from pipeline.train.remap import require_shapes_of_configuration, with_vocabulary
 from storage.errors import ParamsError
 
+BY_LAYER = ("layer_types", "attention_window")
+"""Settings with one entry a layer: ModernBERT's kinds of attention, Longformer's windows."""
+
 
 def start_student(
     folder: Path, *, tokenizer: FastTokenizer, layers: list[int] | None, config: dict[str, Any] | None, seed: int
@@ -68,10 +71,11 @@ def _keep_layers(model: Any, layers: list[int], folder: Path) -> None:
         raise ParamsError(f"students: layers: {folder} has layers 0 to {len(have) - 1}, got {wrong}")
     setattr(parent, name, nn.ModuleList([have[number] for number in layers]))
     field = "n_layers" if model.config.model_type == "distilbert" else "num_hidden_layers"
-    kinds = getattr(model.config, "layer_types", None)  # attention of each layer, where they differ (ModernBERT)
     setattr(model.config, field, len(layers))
-    if kinds is not None:
-        model.config.layer_types = [kinds[number] for number in layers]
+    for setting in BY_LAYER:
+        values = getattr(model.config, setting, None)
+        if isinstance(values, list):
+            setattr(model.config, setting, [values[number] for number in layers])
 
 
 def _layer_list(model: Any) -> tuple[Any, str]:

@@ -17,6 +17,8 @@ from pipeline.core.config import decode
 from pipeline.text.mask import mask
 from pipeline.text.masking import choose_masked_positions
 from pipeline.text.params import MaskParams
+from pipeline.text.tokenizer import load_tokenizer
+from pipeline.text.windows import encode_windows
 from storage.documents import DocumentStore
 from storage.errors import DataError, ParamsError, StaleParent
 from storage.format.arrays import sentinel
@@ -151,6 +153,25 @@ def test_unknown_words_and_white_space_are_never_masked() -> None:
     assert np.unique(masks.sequence_P).tolist() == [0]
     assert sorted(masks.column_P.tolist()) == [3, 5, 6, 7]
     assert (masks.label_P == 9).all()
+
+
+def test_the_first_word_of_a_text_is_masked_whole_by_byte_level_tokens(tiny_bpe_tokenizer: Path) -> None:
+    """It has no space before it, so no token of it begins with one; and no mask runs on into the next word."""
+    own = load_tokenizer(tiny_bpe_tokenizer)
+    text = "Counterrevolutionaries walk slowly on the green hill."
+    sequences, _ = encode_windows([text], own, sequence_tokens=64)
+    starts, ends = sequences.char_start_NL[0], sequences.char_end_NL[0]
+    first = np.flatnonzero((starts >= 0) & (ends <= text.index(" ")))
+    assert len(first) > 2 and not any(own.tokens[i].startswith("▁") for i in sequences.input_ids_NL[0, first[1:]])
+    assert (sequences.word_NL[0, first] == 0).all() and (sequences.word_NL[0] == 0).sum() == len(first)
+    masks = choose_masked_positions(
+        sequences, ["corpus:0"], rate=0.5, copies=2, seed=0, unknown=own.special["unk"],
+        white_space_V=np.zeros(len(own.tokens), bool),
+    )  # fmt: skip
+    copies = [set(masks.column_P[masks.copy_P == copy].tolist()) for copy in (0, 1)]
+    assert sorted(copies[0] | copies[1]) == np.flatnonzero(sequences.word_NL[0] >= 0).tolist()
+    assert sorted(set(first.tolist()) <= columns for columns in copies) == [False, True]
+    assert any(set(first.tolist()).isdisjoint(columns) for columns in copies)
 
 
 def test_a_word_with_one_unknown_token_is_never_masked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,34 @@ def test_a_student_that_would_be_another_model_after_a_reload_is_not_published(
     model.bert.embeddings.LayerNorm.eps = 0.5
     with pytest.raises(SourceError, match="that was saved is another one when it is loaded: its logits differ"):
         save_model(model, tmp_path, tokenizer=tiny_tokenizer)
+
+
+NO_LIST_OF_LAYERS = {"albert", "squeezebert", "funnel", "perceiver"}
+"""ALBERT's layers share their weights, Funnel's and Perceiver's lie in blocks."""
+UNLIKE_LAYERS = {"modernbert"}
+"""Its first layer lacks a norm that the others have."""
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - NO_LIST_OF_LAYERS - UNLIKE_LAYERS))
+def test_layers_of_every_family_are_those_asked_for_and_the_rest_stays(tmp_path: Path, name: str) -> None:
+    """In memory and in the folder that is saved, whose configuration has one layer; publishing reloads and compares."""
+    folder = published(tmp_path / "start", name)
+    student = start_student(folder, tokenizer=load_tokenizer(folder), layers=[1], config=None, seed=0)
+    save_model(student, tmp_path / "saved", tokenizer=folder)
+    before, after = (one.state_dict() for one in (load_checked(folder), load_checked(tmp_path / "saved")))
+    renumbered = {key: re.sub(r"(layers?)\.0\.", r"\1.1.", key) for key in after}
+    moved = [key for key, source in renumbered.items() if key != source]
+    assert moved and not any(re.search(r"layers?\.1\.", key) for key in after)
+    assert set(renumbered.values()) == {key for key in before if not re.search(r"layers?\.0\.", key)}
+    assert all(torch.equal(after[key], before[source]) for key, source in renumbered.items())
+    assert any(not torch.equal(before[key], after[key]) for key in moved), "its two layers are not the same"
+
+
+@pytest.mark.parametrize("name", sorted(NO_LIST_OF_LAYERS))
+def test_layers_of_a_family_without_a_list_of_them_are_refused(tmp_path: Path, name: str) -> None:
+    folder = published(tmp_path / "start", name)
+    with pytest.raises(ParamsError, match=r"^students: layers: where \w+ForMaskedLM keeps its layers is not known$"):
+        start_student(folder, tokenizer=load_tokenizer(folder), layers=[1], config=None, seed=0)
 
 
 def test_layers_of_a_model_with_layers_of_two_kinds_keep_their_kind(tmp_path: Path) -> None:

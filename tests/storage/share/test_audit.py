@@ -19,6 +19,7 @@ from storage.errors import RecordInvalid, StoreMissing
 from storage.format import codec
 from storage.format.arrays import ArraySpec
 from storage.format.manifest import SplitPlan, identity_of
+from storage.reader import Store
 from storage.records.base import Record
 from storage.records.hidden_states import HiddenStates
 from storage.records.invariants import constant_faults, first_and_last, record_faults
@@ -212,6 +213,23 @@ def test_masses_that_scaling_would_hide(copied: Callable[[str], Path], kind: str
     found = audit(store)
     assert {(finding.kind, finding.where.partition("/")[0]) for finding in found} == {("record", split)}
     assert all("listed mass and tail do not add up to 1" in finding.message for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [(0, "a row has ids without statistics"), (1, "a row has some statistics and lacks others")],
+)
+def test_a_row_without_a_number_is_found_where_every_hash_is_right(
+    copied: Callable[[str], Path], column: int, message: str
+) -> None:
+    """What is stored of a teacher that answers NaN: the number that also says whether it answered, or another."""
+    store = copied("logits")
+    answered = np.flatnonzero(Store(store, SparseLogits).read("heldout").covered_P())[0]
+    codes = zarr.open_array(store / "heldout" / "entropy_PJ", mode="r+")
+    codes[answered, column] = codec.UNANSWERED
+    reseal(store, *(name for name in fixtures.files_of(store) if name.startswith("heldout/entropy_PJ/c/")))
+    (line,) = lines(store)
+    assert line.startswith("record heldout/") and message in line
 
 
 @settings(deadline=None)
