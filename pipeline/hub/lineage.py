@@ -82,7 +82,7 @@ def licence_of(origins: Sequence[Origin], stated: str | None, *, what: Path) -> 
         whose = " and ".join(f"{origin.kind} {origin.name}" for origin in unknown) or "what it was made from"
         raise SourceError(
             f"{what}: no licence is known of {whose}, so its card would have none. State it in the model's README.md "
-            "or under inputs, or decide with --licence"
+            "or under inputs or senses, or decide with --licence"
         )
     licences = {origin.licence.lower() for origin in origins}
     if len(licences) == 1 and (only := licences.pop()) in IDENTIFIERS:
@@ -108,15 +108,14 @@ def _of_model(folder: Path, data: Path) -> Iterator[Origin]:
         yield from (Origin(kind="text", name=name, licence=licence) for name, licence in licences.items())
     for name in parents:
         if name.startswith("senses/"):
-            yield Origin(kind="senses", name=name.removeprefix("senses/"), licence="")
+            licence = _same(data / name, parents[name], of=folder).facts.get("licence", "")
+            yield Origin(kind="senses", name=name.removeprefix("senses/"), licence=licence)
 
 
 def _same(path: Path, identity: str, *, of: Path) -> Manifest:
     manifest = read_manifest(path)
     if manifest.identity != identity:
-        raise StaleParent(
-            f"{path}: {manifest.identity[:12]}, but {of} learned from {identity[:12]}. Run: dvc repro train@{of.name}"
-        )
+        raise StaleParent(f"{path}: {manifest.identity[:12]}, but {of} learned from {identity[:12]}. Run: dvc repro")
     return manifest
 
 

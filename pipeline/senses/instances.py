@@ -98,7 +98,9 @@ def build_instances(
     tables = tables_of(marked, lexicon, heldout=params.heldout, prefix=name, counts=counts)
     if not len(tables["instances"]):
         raise DataError(f"{params.path}: no word with senses in it. Raise senses.{name}.share or give other text")
-    facts = {"counts": dict(sorted(counts.items())), "kind": params.kind}
+    facts: dict[str, Any] = {"counts": dict(sorted(counts.items())), "kind": params.kind}
+    if params.licence:
+        facts["licence"] = params.licence
     write_tables(
         out,
         tables,

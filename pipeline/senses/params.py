@@ -20,6 +20,8 @@ class SensesParams(Section):
     """Of the documents (of examples: of the meanings), by a hash of their name."""
     heldout: float = Field(ge=0, lt=1)
     """Share of these that is held out for evaluation, by another hash."""
+    licence: str = Field(default="", exclude=True)
+    """Of the annotated text, or of the inventory's examples; kept with the store, for cards of what learned from it."""
 
 
 class LexiconParams(Section):

@@ -14,17 +14,20 @@ import yaml
 from huggingface_hub import ModelCard
 
 from pipeline.evaluate.suites import Metric, suite_report
-from pipeline.hub.lineage import Origin, licence_of
+from pipeline.hub.lineage import Origin, licence_of, of_model
 from pipeline.models.masked_lm import load_checked
+from pipeline.senses.instances import build_instances
+from pipeline.senses.params import SensesParams
 from pipeline.teach.params import TeacherParams
 from pipeline.teach.teach import teach
 from pipeline.train.params import LossParams, StudentParams, TrainingParams
 from pipeline.train.train import train
 from stages.tools.push import main
-from storage.errors import SourceError
+from storage.errors import SourceError, StaleParent
 from storage.format.manifest_parse import read_manifest
 from storage.share.audit import audit
 from tests.helpers.commands import call
+from tests.helpers.inventories import tiny_lexicon
 from tests.helpers.publishing import READER, TOKEN, WritableHub
 from tests.helpers.services import use_hub
 from tests.helpers.stores import TinyStores, cpu_runtime, folder_bytes
@@ -312,3 +315,29 @@ def test_an_origin_without_a_licence_is_named() -> None:
     origins = [Origin(kind="text", name="web", licence=""), Origin(kind="model", name="bert", licence="mit")]
     with pytest.raises(SourceError, match="no licence is known of text web, so"):
         licence_of(origins, None, what=Path("m"))
+
+
+def test_a_lexical_student_names_its_senses_with_their_licence(
+    tmp_path: Path, tiny_mlm: Path, tiny_stores: TinyStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lexicon = tiny_lexicon(tmp_path)
+    params = SensesParams(kind="examples", path="data/lexicon", heldout=0.3, licence="WordNet 3.0 licence")
+    build_instances("examples", params, lexicon, out=Path("data/senses/examples"))
+    shutil.copytree(tiny_stores.documents, "data/documents")
+    start = shutil.copytree(tiny_mlm, "start")
+    (Path(start) / "README.md").write_text("---\nlicense: mit\n---\n")
+    parents = {
+        "senses/examples": read_manifest(Path("data/senses/examples")).identity,
+        "documents": read_manifest(Path("data/documents")).identity,
+    }
+    Path("wise").mkdir()
+    Path("wise/training.json").write_text(json.dumps({"start": "start", "parents": parents}))
+    assert of_model(Path("wise"), data=Path("data")) == [
+        Origin(kind="model", name="start", licence="mit"),
+        Origin(kind="text", name="animals", licence="made for tests"),
+        Origin(kind="senses", name="examples", licence="WordNet 3.0 licence"),
+    ]
+    Path("wise/training.json").write_text(json.dumps({"start": "start", "parents": parents | {"documents": "0" * 64}}))
+    with pytest.raises(StaleParent, match=r"but wise learned from 000000000000\. Run: dvc repro"):
+        of_model(Path("wise"), data=Path("data"))
