@@ -221,6 +221,7 @@ def page(known: Mapping[str, Constant], growth: Mapping[str, Any], *, clusters: 
         growth=growth_table(growth),
         note=growth.get("note", ""),
         text=text_table(growth),
+        tenfold=tenfold_table(growth),
         constants=constants_table(known),
         clusters=clusters,
         cpu_teach=number(TEACHERS * CORPORA[0] * known["teach_cpu"].value / SECONDS_PER_HOUR),
@@ -263,6 +264,22 @@ def text_table(growth: Mapping[str, Any]) -> str:
         lines.append(
             f"| {point['stage']} | {point['megabytes']:,} | {point['cpu_seconds']:.0f} | {memory:.0f} | {slope} |"
         )
+    return "\n".join(lines)
+
+
+def tenfold_table(growth: Mapping[str, Any]) -> str:
+    """Peak memory at the largest text and at that nearest to a tenth of it; of training at its smallest and largest."""
+    lines = ["| stage | from | to | peak memory, GB |", "| --- | --- | --- | --- |"]
+    peak = {(point["stage"], point["megabytes"]): point["peak_memory_bytes"] for point in growth["text"]}
+    for found in growth["exponents"]:
+        sizes = found["megabytes"]
+        memory = " to ".join(f"{peak[found['stage'], size] / 1e9:.2f}" for size in sizes)
+        lines.append(f"| {found['stage']} | {sizes[0]:,} MB | {sizes[1]:,} MB | {memory} |")
+    for what in dict.fromkeys(line["what"] for line in growth["reading"]):
+        mine = sorted((line for line in growth["reading"] if line["what"] == what), key=lambda line: line["tokens"])
+        tokens = " | ".join(f"{billions(line['tokens'])} tokens" for line in (mine[0], mine[-1]))
+        memory = " to ".join(f"{line['peak_memory_bytes'] / 1e9:.2f}" for line in (mine[0], mine[-1]))
+        lines.append(f"| {what} | {tokens} | {memory} |")
     return "\n".join(lines)
 
 

@@ -26,6 +26,7 @@ from benchmarks.scaling.page import (
     number,
     page,
     reading_table,
+    tenfold_table,
 )
 from benchmarks.scaling.text_growth import exponents, measured, merged
 from storage.reader import Store
@@ -118,6 +119,16 @@ def test_a_teacher_counts_about_two_operations_a_parameter() -> None:
 
 def test_the_table_of_reading_has_a_row_a_process() -> None:
     assert reading_table(growth()).splitlines()[-1] == "| train, first step | 1 billion | 2.3 | 512 |"
+
+
+def test_the_table_of_peaks_goes_from_a_tenth_of_the_text_to_all_of_it() -> None:
+    found = growth()
+    found["text"][-1]["peak_memory_bytes"] = 420_000_000
+    found["reading"].append(found["reading"][0] | {"tokens": 10**7, "peak_memory_bytes": 400_000_000})
+    lines = tenfold_table(found).splitlines()
+    assert lines[2] == "| ingest | 20 MB | 200 MB | 0.30 to 0.30 |"
+    assert lines[5] == "| mask | 20 MB | 200 MB | 0.30 to 0.42 |"
+    assert lines[6] == "| train, first step | 10 million tokens | 1 billion tokens | 0.40 to 0.51 |"
 
 
 def test_simulated_stores_are_read_as_any_other(
