@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from pipeline.text.documents.files import JSON_LINES, input_files
+from pipeline.core.endings import JSON_LINES
+from pipeline.text.documents.files import input_files
 from pipeline.text.documents.readers import read_json_lines
 from pipeline.text.documents.records import Fields, Found
 

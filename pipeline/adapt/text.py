@@ -17,8 +17,9 @@ import numpy as np
 
 from pipeline.adapt.params import AdapterParams
 from pipeline.core.config import nearest
+from pipeline.core.endings import CSV, JSON_LINES, PARQUET, PLAIN_TEXT, TSV
 from pipeline.core.seeds import unit_hash
-from pipeline.text.documents.files import CSV, JSON_LINES, PARQUET, PLAIN_TEXT, TSV, input_files, kind_of
+from pipeline.text.documents.files import input_files, kind_of
 from pipeline.text.documents.ingest import ALL
 from pipeline.text.documents.readers import hash_name, read_file
 from pipeline.text.documents.records import Fields, Rejected

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pipeline.text.documents.decoding import PACKED_ENDINGS, raw_lines
+from pipeline.core.endings import PACKED_ENDINGS
+from pipeline.text.documents.decoding import raw_lines
 from pipeline.text.documents.files import ENDINGS, has_ending, kind_of, visible_files
 from pipeline.text.documents.readers import input_documents, input_paths
 from pipeline.text.documents.records import Found

@@ -36,6 +36,13 @@ best teacher, at the temperature it was fused at, minus the fused loss, at the p
 to best: mean divergence from the fused target to that teacher over the outcomes of the fused list and one for all the
 rest."""
 
+TEXTS_NOTE = """\
+Duplicates have the id and text of a document before them. Left out are files of a folder that the input's kind does not
+read; the log and the store's manifest count them by ending."""
+
+INGEST = "ingest-"
+"""Begins the names of the run records of inputs."""
+
 COSTS_NOTE = """\
 Seconds are of the last run of each stage that was not taken from the cache, not counting what an interrupted run had
 done before; peak memory is the resident memory of the process."""
@@ -73,11 +80,22 @@ def page(summary: dict[str, Any]) -> str:
         *gradients_part(summary.get("target_gradients")),
         "## Unmet expectations",
         "\n".join(lines) or "Nothing that these tests look for.",
+        *_texts(summary["stages"]),
         "## Costs",
         table(STAGE_COLUMNS, summary["stages"]),
         COSTS_NOTE,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def texts_read(stages: dict[str, Any]) -> dict[str, Any]:
+    """The run records of `ingest` by input."""
+    return {name.removeprefix(INGEST): run for name, run in stages.items() if name.startswith(INGEST)}
+
+
+def _texts(stages: dict[str, Any]) -> list[str]:
+    read = texts_read(stages)
+    return ["## Texts", table(TEXT_COLUMNS, read), TEXTS_NOTE] if read else []
 
 
 def _run(summary: dict[str, Any]) -> str:
@@ -198,6 +216,13 @@ FUSION_COLUMNS: tuple[Column, ...] = (
     *_STORE_SIZE,
     *_COSTS,
     *_SCORES,
+)
+TEXT_COLUMNS: tuple[Column, ...] = (
+    ("documents", text("documents")),
+    ("unreadable records", text("bad")),
+    ("empty", text("empty")),
+    ("duplicates", text("duplicates")),
+    ("files left out", text("skipped_files")),
 )
 STAGE_COLUMNS: tuple[Column, ...] = (
     ("seconds", number("seconds", digits=1)),

@@ -9,17 +9,18 @@ from pipeline.evaluate.suites import SUITES
 from pipeline.report.ranking import titles
 from pipeline.report.tables import NONE, Column, markdown, table
 
+CONTROL = " (control)"
 FRONT = "◆"
 """Marks a model that no other beats in score for the same cost or less."""
 
-_LEXICAL_NOTE = """\
+LEXICAL_NOTE = """\
 Change is with minus without; brackets hold 95 % intervals. "Without" is what a student started from or, marked
 "control", a student that saw the same masked text without senses: against that, a change is one of the senses. Changes
 of NLL against the start are paired by document, those of GLUE by seed and dev example; the other intervals treat the
 two models as independent, which is too wide where both answered the same items. Lower is better for NLL and latency,
 higher for the rest."""
 
-_TASKS_NOTE = """\
+TASKS_NOTE = """\
 Points with minus without, means over the seeds of both; brackets hold 95 % intervals over dev examples and seeds. z is
 the difference in its own standard errors; that of all tasks is the sum of theirs over the root of their number, so that
 a task whose seeds lie far apart does not hide the others."""
@@ -41,9 +42,9 @@ def suites_part(summary: dict[str, Any]) -> list[str]:
     """Blocks of Markdown; none when no model went through a suite."""
     parts = []
     if summary.get("lexical"):
-        parts += ["## With and without lexical training", _lexical(summary["lexical"]), _LEXICAL_NOTE]
+        parts += ["## With and without lexical training", _named(*lexical_cells(summary["lexical"])), LEXICAL_NOTE]
     if summary.get("tasks"):
-        parts += ["### By task of GLUE", _tasks(summary["tasks"]), _TASKS_NOTE]
+        parts += ["### By task of GLUE", _named(*task_cells(summary["tasks"])), TASKS_NOTE]
     if summary.get("rankings"):
         parts += ["## Scores, and scores against costs", _ranks(summary["rankings"]), RANKS_NOTE]
         if titles(summary["rankings"]):
@@ -77,11 +78,12 @@ def unmet_by_lexical(summary: dict[str, Any]) -> list[str]:
     return found
 
 
-def _lexical(rows: list[dict[str, Any]]) -> str:
+def lexical_cells(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the rows of `pipeline.report.ranking.comparisons`; the first two cells name the models."""
     cells = [
         [
-            f"`{row['with']}`",
-            f"`{row['without']}`" + (" (control)" if row["control"] else ""),
+            row["with"],
+            row["without"] + (CONTROL if row["control"] else ""),
             f"{row['suite']} ({row['metric']})",
             _between(row, "without"),
             _between(row, "with"),
@@ -89,14 +91,15 @@ def _lexical(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return markdown(["with", "without", "suite", "without", "with", "change"], cells)
+    return ["with", "without", "suite", "without", "with", "change"], cells
 
 
-def _tasks(rows: list[dict[str, Any]]) -> str:
+def task_cells(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the rows of `task_differences`; the first two cells name the models."""
     cells = [
         [
-            f"`{row['with']}`",
-            f"`{row['without']}`",
+            row["with"],
+            row["without"],
             row["task"],
             f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
             NONE if row["z"] is None else f"{row['z']:+.1f}",
@@ -104,7 +107,16 @@ def _tasks(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return markdown(["with", "without", "task", "points", "z", "seeds"], cells)
+    return ["with", "without", "task", "points", "z", "seeds"], cells
+
+
+def _named(heads: list[str], cells: list[list[str]]) -> str:
+    """As Markdown, the names of the first two columns set as code."""
+
+    def code(name: str) -> str:
+        return f"`{name.removesuffix(CONTROL)}`" + (CONTROL if name.endswith(CONTROL) else "")
+
+    return markdown(heads, [[code(first), code(second), *rest] for first, second, *rest in cells])
 
 
 def _who(row: dict[str, Any]) -> str:

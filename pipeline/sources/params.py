@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.core.config import Section, decode, load, nearest
+from pipeline.core.endings import DATASET
 from storage.errors import ParamsError
 
 
@@ -30,7 +31,6 @@ class MirrorParams(Section):
     """File name of a zip whose parts `.001`, `.002`, ... are in the wheels; none: the wheels hold the folder itself."""
 
 
-DATASET_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 REPO_PATTERN = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
 COMMIT_PATTERN = r"^[0-9a-f]{40}$"
 
@@ -68,7 +68,7 @@ class WordnetSource(Section):
 
 
 class DatasetSource(Section):
-    """Parquet or JSON Lines files of a data set on the hub."""
+    """Files of a data set on the hub with documents, in the formats that an input of kind dataset reads."""
 
     kind: Literal["dataset"]
     hub: str = Field(pattern=REPO_PATTERN)
@@ -83,7 +83,7 @@ class DatasetSource(Section):
         """Glob patterns of the wanted files, in which * crosses folders."""
         folder = f"{self.config}/" if self.config else ""
         middle = f"*{self.split}*" if self.split else "*"
-        return tuple(f"{folder}{middle}{ending}" for ending in DATASET_ENDINGS)
+        return tuple(f"{folder}{middle}{ending}" for group in DATASET for ending in group)
 
 
 SourceParams = ModelSource | WordnetSource | DatasetSource

@@ -16,7 +16,7 @@ class InputParams(Section):
 
     kind: Literal["wordnet", "jsonl", "text", "csv", "tsv", "parquet", "dataset"]
     """csv: quoted fields after a header, parted by comma, semicolon or tab; tsv: a line a record, quotation marks are
-    text; dataset: a folder of Parquet, JSON Lines, CSV or TSV. All but Parquet may be compressed."""
+    text; dataset: a folder of Parquet, JSON Lines, CSV, TSV or plain text. All but Parquet may be compressed."""
     path: str
     """File or folder."""
     text: str = "text"

@@ -20,6 +20,9 @@ Rows = list[dict[str, Any]]
 SIZE = 240
 """Height of a plot whose rows do not decide it, pixels."""
 
+COST_TITLES = {"ms": "latency, ms", "joule": "energy, joules a sequence", "MB": "weights, MB"}
+"""Of axes, by the titles of `pipeline.report.ranking.COSTS`, which stand for units there."""
+
 LINE = 22
 """Height of a row of bars, pixels."""
 
@@ -37,7 +40,7 @@ def differences(summary: dict[str, Any], student: str) -> Spec | None:
     }
     base = alt.Chart(_data(rows, "control", "domain", "difference", "low", "high"))
     span = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", title="NLL minus that of the control, nats (less is better)"),
+        x=alt.X("low:Q", title="NLL minus the control's, nats (less is better)"),
         x2="high:Q",
         color=alt.Color("domain:N", sort=domains, title="domain of text"),
         **place,
@@ -110,7 +113,7 @@ def against_cost(points: Sequence[Mapping[str, Any]], *, suite: str, metric: str
     title = f"{metric} ({'less' if lower else 'more'} is better)"
     names = [point["model"] for point in points]
     base = alt.Chart(_data(points, "model", "role", "cost", "value", "low", "high")).encode(
-        x=alt.X("cost:Q", title=cost, scale=alt.Scale(zero=True, nice=True)),
+        x=alt.X("cost:Q", title=COST_TITLES.get(cost, cost), scale=alt.Scale(zero=True, nice=True)),
         color=alt.Color("model:N", sort=names, title=None),
     )
     axis = alt.Y("low:Q", title=title, scale=alt.Scale(zero=False, reverse=lower))

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report import page
+from pipeline.report import page, page_gradients
 from pipeline.report.comparisons import curve_note
 from pipeline.report.html import charts
 from pipeline.report.html.headline import headline
 from pipeline.report.html.models import curves_of
 from pipeline.report.html.parts import Figure, Section, Students, Table, domain_tables, table, tables
-from pipeline.report.page_suites import COST_COLUMNS, COSTS_NOTE, RANKS_NOTE, ranks
+from pipeline.report.page_suites import (
+    COST_COLUMNS,
+    COSTS_NOTE,
+    LEXICAL_NOTE,
+    RANKS_NOTE,
+    TASKS_NOTE,
+    lexical_cells,
+    ranks,
+    task_cells,
+)
 from pipeline.report.tables import NONE
 
 
@@ -20,11 +29,14 @@ def sections(summary: dict[str, Any], students: Students) -> list[Section]:
     parts = (
         headline(summary, students),
         _convergence(summary, students),
+        _lexical(summary),
         _costs(summary),
         _weights(summary),
         _coverage(summary),
         _stores(summary),
+        _gradients(summary.get("target_gradients")),
         _unmet(summary),
+        _texts(summary),
         _stages(summary),
     )
     return [part for part in parts if part.tiles or part.figures or part.tables or part.notes]
@@ -65,6 +77,27 @@ def _span(mark: Mapping[str, Any]) -> str:
     return f"{mark['mean']:.4f}{between}"
 
 
+def _lexical(summary: dict[str, Any]) -> Section:
+    found, notes = [], []
+    if rows := summary.get("lexical"):
+        titles, cells = lexical_cells(rows)
+        commands = [f"dvc repro {row['suite']}@{row['with']} {row['suite']}@{row['without']} report" for row in rows]
+        found.append(Table(caption="With and without lexical training", titles=titles, rows=cells, commands=commands))
+        notes.append(LEXICAL_NOTE)
+    if rows := summary.get("tasks"):
+        titles, cells = task_cells(rows)
+        commands = [f"dvc repro glue@{row['with']} glue@{row['without']} report" for row in rows]
+        found.append(Table(caption="Differences by task of GLUE", titles=titles, rows=cells, commands=commands))
+        notes.append(TASKS_NOTE)
+    return Section(
+        identifier="lexical",
+        title="With and without word senses",
+        text="What training on word senses changes in each suite.",
+        tables=found,
+        notes=notes,
+    )
+
+
 def _costs(summary: dict[str, Any]) -> Section:
     figures, single = [], []
     for (suite, metric, cost), points in charts.cost_points(summary).items():
@@ -73,7 +106,9 @@ def _costs(summary: dict[str, Any]) -> Section:
             single.append(f"{suite} against {cost} ({', '.join(point['model'] for point in points)})")
             continue
         caption = f"{suite}: {metric} of each model against its {cost}, with 95 % intervals"
-        figures.append(Figure(title=f"{suite} against {cost}", caption=caption, spec=spec))
+        figures.append(
+            Figure(title=f"{suite} against {charts.COST_TITLES.get(cost, cost)}", caption=caption, spec=spec)
+        )
     found: list[Table] = []
     if summary.get("rankings"):
         titles, rows = ranks(summary["rankings"])
@@ -171,6 +206,36 @@ def _stores(summary: dict[str, Any]) -> Section:
         figures=[] if spec is None else [Figure(title="Size of the stores", caption=caption, spec=spec)],
         tables=found,
         notes=[page.FIDELITY_NOTE] if found else [],
+    )
+
+
+def _gradients(measured: dict[str, Any] | None) -> Section:
+    found = []
+    if measured is not None:
+        command = "dvc repro target_gradients"
+        columns, entries = page_gradients.COLUMNS, page_gradients.targets(measured)
+        found.append(table("Gradients of each target at the students' start", columns, entries, lambda _: command))
+        pairs = [[row["first"], row["second"], f"{row['cosine']:.3f}"] for row in measured["cosines"]]
+        if pairs:
+            titles = ["teacher", "teacher", "cosine of their biases"]
+            caption = "Whether teachers err alike"
+            found.append(Table(caption=caption, titles=titles, rows=pairs, commands=[command] * len(pairs)))
+    return Section(
+        identifier="gradients",
+        title="What each target would teach",
+        text="Bias and variance of the gradients that each target gives, before any training.",
+        tables=found,
+        notes=[page_gradients.note(measured)] if measured is not None else [],
+    )
+
+
+def _texts(summary: dict[str, Any]) -> Section:
+    read = page.texts_read(summary["stages"])
+    return Section(
+        identifier="texts",
+        title="Texts",
+        text=page.TEXTS_NOTE,
+        tables=tables("Texts as read", page.TEXT_COLUMNS, read, "ingest"),
     )
 
 

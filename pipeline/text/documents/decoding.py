@@ -65,8 +65,6 @@ COMPRESSIONS = (
     Compression("zstd", ".zst", re.compile(rb"(\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18)"), _zstd, "zstd -dc"),
 )  # fmt: skip
 
-PACKED_ENDINGS = tuple(form.ending for form in COMPRESSIONS)
-
 ENCODINGS = (
     # The mark of UTF-32 begins with that of UTF-16, so it is looked for first.
     (codecs.BOM_UTF32_LE, "utf-32-le"),

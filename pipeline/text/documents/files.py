@@ -6,21 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.text.documents.decoding import PACKED_ENDINGS
+from pipeline.core.endings import CSV, DATASET, JSON_LINES, MARKDOWN, PACKED_ENDINGS, PARQUET, PLAIN_TEXT, TSV
 from storage.errors import DataError
 
-
-def _packed(*endings: str) -> tuple[str, ...]:
-    """The endings, and each with that of a compression after it."""
-    return (*endings, *(ending + packed for packed in PACKED_ENDINGS for ending in endings))
-
-
-JSON_LINES = _packed(".jsonl", ".ndjson")
-PLAIN_TEXT = _packed(".txt", ".text")
-MARKDOWN = _packed(".md", ".markdown")
-CSV = _packed(".csv")
-TSV = _packed(".tsv", ".tab")
-PARQUET = (".parquet",)
 WORDNET = (*(f"{kind}.{pos}" for kind in ("data", "index") for pos in ("adj", "adv", "noun", "verb")), "lexnames")
 """Files that decide the text of synsets; the folder's other files say how it was obtained, and may differ."""
 
@@ -31,7 +19,7 @@ ENDINGS = {
     "csv": (CSV,),
     "tsv": (TSV,),
     "parquet": (PARQUET,),
-    "dataset": (PARQUET, JSON_LINES, CSV, TSV),
+    "dataset": DATASET,
     "wordnet": (WORDNET,),
 }
 """By kind of input, in groups: files of the first group of which there is any are read. Upper case is the same."""

@@ -272,6 +272,10 @@ FILES = {
     "en/train-1.jsonl.gz": b"b",
     "en/test-0.parquet": b"c",
     "de/train-0.parquet": b"d",
+    "fr/train.csv.bz2": b"e",
+    "fr/train.tab": b"f",
+    "fr/train.ndjson": b"g",
+    "fr/train.txt.xz": b"h",
     "script.py": b"raise",
 }
 
@@ -279,9 +283,10 @@ FILES = {
 @pytest.mark.parametrize(
     ("choice", "names"),
     [
-        ({}, {"en/train-0.parquet", "en/train-1.jsonl.gz", "en/test-0.parquet", "de/train-0.parquet"}),
+        ({}, set(FILES) - {"README.md", "script.py"}),
         ({"config": "en"}, {"en/train-0.parquet", "en/train-1.jsonl.gz", "en/test-0.parquet"}),
-        ({"split": "train"}, {"en/train-0.parquet", "en/train-1.jsonl.gz", "de/train-0.parquet"}),
+        ({"split": "train"}, set(FILES) - {"README.md", "script.py", "en/test-0.parquet"}),
+        ({"config": "fr"}, {"fr/train.csv.bz2", "fr/train.tab", "fr/train.ndjson", "fr/train.txt.xz"}),
         ({"config": "en", "split": "train"}, {"en/train-0.parquet", "en/train-1.jsonl.gz"}),
     ],
 )

@@ -17,6 +17,11 @@ from tests.pipeline.report.html.conftest import EVIL, Made
 
 DRAWN = "[...document.querySelectorAll('.chart')].every(chart => chart.dataset.drawn === '{}')"
 
+CUT = """[...document.querySelectorAll('.chart svg')].flatMap((svg) => [...svg.querySelectorAll('.role-legend text')]
+  .filter((text) => text.getBoundingClientRect().right > svg.getBoundingClientRect().right + 1)
+  .map((text) => text.textContent))"""
+"""Labels of legends beyond the edge of their chart, where they would not be seen."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -51,6 +56,7 @@ def test_all_is_drawn_and_legible_in_light_and_dark_wide_and_narrow(
         assert found.violations_count == 0, found.generate_report()
         assert len(found.response["passes"]) > 20
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(CUT) == []
 
 
 def test_charts_follow_the_scheme_and_the_legend(page: Any) -> None:
@@ -97,6 +103,22 @@ def test_filters_count_what_the_evaluations_say(page: Any, made: Made) -> None:
     assert page.locator("#about").inner_text() == "No masked position passes the filters."
     page.fill("#search", "FARMER")
     assert 0 < shown(page) < len(truth)
+
+
+def test_a_position_is_found_where_the_fusion_is_right_and_its_best_teacher_wrong(page: Any, made: Made) -> None:
+    """The way that README shows: choose the filter, and read the first position that passes."""
+    page.get_by_label("Show").select_option(label="the fusion is right where its best teacher is wrong")
+    assert shown(page) >= 1
+    best = made.summary["fusions"]["confident"]["best_teacher"]
+    assert page.locator("#count").inner_text().endswith(f"Best teacher of confident, by its NLL: {best}.")
+    assert page.locator("#text button[aria-pressed=true]").get_attribute("class") == "mark gain"
+    truth = page.locator("#answers strong").inner_text()
+    first = {
+        row.locator("th").inner_text(): row.locator("td.token").first.inner_text().split()
+        for row in page.locator("#answers tbody tr").all()
+    }
+    assert first["confident fusion"][:2] == ["✓", truth]
+    assert first[f"{best} teacher"][0] not in ("✓", truth)
 
 
 def test_a_position_shows_every_models_tokens_weights_and_the_true_one(page: Any, made: Made) -> None:

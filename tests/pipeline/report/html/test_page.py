@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from pipeline.report.html.charts import against_cost, convergence, cost_points, weights
+from pipeline.report.html.explorer import Explorer
 from pipeline.report.html.models import costs_of, curves_of
-from pipeline.report.html.page import embedded, senses_page
+from pipeline.report.html.page import embedded, report_page, senses_page
+from pipeline.report.page import page
 from pipeline.report.summary import Names, write_report
 from storage.errors import StaleParent
 from tests.pipeline.report.html.conftest import EVIL, Made
@@ -114,6 +116,49 @@ def test_every_row_has_its_command(parsed: Page) -> None:
     assert column(parsed, "Teachers", "command")["beta"] == "dvc repro evaluate_teacher@beta"
 
 
+def test_what_only_some_runs_have_is_on_the_page(made: Made) -> None:
+    """Gradients of targets, differences by task, suites with and without senses, and what was read of the texts."""
+    gradient = {"squared_bias": 0.423, "cosine": 0.779, "variance": 155.0, "positions": 1470.4}
+    pair = {"with": "lex", "without": "fused"}
+    change = {"value_without": 4.0, "value_with": 4.5, "change_value": 0.5, "change_low": 0.25, "change_high": 0.75}
+    summary = made.summary | {
+        "target_gradients": {
+            "measured": 8587,
+            "labels": {"variance": 777.25},
+            "teachers": {"alpha": gradient},
+            "fusions": {},
+            "cosines": [{"first": "alpha", "second": "beta", "cosine": 0.924}],
+        },
+        "lexical": [pair | change | {"control": True, "suite": "language_model", "metric": "nll"}],
+        "tasks": [pair | {"task": "CoLA", "value": 4.0, "low": 3.5, "high": 4.5, "z": None, "seeds": ["0"]}],
+        "run": {"python": "3.11", "torch": "2.13", "device": "cpu", "dtype": "float32", "seconds": 1.0},
+        "stages": {
+            "ingest-notes": {"seconds": 1.0, "documents": 7, "bad": 1, "empty": 2, "duplicates": 3, "skipped_files": 4}
+        },
+    }
+    found = Page(report_page(summary, made.names.seeds, Explorer())).tables
+    of_gradients = "Gradients of each target at the students' start"
+    assert found[of_gradients][1:] == [
+        ["true tokens", "0.000", "1.000", "777.2", "–", "dvc repro target_gradients"],
+        ["teacher alpha", "0.423", "0.779", "155.0", "1,470", "dvc repro target_gradients"],
+    ]
+    assert found["Whether teachers err alike"][1:] == [["alpha", "beta", "0.924", "dvc repro target_gradients"]]
+    assert found["With and without lexical training"][1:] == [
+        ["lex", "fused (control)", "language_model (nll)", "4.0000", "4.5000", "+0.5000 [+0.2500, +0.7500]",
+         "dvc repro language_model@lex language_model@fused report"],
+    ]  # fmt: skip
+    assert found["Differences by task of GLUE"][1:] == [
+        ["lex", "fused", "CoLA", "+4.0 [+3.5, +4.5]", "–", "1", "dvc repro glue@lex glue@fused report"],
+    ]
+    assert found["Texts as read"] == [
+        ["name", "documents", "unreadable records", "empty", "duplicates", "files left out", "command"],
+        ["notes", "7", "1", "2", "3", "4", "dvc repro ingest@notes"],
+    ]
+    written = page(summary)
+    assert "| `notes` | 7 | 1 | 2 | 3 | 4 |" in written and "## Texts" in written
+    assert "Whether teachers err alike" not in made.text, "a run without them has no such table"
+
+
 def test_charts_hold_the_numbers_of_the_summary(parsed: Page, made: Made) -> None:
     specs = [value for value in parsed.json if "$schema" in value]
     assert all(spec["width"] == "container" and "config" not in spec for spec in specs)
@@ -166,8 +211,8 @@ def test_texts_of_documents_are_data_and_no_html(parsed: Page, made: Made) -> No
     (data,) = (value for value in parsed.json if "examples" in value)
     assert any("</script><img src=x onerror=" in text["text"] for text in data["texts"])
     assert "<" not in embedded({"x": "</script>"})
-    page = senses_page(EVIL, [], model=EVIL, note=EVIL, command=EVIL)
-    assert {"img", "b"} & set(Page(page).elements) == set()
+    senses = senses_page(EVIL, [], model=EVIL, note=EVIL, command=EVIL)
+    assert {"img", "b"} & set(Page(senses).elements) == set()
 
 
 def test_without_top_tokens_and_stores_the_page_says_what_to_run(made: Made, tmp_path: Path) -> None:

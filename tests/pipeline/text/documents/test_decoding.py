@@ -16,8 +16,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.endings import PACKED_ENDINGS
 from pipeline.text.documents import decoding
-from pipeline.text.documents.decoding import raw_chunks, raw_lines, text_chunks
+from pipeline.text.documents.decoding import COMPRESSIONS, raw_chunks, raw_lines, text_chunks
 from storage.errors import DataError
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -146,3 +147,7 @@ def test_what_is_no_text_is_named(tmp_path: Path, content: bytes, message: str) 
     with pytest.raises(DataError) as refused:
         list(raw_lines(written(tmp_path, content), ignore))
     assert message in str(refused.value)
+
+
+def test_the_endings_of_files_are_those_of_the_compressions() -> None:
+    assert {form.ending for form in COMPRESSIONS} == set(PACKED_ENDINGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import re
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from pipeline.text.documents.files import ENDINGS, JSON_LINES, input_files
+from pipeline.core.endings import JSON_LINES
+from pipeline.text.documents.files import ENDINGS, input_files
 from pipeline.text.documents.readers import (
     LARGE_FILE_CHARACTERS,
     input_documents,
@@ -231,6 +233,8 @@ def test_files_of_a_folder_come_in_order_of_their_paths(tmp_path: Path) -> None:
     assert names == ["a.jsonl", "b/0.jsonl.zst", "b/1.jsonl.gz"]
     dataset = ENDINGS["dataset"]
     assert [file.name for file in input_files(tmp_path, *dataset)] == ["a.jsonl", "0.jsonl.zst", "1.jsonl.gz"]
+    (tmp_path / "README.txt").touch()  # beside tables a note, alone a text
+    assert len(input_files(tmp_path, *dataset)) == 3
     (tmp_path / "b" / "part.parquet").touch()
     assert [file.name for file in input_files(tmp_path, *dataset)] == ["part.parquet"]
 
@@ -250,12 +254,23 @@ def test_upper_case_endings_are_found_and_what_is_left_out_is_counted(tmp_path: 
         input_paths(InputParams(kind="parquet", path=str(tmp_path)))
 
 
-@pytest.mark.parametrize(("kind", "name"), [("csv", "t.csv"), ("tsv", "t.tsv.gz"), ("dataset", "t.csv")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("csv", "t.csv"), ("tsv", "t.tsv.gz"), ("dataset", "t.csv"), ("dataset", "t.tsv.gz")]
+)
 def test_kinds_of_tables_are_read_by_their_kind(tmp_path: Path, kind: Any, name: str) -> None:
     (tmp_path / name).write_bytes((gzip.compress if name.endswith("gz") else bytes)(b"body\na text\n"))
     params = InputParams(kind=kind, path=str(tmp_path), text="body")
     (file,) = input_paths(params)
     assert texts_of(input_documents(params, file, ignore)) == ["a text"]
+
+
+def test_a_data_set_of_plain_texts_is_read(tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "a.txt.xz").write_bytes(lzma.compress(b"a text\n"))
+    params = InputParams(kind="dataset", path=str(tmp_path))
+    (file,) = input_paths(params)
+    (found,) = input_documents(params, file, ignore)
+    assert isinstance(found, Found) and (found.name, found.text) == ("en/a.txt.xz", "a text\n")
 
 
 def test_a_missing_input_says_what_was_looked_for(tmp_path: Path) -> None:
