@@ -15,11 +15,12 @@ from pathlib import Path
 
 import click
 
-from benchmarks.pages import families, gallery, lexical, speed, store, students
+from benchmarks.pages import families, gallery, lexical, several_teachers, speed, store, students
 from benchmarks.pages.markdown import Reports
 
 TABLES: dict[str, Callable[[Reports], str]] = {
-    **students.TABLES, **store.TABLES, **lexical.TABLES, **speed.TABLES, **families.TABLES, **gallery.TABLES
+    **students.TABLES, **several_teachers.TABLES, **store.TABLES, **lexical.TABLES, **speed.TABLES, **families.TABLES,
+    **gallery.TABLES,
 }  # fmt: skip
 
 BLOCK = re.compile(r"(<!-- filled: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -162,24 +162,6 @@ def seeds(reports: Reports) -> str:
     return _compared(reports.read("long/wordnet-forms.json"), SEEDS, of=112)
 
 
-def specialists(reports: Reports) -> str:
-    """`fused` of two specialists minus each rival, in all and by domain, over seeds."""
-    found = reports.read("long/wordnet-specialists.json")
-    against: dict[str, dict[str, Difference]] = {}
-    for row in found["comparisons"]:
-        if row["student"] == MAIN and row["metric"] == "nll":
-            difference = Difference(row["difference"], row["low"], row["high"], len(row["seeds"]))
-            against.setdefault(row["control"], {})[row["domain"]] = difference
-    rows = []
-    for name, runs in found["students"].items():
-        differences = against.get(name, {})
-        rows.append(
-            [f"`{name}`", f"{number(mean(runs['nll']))}, {len(runs['seeds'])}"]
-            + [number_of(differences[d]) if d in differences else "" for d in ("all", "things", "rest")]
-        )
-    return table(["student", "NLL, seeds", "`fused` minus it, all text", "things", "rest"], rows)
-
-
 def forms(reports: Reports) -> str:
     """Students of the forms of one teacher's store, on mixed text."""
     return _compared(reports.read("long/forms.json"), FORMS, of=300, stored=BYTES)
@@ -232,28 +214,6 @@ def mixed_small(reports: Reports) -> str:
         for run in reports.read("long/mixed-small.json")["runs"]
     ]
     return table(["student", "learning rate", "NLL before", "NLL after"], rows)
-
-
-def weak_teacher(reports: Reports) -> str:
-    """Students with and without a weak third teacher in the pool, and their targets."""
-    found = reports.read("long/wordnet-weak-teacher.json")
-    cost = {
-        (row["student"], row["control"]): row
-        for row in found["comparisons"]
-        if (row["metric"], row["domain"]) == ("nll", "all")
-    }
-    rows = []
-    for name in ("learned", "entropy", "uniform"):
-        with_it = f"{name}-weak"
-        difference = cost.get((with_it, name))
-        targets = [number(found["fusions"][fusion]["nll_restored"]) for fusion in (name, with_it)]
-        students = [number(found["students"].get(student, {}).get("nll")) for student in (name, with_it)]
-        shown = NONE
-        if difference is not None:
-            shown = number_of(Difference(difference["difference"], difference["low"], difference["high"], seeds=1))
-        rows.append([f"`{name}`", *targets, *students, shown])
-    header = ["`weighting`", "target", "target, with it", "student", "student, with it", "its cost to the student"]
-    return table(header, rows)
 
 
 def losses(reports: Reports) -> str:
@@ -313,8 +273,6 @@ TABLES = {
     "default-teachers": default_teachers,
     "default-fidelity": default_fidelity,
     "seeds": seeds,
-    "specialists": specialists,
-    "weak-teacher": weak_teacher,
     "forms": forms,
     "constant-weight": constant_weight,
     "tails": tails,

@@ -1,0 +1,91 @@
+"""Tables about what several teachers give: rates, seeds, schedules, and a weak teacher in the pool."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+from benchmarks.pages.markdown import NONE, Reports, number, table
+from benchmarks.pages.students import MAIN, Difference, number_of
+
+
+def own_rates(reports: Reports) -> str:
+    """NLL on calibration text by student and learning rate; the lowest of each student is the rate it gets."""
+    found = reports.read("long/wordnet-rates.json")["rates"]
+    rates = sorted({row["learning_rate"] for rows in found.values() for row in rows})
+    table_rows = []
+    for name, rows in found.items():
+        by_rate = {row["learning_rate"]: row["calibration"] for row in rows}
+        lowest = min(by_rate, key=lambda rate: by_rate[rate])
+        cells = [number(by_rate.get(rate)) for rate in rates]
+        cells[rates.index(lowest)] = f"**{cells[rates.index(lowest)]}**"
+        table_rows.append([f"`{name}`", *cells])
+    return table(["student", *(f"{rate:.1e}".replace("e-0", "e-") for rate in rates)], table_rows)
+
+
+def specialists(reports: Reports) -> str:
+    """`fused` of two specialists minus each rival, in all and by domain, over seeds, each at its own best rate."""
+    found = reports.read("long/wordnet-rates.json")
+    against: dict[str, dict[str, Difference]] = {}
+    for row in found["comparisons"]:
+        if row["student"] == MAIN and row["metric"] == "nll":
+            difference = Difference(row["difference"], row["low"], row["high"], len(row["seeds"]))
+            against.setdefault(row["control"], {})[row["domain"]] = difference
+    rows = []
+    for name, runs in found["students"].items():
+        differences = against.get(name, {})
+        rows.append(
+            [f"`{name}`", f"{number(mean(runs['nll']))}, {len(runs['seeds'])}"]
+            + [number_of(differences[d]) if d in differences else "" for d in ("all", "things", "rest")]
+        )
+    return table(["student", "NLL, seeds", "`fused` minus it, all text", "things", "rest"], rows)
+
+
+def schedules(reports: Reports) -> str:
+    """Students of fewer and of more steps, each decayed to 0, against the control with its 448 steps."""
+    rows = []
+    for row in reports.read("long/wordnet-rates.json")["schedules"]:
+        shown = NONE
+        if "difference" in row:
+            shown = number_of(Difference(row["difference"], row["low"], row["high"], seeds=1))
+        rows.append([
+            str(row["steps"]), row["targets"], row["weights"], f"{row['learning_rate']:.1e}".replace("e-0", "e-"),
+            number(row["calibration"]), number(row["heldout"]), shown,
+        ])  # fmt: skip
+    header = ["steps", "targets", "weights", "learning rate", "NLL, calibration", "NLL, held-out", "minus labels-only"]
+    return table(header, rows)
+
+
+def weak_teacher(reports: Reports) -> str:
+    """Students with and without a weak third teacher in the pool, and their targets."""
+    found = reports.read("long/wordnet-weak-teacher.json")
+    cost = {(row["student"], row["control"]): row for row in found["comparisons"] if row["domain"] == "all"}
+    rows = []
+    for name in ("learned", "entropy", "uniform"):
+        with_it = f"{name}-weak"
+        difference = cost[with_it, name]
+        seeds = difference["seeds"]
+        targets = [number(found["fusions"][fusion]["nll_restored"]) for fusion in (name, with_it)]
+        students = [
+            number(mean(nll for seed, nll in zip(runs["seeds"], runs["nll"], strict=True) if seed in seeds))
+            for runs in (found["students"][name], found["students"][with_it])
+        ]
+        shown = Difference(difference["difference"], difference["low"], difference["high"], seeds=len(seeds))
+        rows.append([f"`{name}`", *targets, *students, str(len(seeds)), number_of(shown)])
+    header = [
+        "`weighting`",
+        "target",
+        "target, with it",
+        "student",
+        "student, with it",
+        "seeds",
+        "its cost to the student",
+    ]
+    return table(header, rows)
+
+
+TABLES = {
+    "own-rates": own_rates,
+    "specialists": specialists,
+    "schedules": schedules,
+    "weak-teacher": weak_teacher,
+}
