@@ -8,7 +8,7 @@ stayed without an answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from benchmarks.families.likelihood import cut_alike, teacher_params
 from benchmarks.families.pages import masked_corpus
 from pipeline.adapt.params import AdapterParams
 from pipeline.adapt.text import read_pages
+from pipeline.core.config import section
 from pipeline.core.runtime import Runtime
 from pipeline.evaluate.bootstrap import Means, mean_intervals
 from pipeline.evaluate.heldout import Heldout, open_heldout
-from pipeline.evaluate.predictions import restored_fusion_nll
+from pipeline.evaluate.predictions import heldout_nll, restored_fusion_nll
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
 from pipeline.fuse.weighting import Weighting
+from pipeline.models.masked_lm import masked_lm
 from pipeline.sparse.restore import RestoredTargets
 from pipeline.teach.teach import teach
 from pipeline.text.corpus_view import MaskedCorpus, MaskedSequences
@@ -49,12 +51,15 @@ PAGES = 900
 WEIGHTINGS: tuple[Weighting, ...] = ("learned", "uniform")
 RESAMPLES = 1000
 OTHER = "byte-bpe"
+SETTINGS = Path("params.yaml")
 
 
 def gain(
     *, data: Path, glosses: Path, start: Path, tokenizer: Path, runtime: Runtime, scratch: Path
 ) -> list[dict[str, Any]]:
-    """One row for each pool of teachers and weighting; NLL of restored targets, nats a held-out position.
+    """One row for each pool of teachers and weighting; NLL of restored targets and of students, nats a position.
+
+    A student learns as `fused` of the settings file does, from targets of one teacher or of all, by learned weights.
 
     data has the default run's stores, glosses its ingested text, `start` is the students' start, and `tokenizer` the
     folder of the other vocabulary. `difference` is with the other teacher minus without it, with its 95 % interval from
@@ -72,17 +77,23 @@ def gain(
     heldout = open_heldout(corpus)
     answered_P = Store(logits / OTHER, SparseLogits).read(HELDOUT).covered_P()
     alike_P = cut_alike(corpus, model, start)
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def judge(of: str, pool: list[str], weighting: Weighting, losses: Callable[[Path], NDArray[np.float64]]) -> None:
+        without_P, with_P = (
+            losses(_fused(teachers, weighting, data=data, logits=logits, heldout=heldout, scratch=scratch))
+            for teachers in (pool, [*pool, OTHER])
+        )
+        for where, here_P in (("new", ~alike_P), ("alike", alike_P)):
+            found = compare(without_P, with_P, here_P & answered_P & np.isfinite(without_P), heldout)
+            rows.append({"of": of, "pool": pool, "weighting": weighting, "where": where} | found)
+            print(rows[-1], flush=True)
+
     for pool in [*([name] for name in others), others] if len(others) > 1 else [others]:
         for weighting in WEIGHTINGS:
-            without_P, with_P = (
-                _restored_nll(teachers, weighting, data=data, logits=logits, heldout=heldout, scratch=scratch)
-                for teachers in (pool, [*pool, OTHER])
-            )
-            for where, here_P in (("new", ~alike_P), ("alike", alike_P)):
-                found = compare(without_P, with_P, here_P & answered_P & np.isfinite(without_P), heldout)
-                rows.append({"pool": pool, "weighting": weighting, "where": where} | found)
-                print(rows[-1], flush=True)
+            judge("target", pool, weighting, lambda targets: _restored_nll(targets, heldout))
+    for pool in ([others[0]], others):
+        judge("student", pool, "learned", lambda targets: _student_nll(targets, start, heldout, scratch, runtime))
     return rows
 
 
@@ -107,10 +118,10 @@ def _trained(pages: Sequence[str], start: Path, tokenizer: Path, scratch: Path, 
     return out
 
 
-def _restored_nll(
+def _fused(
     teachers: list[str], weighting: Weighting, *, data: Path, logits: Path, heldout: Heldout, scratch: Path
-) -> NDArray[np.float64]:
-    """NLL [P] of the true tokens under the restored targets of a fusion; NaN without a target."""
+) -> Path:
+    """The fused store of these teachers."""
     out = scratch / "targets" / "-".join([weighting, *teachers])
     params = FusionParams.model_validate(
         {
@@ -127,11 +138,38 @@ def _restored_nll(
             out=out,
             declared=sorted(path.name for path in logits.iterdir()),
         )
-    store = Store(out, FusedTargets)
+    return out
+
+
+def _restored_nll(targets: Path, heldout: Heldout) -> NDArray[np.float64]:
+    """NLL [P] of the true tokens under the restored targets of a fusion; NaN without a target."""
+    store = Store(targets, FusedTargets)
     restored = RestoredTargets.of(store, store.read(HELDOUT), device=torch.device("cpu"))
     nll_P = restored_fusion_nll(restored, heldout.masked.label_P)
     assert nll_P is not None, "no teacher draws here"
     return nll_P
+
+
+def _student_nll(targets: Path, start: Path, heldout: Heldout, scratch: Path, runtime: Runtime) -> NDArray[np.float64]:
+    """NLL [P] of the true tokens under a student of these targets, with the settings of the default run."""
+    out = scratch / "students" / targets.name
+    student = section(SETTINGS, "students.fused", StudentParams)
+    train(
+        student.model_copy(update={"targets": str(targets), "start": str(start)}),
+        section(SETTINGS, "training", TrainingParams),
+        MaskedSequences(sequences=heldout.sequences, masks=heldout.masks),
+        tokenizer=start,
+        out=out,
+        runtime=runtime,
+    )
+    with masked_lm(out, device=runtime.device, dtype=torch.float32) as lm:
+        return heldout_nll(
+            lm,
+            heldout.rows,
+            heldout.masked,
+            special=heldout.sequences.facts["special"],
+            batch_tokens=runtime.batch_tokens,
+        )
 
 
 def compare(

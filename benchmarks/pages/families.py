@@ -36,7 +36,7 @@ def likelihood(reports: Reports) -> str:
 
 
 def gain(reports: Reports) -> str:
-    """Fused targets with and without a teacher of another vocabulary, at words that it cuts differently and others."""
+    """Targets and students with and without a teacher of another vocabulary, at words that it cuts alike or not."""
     rows = []
     for row in reports.read("families.json")["gain"]:
         difference = [signed(row[name]) for name in ("difference", "difference_low", "difference_high")]
@@ -44,8 +44,8 @@ def gain(reports: Reports) -> str:
         shown = f"{difference[0]} [{difference[1]}, {difference[2]}]"
         losses = (number(row["without"]), number(row["with"]))
         pool = " + ".join(f"`{name}`" for name in row["pool"])
-        rows.append([pool, f"`{row['weighting']}`", where, str(row["positions"]), *losses, shown])
-    header = ["other teachers", "`weighting`", "words", "positions", "without", "with", "with minus without"]
+        rows.append([row["of"], pool, f"`{row['weighting']}`", where, str(row["positions"]), *losses, shown])
+    header = ["NLL of", "other teachers", "`weighting`", "words", "positions", "without", "with", "with minus without"]
     return table(header, rows)
 
 
