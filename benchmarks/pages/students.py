@@ -67,7 +67,7 @@ def headline(reports: Reports) -> str:
         f"`{MAIN}` learns from several teachers, `only-…` from one, `{CONTROL}` from the true tokens alone.",
         *(_verdict(MAIN, rival, against[MAIN, rival]) for rival in (single, UNIFORM) if rival in rivals),
         f"NLL is in nats a masked position. Brackets are 95 % intervals over {over}.",
-        f"The whole pipeline took {minutes:.0f} minutes on {run['cores']} CPU cores, and {gigabytes:.1f} GB at most.",
+        f"The stages took {minutes:.0f} minutes on {run['cores']} CPU cores, and {gigabytes:.1f} GB at most.",
     )
     header = ["model", "held-out NLL, lower is better", "accuracy", "minus labels-only"]
     return table(header, rows) + "\n\n" + "\n".join(f"- {line}" for line in lines)
