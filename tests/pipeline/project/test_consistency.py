@@ -210,6 +210,7 @@ def test_glue_on_the_hub_needs_no_folder(tmp_path: Path) -> None:
 def add_adapter(**more: Any) -> Change:
     """A teacher made here, `own`."""
     training = {**DEFAULTS["training"], "steps": 10}
+    del training["evaluated_positions"]  # of students alone
     entry = {"start": "data/sources/wordnet-things", "text": "data/text", "training": training} | more
     return lambda params: params["adapters"].update(own=entry)
 
