@@ -137,12 +137,26 @@ def test_the_hub_comes_second_and_only_what_a_model_needs_is_asked_of_it(
 def test_what_the_hub_gave_once_is_there_without_it(
     place: Path, serve: Serve, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve({REPO: model_files})
+    """Its cache has a part of the repository, what a model needs (huggingface/huggingface_hub#3942)."""
+    serve({REPO: model_files | dict.fromkeys(OTHER_FORMATS, b"not asked for")})
     section = source(hub=REPO, revision=COMMIT)
     first = fetch("body", section, place / "one", downloads=place / "downloads")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert fetch("body", section, place / "two", downloads=place / "downloads") == first
     assert folder_bytes(place / "one") == folder_bytes(place / "two")
+
+
+def test_a_cache_without_the_weights_is_refused_without_the_hub(
+    place: Path, serve: Serve, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a download of the tokenizer alone, or one that was interrupted."""
+    serve({REPO: model_files})
+    patterns = [name for name in model_files if name != "model.safetensors"]
+    hub.fetch_snapshot(REPO, COMMIT, patterns=patterns, kind="model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SourceError, match=r"OfflineMode.*; nor does the cache on this machine have it\. By hand"):
+        fetch("body", source(hub=REPO, revision=COMMIT), place / "out", downloads=place / "downloads")
+    assert not (place / "out" / "config.json").exists()
 
 
 def test_the_mirror_comes_last_and_is_fetched_once(place: Path, model_files: dict[str, bytes]) -> None:

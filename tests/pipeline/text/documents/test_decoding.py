@@ -27,7 +27,9 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     "bz2": bz2.compress,
     "zst": zstandard.ZstdCompressor().compress,
 }
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\ufeff"), max_size=60)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\ufeff"), max_size=60).filter(
+    lambda text: not text.startswith("\0")  # UTF-16-LE's mark and a NUL are the four bytes of UTF-32-LE's mark
+)
 
 
 def ignore(_: int) -> None:
