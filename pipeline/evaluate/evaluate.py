@@ -190,31 +190,6 @@ def evaluate_student(params: EvaluateParams, heldout: Heldout, *, model: Path, r
     return Evaluation(report=report, sums=sums, top=shown.found())
 
 
-def student_means(heldout: Heldout, *, model: Path, runtime: Runtime) -> Means:
-    """A student's NLL and accuracy by document, without a report; settings are chosen by those on calibration text.
-
-    Raises StaleParent when the student was trained on other text or masks.
-    """
-    import torch
-
-    from pipeline.models.masked_lm import masked_lm
-
-    training_record(model, sequences=heldout.sequences, masks=heldout.masks)
-    with masked_lm(model, device=runtime.device, dtype=torch.float32) as lm:
-        found = student_predictions(
-            lm,
-            heldout.rows,
-            heldout.masked,
-            special=heldout.sequences.facts["special"],
-            batch_tokens=runtime.batch_tokens,
-        )
-    return Means.of(
-        {"nll": (found.nll_P, found.covered_P), "accuracy": (found.rank_P == 0, found.covered_P)},
-        document_P=heldout.document_P,
-        documents=len(heldout.row_D),
-    )
-
-
 def curve_area(step_M: NDArray[Any], nll_MD: NDArray[Any]) -> NDArray[np.float64]:
     """Mean over the steps of piecewise linear curves through M points, by the trapezoidal rule; D curves, D means."""
     width_W = np.diff(step_M).astype(np.float64)

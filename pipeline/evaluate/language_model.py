@@ -14,6 +14,7 @@ from pipeline.evaluate.bootstrap import Means, calibration_error, mean_intervals
 from pipeline.evaluate.heldout import Heldout
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.evaluate.predictions import Predictions, student_predictions
+from pipeline.evaluate.results import training_record
 from pipeline.evaluate.suites import Metric, suite_report
 from pipeline.models.identity import weights_digest
 from pipeline.text.tokenizer import load_tokenizer
@@ -58,6 +59,15 @@ def evaluate_language_model(
         metrics |= _metrics(change, n=len(heldout.masked), suffix="_change")
         details["before"] = {"folder": str(before), "weights": weights_digest(before)}
     return suite_report("language_model", model, metrics, headline="nll", **details)
+
+
+def student_means(heldout: Heldout, *, model: Path, runtime: Runtime) -> Means:
+    """A student's NLL and accuracy by document, without a report; settings are chosen by those on calibration text.
+
+    Raises StaleParent when the student was trained on other text or masks, and what `evaluate_language_model` raises.
+    """
+    training_record(model, sequences=heldout.sequences, masks=heldout.masks)
+    return _means(heldout, _predictions(model, heldout, runtime=runtime))
 
 
 def _predictions(folder: Path, heldout: Heldout, *, runtime: Runtime) -> Predictions:

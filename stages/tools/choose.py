@@ -9,8 +9,8 @@ import click
 from pipeline.core.config import section
 from pipeline.core.runtime import apply
 from pipeline.evaluate.bootstrap import paired_differences
-from pipeline.evaluate.evaluate import student_means
 from pipeline.evaluate.heldout import open_heldout
+from pipeline.evaluate.language_model import student_means
 from pipeline.evaluate.params import EvaluateParams
 from pipeline.text.corpus_view import MaskedCorpus
 from stages.command import PATH, params_option, path_option, runtime_params, stage
