@@ -89,10 +89,11 @@ def gain(
             rows.append({"of": of, "pool": pool, "weighting": weighting, "where": where} | found)
             print(rows[-1], flush=True)
 
-    for pool in [*([name] for name in others), others] if len(others) > 1 else [others]:
+    pools = [*([name] for name in others), others] if len(others) > 1 else [others]
+    for pool in pools:
         for weighting in WEIGHTINGS:
             judge("target", pool, weighting, lambda targets: _restored_nll(targets, heldout))
-    for pool in ([others[0]], others):
+    for pool in (pools[0], *pools[1:][-1:]):
         judge("student", pool, "learned", lambda targets: _student_nll(targets, start, heldout, scratch, runtime))
     return rows
 
