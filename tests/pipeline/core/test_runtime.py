@@ -20,12 +20,32 @@ def test_what_is_setting_for_is_taken(dtype: str, expected: torch.dtype) -> None
     assert chosen.facts() == {"device": "cpu", "dtype": dtype}
 
 
-@pytest.mark.parametrize(("units", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_takes_bfloat16_where_the_cpu_computes_in_it(
-    monkeypatch: pytest.MonkeyPatch, units: bool, expected: torch.dtype
+@pytest.mark.parametrize(
+    ("units", "bfloat16_seconds", "expected"),
+    [
+        ("amx_bf16", 2.0, torch.bfloat16),
+        ("arm_bf16", 2.0, torch.bfloat16),
+        ("avx512_bf16", 0.5, torch.bfloat16),
+        ("avx512_bf16", 0.9, torch.float32),
+        ("avx512_bf16", 2.0, torch.float32),
+        ("avx512_f", 0.5, torch.float32),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_cpu_gains_from_it(
+    monkeypatch: pytest.MonkeyPatch, units: str, bfloat16_seconds: float, expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": units, "avx512_f": True})
-    assert runtime.apply(PARAMS.model_copy(update={"dtype": "auto"})).dtype == expected
+    """Matrix units are trusted; vector instructions are timed: Intel's without AMX take twice as long as float32."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {units: True, "avx2": True})
+    monkeypatch.setattr(runtime, "product_seconds", {torch.float32: 1.0, torch.bfloat16: bfloat16_seconds}.__getitem__)
+    runtime._cpu_gains_from_bfloat16.cache_clear()
+    try:
+        assert runtime.apply(PARAMS.model_copy(update={"dtype": "auto"})).dtype == expected
+    finally:
+        runtime._cpu_gains_from_bfloat16.cache_clear()
+
+
+def test_a_product_is_timed() -> None:
+    assert 0 < runtime.product_seconds(torch.float32) < 60
 
 
 def test_threads_are_set_when_setting_for() -> None:
