@@ -25,8 +25,9 @@ from pipeline.text.documents.ingest import ALL
 from pipeline.text.documents.readers import read_json_lines
 from pipeline.text.documents.records import Fields, Found
 from pipeline.text.masking import choose_masked_positions
+from pipeline.text.places import PLACES, place_of_each
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
-from pipeline.text.vocabulary import bridge, is_punctuation, space_variants
+from pipeline.text.vocabulary import bridge, space_variants
 from pipeline.text.windows import encode_windows
 from storage.documents import DocumentStore
 from storage.format.arrays import sentinel
@@ -38,9 +39,6 @@ KINDS = ("wordpiece-uncased", "wordpiece-cased", "byte-bpe", "unigram")
 SEQUENCE_TOKENS, RATE = 128, 0.15
 POSITIONS = 100_000
 """Tokens a teacher reads: the length of its positions is not what is measured."""
-
-PLACES = ("first word", "punctuation", "capital", "several tokens", "single token")
-"""Kinds of positions; the first that fits counts."""
 
 
 def train_teacher(kind: str, texts: Sequence[str], folder: Path, *, tokens: int = TOKENS) -> FastTokenizer:
@@ -92,19 +90,6 @@ def masked(texts: list[str], student: FastTokenizer) -> tuple[list[str], Sequenc
         white_space_V=np.zeros(len(student.tokens), bool),
     )
     return [texts[document] for document in sequences.document_N.tolist()], sequences, masks
-
-
-def place_of_each(texts: list[str], sequences: Sequences, masks: Masks) -> NDArray[np.int64]:
-    """Index in `PLACES` of each masked position."""
-    found = []
-    for row, column in zip(masks.sequence_P.tolist(), masks.column_P.tolist(), strict=True):
-        word_L = sequences.word_NL[row]
-        inside = np.flatnonzero(word_L == word_L[column])
-        start, end = int(sequences.char_start_NL[row, inside[0]]), int(sequences.char_end_NL[row, inside[-1]])
-        word = texts[row][start:end]
-        fits = (word_L[column] == 0, all(map(is_punctuation, word)), word != word.lower(), len(inside) > 1, True)
-        found.append(fits.index(True))
-    return np.array(found)
 
 
 def answered(

@@ -40,6 +40,7 @@ from pipeline.evaluate.top_tokens import (
     write_top_tokens,
 )
 from pipeline.sparse.restore import Restored, RestoredTargets
+from pipeline.text.places import PLACES, place_of_each
 from pipeline.text.vocabulary import bridge, decode_tokens
 from storage.errors import VocabularyError
 from storage.reader import Store
@@ -76,7 +77,7 @@ def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) 
     """Evaluate a teacher at temperature 1, and its loss and calibration at the fitted temperature.
 
     `nll_restored` is its loss at the fitted temperature under the distributions restored from its store, which a
-    student learns from.
+    student learns from..
     """
     store, teacher = _open_teacher(logits, heldout)
     label_P = heldout.masked.label_P
@@ -91,6 +92,9 @@ def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) 
         "ece_calibrated": _calibration(params, heldout, calibrated)["ece"],
         "temperature": teacher.restored.temperatures[1],
         "parameters": store.facts["parameters"],
+        "coverage_by_place": coverage_by_place(
+            place_of_each(heldout.texts, heldout.rows, heldout.masked), predictions.covered_P
+        ),
         **_store_size(store),
     }
     tokens = decode_tokens(store.constant("pieces_utf8"))
@@ -194,6 +198,21 @@ def curve_area(step_M: NDArray[Any], nll_MD: NDArray[Any]) -> NDArray[np.float64
     """Mean over the steps of piecewise linear curves through M points, by the trapezoidal rule; D curves, D means."""
     width_W = np.diff(step_M).astype(np.float64)
     return np.asarray(width_W @ (nll_MD[1:] + nll_MD[:-1]) / (2 * width_W.sum()))
+
+
+def coverage_by_place(place_P: NDArray[np.int64], covered_P: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """The kinds of masked positions that there are, in the order of `PLACES`, for P positions and their kinds.
+
+    Of each its `share` of all positions and how much of it is `covered`: numbers from 0 to 1, and `positions`.
+    A list, not a mapping: `dvc metrics` would make a column of each of its numbers.
+    """
+    count = np.bincount(place_P, minlength=len(PLACES))
+    covered = np.bincount(place_P[covered_P], minlength=len(PLACES))
+    return [
+        {"place": name, "positions": count[i], "share": count[i] / len(place_P), "covered": covered[i] / count[i]}
+        for i, name in enumerate(PLACES)
+        if count[i]
+    ]
 
 
 def _area(training: dict[str, Any], heldout: Heldout) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.seeds import generator
-from pipeline.text.corpus_view import MaskedCorpus, MaskedSequences
+from pipeline.text.corpus_view import MaskedCorpus, MaskedSequences, SequenceTexts
 from pipeline.text.inputs import TokenRows
 from pipeline.text.vocabulary import decode_tokens
 from storage.reader import Store
@@ -32,6 +32,8 @@ class Heldout:
     row_D: NDArray[np.int64]
     """Row of each document in the split's table."""
     source_D: list[str]
+    texts: SequenceTexts
+    """The text of each sequence's document, read when asked for."""
 
     @property
     def tokens(self) -> list[str]:
@@ -102,4 +104,5 @@ def open_heldout(corpus: MaskedCorpus, split: str = HELDOUT) -> Heldout:
         document_P=document_P,
         row_D=row_D,
         source_D=pa.chunked_array(sources).take(row_D).to_pylist(),
+        texts=SequenceTexts(corpus.documents, split, rows.document_N),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.report.comparisons import curve_note
 from pipeline.report.page_comparisons import comparisons_part, domains_part, unmet_by_students
+from pipeline.report.page_coverage import coverage_part, least_covered
 from pipeline.report.page_gradients import gradients_part
 from pipeline.report.page_suites import suites_part, unmet_by_lexical
 from pipeline.report.ranking import distilled
@@ -21,9 +22,9 @@ resamples err upwards where masked positions are few. Agreement is the share of 
 choice as the fused target."""
 
 TEACHERS_NOTE = """\
-A teacher is evaluated at the masked positions that it covers (share and number given): in words that its vocabulary
-cuts as the students' does. Calibrated: at its fitted temperature. Restored: of what its store restores at that
-temperature, which is what a student learns from; the other two are of its full softmax."""
+A teacher is evaluated at the masked positions that it covers (share and number given). Calibrated: at its fitted
+temperature. Restored: of what its store restores at that temperature, which is what a student learns from; the other
+two are of its full softmax."""
 
 FIDELITY_NOTE = """\
 At held-out positions whose full softmax was kept: mass listed, KL from the full to the restored distribution in nats,
@@ -68,6 +69,7 @@ def page(summary: dict[str, Any]) -> str:
         "## Teachers",
         table(TEACHER_COLUMNS, summary["teachers"]),
         TEACHERS_NOTE,
+        *coverage_part(summary["teachers"]),
         *domains_part(summary["teachers"]),
         "### What their stores keep of the full softmax",
         table(FIDELITY_COLUMNS, summary["fidelity"]),
@@ -128,8 +130,8 @@ def unmet_expectations(summary: dict[str, Any]) -> list[str]:
     for name, teacher in summary["teachers"].items():
         if teacher["coverage"] < LOW_COVERAGE:
             found.append(
-                f"teacher `{name}` covers {100 * teacher['coverage']:.1f} % of the masked positions only; its "
-                "vocabulary cuts the other words differently."
+                f"teacher `{name}` covers {100 * teacher['coverage']:.1f} % of the masked positions "
+                f"only{least_covered(teacher)}."
             )
     return found + unmet_by_lexical(summary)
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.families.coverage import KINDS, PLACES, answered, masked, place_of_each, rows, train_teacher
+from benchmarks.families.coverage import KINDS, answered, masked, rows, train_teacher
 from benchmarks.families.gain import compare
+from pipeline.text.places import PLACES, place_of_each
 from pipeline.text.tokenizer import load_tokenizer
 from tests.helpers.stores import TINY_TEXT
 

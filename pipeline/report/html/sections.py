@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report import page, page_gradients
+from pipeline.report import page, page_coverage, page_gradients
 from pipeline.report.comparisons import curve_note
 from pipeline.report.html import charts
 from pipeline.report.html.headline import headline
@@ -174,6 +174,9 @@ def _coverage(summary: dict[str, Any]) -> Section:
     ]
     spec = charts.bars(values, title="masked positions covered, %", largest=100)
     caption = "Share of the held-out masked positions at which each teacher and fusion has a prediction"
+    titles, cells = page_coverage.coverage_cells(entries["teacher"])
+    commands = [f"dvc repro evaluate_teacher@{name}" for name, *_ in cells]
+    by_place = Table(caption=page_coverage.TITLE, titles=["name", *titles], rows=cells, commands=commands)
     return Section(
         identifier="coverage",
         title="Teachers, fusions and their coverage",
@@ -181,11 +184,12 @@ def _coverage(summary: dict[str, Any]) -> Section:
         figures=[] if spec is None else [Figure(title="Coverage", caption=caption, spec=spec)],
         tables=[
             *tables("Teachers", page.TEACHER_COLUMNS, _evaluated(entries["teacher"]), "evaluate_teacher"),
+            *([by_place] if cells else []),
             *domain_tables(_evaluated(entries["teacher"]), "Teachers: NLL by domain", "evaluate_teacher"),
             *tables("Fusions", page.FUSION_COLUMNS, entries["fusion"], "evaluate_fusion"),
             *domain_tables(entries["fusion"], "Fusions: NLL by domain", "evaluate_fusion"),
         ],
-        notes=[page.FUSIONS_NOTE] if entries["fusion"] else [],
+        notes=[*([page_coverage.NOTE] if cells else []), *([page.FUSIONS_NOTE] if entries["fusion"] else [])],
     )
 
 

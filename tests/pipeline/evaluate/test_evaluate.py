@@ -115,6 +115,32 @@ def test_a_teachers_report_holds_the_means_over_what_it_answered(world: World, b
     assert report["parameters"] == 1000
 
 
+def test_a_teachers_report_says_what_it_covers_of_each_kind_of_position(world: World, beta: Evaluation) -> None:
+    """Kinds are taken from the stores one position at a time; every fifth position has no answer."""
+    corpus = world.stores.corpus()
+    rows, masked = corpus.sequences.read("heldout"), corpus.masks.read("heldout")
+    texts = corpus.documents.read("heldout").column("text").to_pylist()
+    kinds: dict[str, list[bool]] = {}
+    for number, (row, column) in enumerate(zip(masked.sequence_P, masked.column_P, strict=True)):
+        inside = np.flatnonzero(rows.word_NL[row] == rows.word_NL[row, column])
+        start, end = rows.char_start_NL[row, inside[0]], rows.char_end_NL[row, inside[-1]]
+        word = texts[rows.document_N[row]][start:end]
+        fits = {
+            "first word": rows.word_NL[row, column] == 0,
+            "punctuation": not any(letter.isalnum() for letter in word),
+            "capital": word.lower() != word,
+            "several tokens": len(inside) > 1,
+            "single token": True,
+        }
+        kinds.setdefault(next(kind for kind, does in fits.items() if does), []).append(number % 5 != 0)
+    found = {row["place"]: (row["positions"], row["share"], row["covered"]) for row in beta.report["coverage_by_place"]}
+    assert found == {
+        kind: pytest.approx((len(answers), len(answers) / len(masked), np.mean(answers)))
+        for kind, answers in kinds.items()
+    }
+    assert len(found) >= 4
+
+
 def test_reports_hold_the_loss_of_what_is_restored(world: World, beta: Evaluation, confident: Evaluation) -> None:
     """A few listed ids of eight: what is restored is further from the truth than the full softmax."""
     store = Store(world.data / "logits" / "beta", SparseLogits)

@@ -94,6 +94,14 @@ def fusion(nll: float, weights: dict[str, float], weighting: str, gain: float) -
     )
 
 
+def by_place(capital: float) -> list[dict[str, Any]]:
+    """A teacher that covers so much of the words with a capital, a quarter of the positions, and all others."""
+    return [
+        {"place": "capital", "positions": 50, "share": 0.25, "covered": capital},
+        {"place": "single token", "positions": 150, "share": 0.75, "covered": 1.0},
+    ]
+
+
 @pytest.fixture
 def reports(tmp_path: Path) -> Path:
     """fused is 0.1 below labels-only for certain, only-things 0.01 below it with noise; uniform is below confident."""
@@ -101,7 +109,8 @@ def reports(tmp_path: Path) -> Path:
     for name, nll, coverage in (("sci", 2.9, 0.97), ("prose", 3.0, 0.9)):
         report = scores(nll, parameters=109_500_000, bytes_per_position=130.25, store_bytes=2_000_000, temperature=1.1)
         report["nll_restored"] = 3.25
-        write_evaluation(folder / "teachers" / f"{name}.json", report | {"coverage": coverage})
+        report |= {"coverage": coverage, "coverage_by_place": by_place(1 - 4 * (1 - coverage))}
+        write_evaluation(folder / "teachers" / f"{name}.json", report)
         write_json(folder / "fidelity" / f"{name}.json", FIDELITY | ({"kl": [None]} if name == "prose" else {}))
     both = {"sci": 0.625, "prose": 0.375}
     write_evaluation(folder / "fusions" / "confident.json", fusion(2.80, both, "entropy", 0.1))
@@ -280,9 +289,33 @@ def test_unmet_expectations_are_those_that_the_intervals_show(summary: dict[str,
         "fusion `confident` is worse than uniform weights (`uniform`): +0.0500 [+0.0500, +0.0500] nat.",
     ]
     assert about["teacher"] == [
-        "teacher `prose` covers 90.0 % of the masked positions only; its vocabulary cuts the other words differently."
+        'teacher `prose` covers 90.0 % of the masked positions only, least of the kind "capital" (60.0 %).'
     ]
     assert len(found) == 4
+
+
+def test_what_teachers_cover_is_shown_by_kind_of_position(reports: Path, summary: dict[str, Any]) -> None:
+    rows = table(page(summary), "### Covered, by kind of masked position")
+    assert rows[0] == ["", "all", "capital (25.0 %)", "single token (75.0 %)"]
+    assert rows[2:] == [
+        ["`sci`", "97.0 %", "88.0 %", "100.0 %"],
+        ["`prose`", "90.0 %", "60.0 %", "100.0 %"],
+    ]
+    for name in ("sci", "prose"):
+        report = summary["teachers"][name] | {"coverage": 1.0, "coverage_by_place": by_place(1.0)}
+        write_evaluation(reports / "teachers" / f"{name}.json", report)
+    everything = summarise(PARAMS, NAMES, reports=reports)
+    assert "by kind of masked position" not in page(everything)
+    assert everything["teachers"]["prose"]["coverage_by_place"] == by_place(1.0)
+
+
+def test_a_report_without_kinds_is_shown_without_them(reports: Path, summary: dict[str, Any]) -> None:
+    for name in ("sci", "prose"):
+        report = {key: value for key, value in summary["teachers"][name].items() if key != "coverage_by_place"}
+        write_evaluation(reports / "teachers" / f"{name}.json", report)
+    text = page(summarise(PARAMS, NAMES, reports=reports))
+    assert "by kind of masked position" not in text
+    assert "teacher `prose` covers 90.0 % of the masked positions only." in text
 
 
 def test_a_fused_student_no_better_than_that_of_one_teacher_is_named(reports: Path) -> None:

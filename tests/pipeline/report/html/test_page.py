@@ -116,6 +116,20 @@ def test_every_row_has_its_command(parsed: Page) -> None:
     assert column(parsed, "Teachers", "command")["beta"] == "dvc repro evaluate_teacher@beta"
 
 
+def test_what_teachers_cover_by_kind_of_position_is_that_of_their_reports(parsed: Page, made: Made) -> None:
+    titles, *rows = parsed.tables["Covered, by kind of masked position"]
+    assert [row[0] for row in rows] == ["alpha", "beta"]
+    assert rows[0][1:-1] == ["100.0 %"] * (len(titles) - 2)
+    beta = made.summary["teachers"]["beta"]
+    kinds = beta["coverage_by_place"]
+    assert titles[1:-1] == ["all", *(f"{kind['place']} ({100 * kind['share']:.1f} %)" for kind in kinds)]
+    shares = [beta["coverage"], *(kind["covered"] for kind in kinds)]
+    assert [float(cell.removesuffix(" %")) for cell in rows[1][1:-1]] == pytest.approx(
+        [100 * share for share in shares], abs=0.051
+    )
+    assert len(kinds) >= 4
+
+
 def test_what_only_some_runs_have_is_on_the_page(made: Made) -> None:
     """Gradients of targets, differences by task, suites with and without senses, and what was read of the texts."""
     gradient = {"squared_bias": 0.423, "cosine": 0.779, "variance": 155.0, "positions": 1470.4}
