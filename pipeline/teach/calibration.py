@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,9 @@ CALIBRATION_POSITIONS = 4096
 
 CALIBRATION_BYTES = 2**30
 """Most memory that these logits take in float32: fewer predictions are kept for more than 65,536 ids."""
+
+PART_BYTES = 2**26
+"""Most memory of the logits in float32 that a loss is computed of at once; there are up to three such copies."""
 
 CALIBRATION_SLICES = 64
 """Places of the split that they are taken from: the first predictions may all be of one document."""
@@ -108,10 +111,10 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], inputs: TeacherInputs, *, na
 
     def nll_at(temperatures: Sequence[float]) -> list[float]:
         totals = [0.0] * len(temperatures)
-        for logits, gold in answers:
+        for logits_CV, gold_C in _parts(answers):
             for i, temperature in enumerate(temperatures):
-                scaled = logits.float() / temperature
-                totals[i] += float(torch.nn.functional.cross_entropy(scaled, gold, reduction="sum"))
+                loss = torch.nn.functional.cross_entropy(logits_CV / temperature, gold_C, reduction="sum")
+                totals[i] += float(loss)
         return [total / positions for total in totals]
 
     temperature = round(fit_temperature(nll_at), 6)
@@ -132,6 +135,14 @@ def calibrate(answers: list[tuple[Tensor, Tensor]], inputs: TeacherInputs, *, na
         positions,
     )
     return calibration
+
+
+def _parts(answers: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits in float32 and true ids, at most `PART_BYTES` of logits or one row of them at a time."""
+    for logits_QV, gold_Q in answers:
+        size = max(1, PART_BYTES // (4 * logits_QV.shape[1]))
+        for start in range(0, len(gold_Q), size):
+            yield logits_QV[start : start + size].float(), gold_Q[start : start + size]
 
 
 def _refuse_guessing(calibration: Calibration, inputs: TeacherInputs, *, label_Q: NDArray[np.int64], name: str) -> None:

@@ -5,6 +5,7 @@ Speed is not checked here: it depends on the machine.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.sparse import selection
 from pipeline.sparse import summary as sparse
@@ -21,14 +21,17 @@ from pipeline.sparse.params import (
     Keep,
     Nucleus,
     Sampled,
+    TailParams,
     TopK,
     TopKSampled,
 )
 from pipeline.sparse.restore import listed_probability
 from pipeline.sparse.summary import Summary, record_of, summarise
 from pipeline.sparse.tail import NO_COUNTERPART, TailShape
+from pipeline.sparse.tail_fit import SUBSPACE_SPARE, fit_tail
 from storage.records.logits import SparseLogits
 from storage.records.targets import FusedTargets
+from tests.helpers.memory import peak_bytes
 from tests.helpers.reference import restore_fused, restore_teacher
 
 TEMPERATURES = (1.0, 0.8, 1.6, 3.0)  # 1.6 = 2 * 0.8 goes the short way
@@ -156,27 +159,52 @@ def test_rows_are_independent_of_the_chunk(keep: Keep, monkeypatch: pytest.Monke
         torch.testing.assert_close(cut[name], column, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("keep", [topk(32), NUCLEUS, TopKSampled(form="topk+sampled", k=8, draws=20)])
-def test_nothing_larger_than_the_budget_is_made(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """600 rows of 2000 logits are twelve times what may be worked on at once; any result of an operation counts."""
-    monkeypatch.setattr(selection, "CPU_CHUNK_ELEMENTS", 50 * 2000)
-    logits = torch.randn(600, 2000, generator=torch.Generator().manual_seed(4)).bfloat16()
-    uniform = np.random.default_rng(0).random((600, keep.draws)) if keep.draws else None
-    largest = 0
+@pytest.mark.parametrize("vocabulary", [2_000, 250_002])
+def test_memory_is_bounded_in_bytes_whatever_the_vocabulary(
+    vocabulary: int, keep: Keep, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight float32 copies of what may be worked on at once, and the result. All logits are sixteen copies."""
+    chunk = 2**18
+    monkeypatch.setattr(selection, "CPU_CHUNK_ELEMENTS", chunk)
+    rows = 16 * chunk // vocabulary
+    logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(4)).to(dtype)
+    uniform = np.random.default_rng(0).random((rows, keep.draws)) if keep.draws else None
+    settings: dict[str, Any] = {"keep": keep, "temperatures": TEMPERATURES, "tail": shape(vocabulary, size=2)}
+    made: Summary = {}
+    peak = peak_bytes(
+        lambda: made.update(summarise(logits, torch.zeros(rows, dtype=torch.int64), uniform_PS=uniform, **settings))
+    )
+    result = sum(column.nbytes for column in made.values())
+    assert 3 * 4 * vocabulary < peak - result <= 8 * 4 * chunk < 4 * logits.numel()
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal largest
-            made = func(*args, **(kwargs or {}))
-            parts = made if isinstance(made, tuple | list) else [made]
-            wide = [part.numel() for part in parts if isinstance(part, torch.Tensor) and part.dtype != torch.bfloat16]
-            largest = max([largest, *wide])
-            return made
 
-    settings: dict[str, Any] = {"keep": keep, "temperatures": TEMPERATURES, "tail": shape(2000, size=2)}
-    with Watch():
-        summarise(logits, torch.zeros(600, dtype=torch.int64), uniform_PS=uniform, **settings)
-    assert largest == selection.CPU_CHUNK_ELEMENTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_budget_itself_is_some_megabytes(dtype: torch.dtype) -> None:
+    """Without a patch, at the vocabulary of XLM-R: the logits have 40 or 80 MB."""
+    logits = torch.zeros(80, 250_002, dtype=dtype)
+    settings: dict[str, Any] = {"keep": topk(32), "temperatures": (1.0,), "tail": shape(250_002, size=0)}
+    settings["tail"] = replace(settings["tail"], temperatures=(1.0,), bias_JV=settings["tail"].bias_JV[:1])
+    assert peak_bytes(lambda: summarise(logits, torch.zeros(80, dtype=torch.int64), **settings)) < 2**25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_fit_of_tails_takes_no_more_memory_for_more_rows(
+    rank: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for each row's code and list: far less than a row of logits, which has 1 MB at this vocabulary."""
+    monkeypatch.setattr(selection, "CPU_CHUNK_ELEMENTS", 2**18)
+    generator = torch.Generator().manual_seed(5)
+    batches = [torch.randn(12, 250_002, generator=generator).to(dtype) for _ in range(2)]
+    settings: dict[str, Any] = {
+        "keep": topk(8), "temperatures": (1.0, 2.0), "tail": TailParams(rank=rank, step=0.4),
+    }  # fmt: skip
+    few, many = (peak_bytes(lambda some=some: fit_tail(some, **settings)) for some in (batches[:1], batches))
+    assert many - few < 250_002
+    # A few vectors over the vocabulary for each coordinate, and those of the subspace iteration.
+    assert many < 4 * 250_002 * (24 + 4 * (rank and rank + SUBSPACE_SPARE))
 
 
 def test_the_logits_are_left_as_they_were() -> None:

@@ -26,6 +26,7 @@ from storage.errors import DataError, TeacherRefused
 from storage.format.arrays import sentinel
 from storage.reader import Store
 from storage.records.sequences import Masks
+from tests.helpers.memory import peak_bytes
 from tests.helpers.stores import TinyStores
 
 
@@ -179,3 +180,26 @@ def test_calibration_is_bounded_in_bytes_whatever_the_vocabulary(vocabulary: int
     assert taken * vocabulary * 4 <= 2**30
     assert taken >= 64
     assert (taken == 4096) == (vocabulary <= 65_536)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_losses_of_a_calibration_are_bounded_in_bytes(
+    dtype: torch.dtype, teacher_inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of sixteen times what a loss is computed of at once, whose result is that of whole batches."""
+    opened, _ = teacher_inputs
+    part, rows, vocabulary = 2**20, 16, 250_002
+    generator = torch.Generator().manual_seed(2)
+    gold = torch.randint(len(opened.to_student_V), (rows,), generator=generator)
+    logits = torch.randn(rows, vocabulary, generator=generator)
+    logits[torch.arange(rows), gold] += 12
+    answers = [(logits.to(dtype), gold)]
+    whole = calibrate(answers, opened, name="wide")
+    monkeypatch.setattr(calibration, "PART_BYTES", part)
+    parts = []
+    peak = peak_bytes(lambda: parts.append(calibrate(answers, opened, name="wide")))
+    assert 4 * vocabulary < peak < 4 * part < 4 * logits.numel()
+    assert (parts[0].nll, parts[0].temperature) == (
+        pytest.approx(whole.nll, rel=1e-5),
+        pytest.approx(whole.temperature, rel=1e-3),
+    )
