@@ -15,7 +15,7 @@ import click
 
 from benchmarks.speed.harness import Machine, Row, Unavailable, accelerator, entries, failed, processor, save, table
 
-MODULES = ("teach", "topk", "fuse", "train", "memory", "online", "noop", "share", "against")
+MODULES = ("teach", "topk", "fuse", "train", "memory", "online", "noop", "share", "formats", "processes", "against")
 """Of benchmarks.speed, each with ROWS; in the order of the table."""
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,14 @@ def run(rows: Sequence[Row], *, cpu: Machine, gpu: Machine | None) -> list[dict[
 @click.command()
 @click.option("--only", multiple=True, help="A row's name, or the beginning of several; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("reports/bench.json"), show_default=True)
+@click.option("--gpu", is_flag=True, help="Only rows that an accelerator is measured by.")
 @click.option("--list", "listing", is_flag=True, help="Name the rows and stop.")
-def main(only: tuple[str, ...], out: Path, listing: bool) -> None:
+def main(only: tuple[str, ...], out: Path, gpu: bool, listing: bool) -> None:
     """Measure and print the table."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     rows = [row for row in all_rows() if not only or row.name.startswith(only)]
+    if gpu:
+        rows = [row for row in rows if row.device != "cpu"]
     if not rows:
         raise click.UsageError(f"no row begins with {', '.join(only)}; --list names them")
     if listing:

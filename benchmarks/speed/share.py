@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.speed.harness import RUNS, Machine, Measured, Row, seconds
+from benchmarks.speed.harness import RUNS, Machine, Measured, Row, Unavailable, require, seconds
+
+if TYPE_CHECKING:
+    from pipeline.lexical.inputs import LexicalInputs
+    from pipeline.lexical.trainer import LexicalTrainer
+    from pipeline.text.ragged import Int
 
 ROWS_OF_A_PRODUCT = {"cpu": 2048, "cuda": 32768}
 PRODUCTS = 8
@@ -21,6 +27,9 @@ PRODUCTS = 8
 
 STEPS = {"cpu": 8, "cuda": 16}
 """Training steps a timing."""
+
+LEXICAL_STEPS = {"cpu": 2, "cuda": 8}
+"""Steps of lexical training a timing; on a CPU one takes seconds."""
 
 KINDS: Mapping[str, Sequence[str]] = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear"),
@@ -65,17 +74,26 @@ def where_time_goes(work: Callable[[], object]) -> dict[str, float]:
     return {kind: round(found[kind] / found.total(), 3) for kind in [*KINDS, "rest"]}
 
 
-def share(
-    machine: Machine, work: Callable[[], object], *, useful: float, config: Any, dtype: Any, what: str
-) -> Measured:
-    """The share in each run; `work` does `useful` FLOPs."""
+def forward_flops(config: Any, token_counts: Iterable[int], *, head_positions: int = 0) -> float:
+    """Useful FLOPs of a forward of sequences of so many tokens, with the head at some positions of them in all."""
+    from pipeline.evaluate.costs import flops
+
+    sequences = Counter(token_counts)
+    encoder = sum(count * flops(config, tokens=tokens, head_positions=0) for tokens, count in sequences.items())
+    return encoder + flops(config, tokens=0, head_positions=head_positions)
+
+
+def share(machine: Machine, work: Callable[[], float], *, config: Any, dtype: Any, what: str) -> Measured:
+    """The share in each run; `work` returns the useful FLOPs that it did."""
     import torch
 
+    done: list[float] = []
     work()
     values, rates = [], []
     for _ in range(RUNS):
         rates.append(product_rate(machine, config, dtype))
-        values.append(useful / seconds(work, machine=machine) / rates[-1])
+        took = seconds(lambda: done.append(work()), machine=machine)
+        values.append(done[-1] / took / rates[-1])
     units = torch.cpu.get_capabilities().get("amx_bf16", False) if machine.kind == "cpu" else True
     number = str(dtype).removeprefix("torch.")
     note = (
@@ -88,29 +106,27 @@ def share(
 
 def measure_teach(machine: Machine, folder: Path) -> Measured:
     """A teacher's forwards, with the head, over a shard of the default run's text."""
-    from benchmarks.speed.harness import require
     from benchmarks.speed.teach import MODEL, fast_type, forward, load_bare, shard_inputs, small_stores, tensors
-    from pipeline.evaluate.costs import flops
 
     model, dtype = require(MODEL, run="make repro"), fast_type(machine)
     lm = load_bare(model, machine, dtype)
     (first, *_) = shard_inputs(model, lm, small_stores(folder, machine.kind), machine)
     config = lm.model.config
     useful = sum(
-        sum(flops(config, tokens=int(tokens), head_positions=0) for tokens in one.attention_BL.sum(axis=1))
-        + flops(config, tokens=0, head_positions=len(one.row_Q))
-        for one in first
+        forward_flops(config, one.attention_BL.sum(axis=1).tolist(), head_positions=len(one.row_Q)) for one in first
     )
     batches = tensors(lm, first)
-    return share(
-        machine, lambda: forward(lm, batches, head=True), useful=useful, config=config, dtype=dtype, what=MODEL
-    )
+
+    def work() -> float:
+        forward(lm, batches, head=True)
+        return useful
+
+    return share(machine, work, config=config, dtype=dtype, what=MODEL)
 
 
 def measure_train(machine: Machine, _folder: Path) -> Measured:
     """Steps of the default run: its student, its fused targets, its tokens a step."""
     from benchmarks.speed.train import MODEL, STEP_SEQUENCES, default_stores, learner
-    from pipeline.evaluate.costs import flops
 
     model, data = default_stores()
     ours = learner(
@@ -124,15 +140,118 @@ def measure_train(machine: Machine, _folder: Path) -> Measured:
     steps, useful = STEPS[machine.kind], 0.0
     for examples in ours.examples[:steps]:
         positions = int((view.start_G1[examples + 1] - view.start_G1[examples]).sum())
-        tokens_B = view.lengths_G()[examples].tolist()
-        useful += sum(flops(config, tokens=tokens, head_positions=0) for tokens in tokens_B)
-        useful += flops(config, tokens=0, head_positions=positions)
+        useful += 3 * forward_flops(config, view.lengths_G()[examples].tolist(), head_positions=positions)
     dtype = next(ours.trainer.lm.model.parameters()).dtype
     del ours.examples[steps:]  # the same steps again and again: their FLOPs are counted
-    return share(
-        machine, lambda: ours.steps(steps), useful=3 * useful, config=config, dtype=dtype,
-        what=f"{MODEL}, {STEP_SEQUENCES[machine.kind]} sequences a step",
+
+    def work() -> float:
+        ours.steps(steps)
+        return useful
+
+    what = f"{MODEL}, {STEP_SEQUENCES[machine.kind]} sequences a step"
+    return share(machine, work, config=config, dtype=dtype, what=what)
+
+
+def measure_lexical(machine: Machine, _folder: Path) -> Measured:
+    """Steps of lexical training of the default run: words with the glosses of their senses, and masked sequences."""
+    from benchmarks.speed.train import runtime
+    from pipeline.core.config import section
+    from pipeline.lexical.inputs import LexicalInputs
+    from pipeline.lexical.params import LexicalParams
+    from pipeline.lexical.train import new_trainer
+    from pipeline.lexical.trainer import plan_steps
+    from pipeline.text.corpus_view import MaskedCorpus
+
+    params = section(require("params.yaml", run="git checkout params.yaml"), "lexical.lexical", LexicalParams)
+    for needed in (params.start, "data/senses/examples", "data/masks"):
+        require(needed, run="dvc repro lexical@lexical")
+    corpus = MaskedCorpus.open(Path("data/documents"), Path("data/sequences"), Path("data/masks"))
+    inputs = LexicalInputs.open(
+        params, corpus, lexicon=Path("data/lexicon"), senses=Path("data/senses"), name="lexical"
+    )
+    chosen = runtime(machine.kind, "auto")
+    trainer = new_trainer(params, inputs, runtime=chosen)
+    trainer.model.train()
+    count = LEXICAL_STEPS[machine.kind]
+    if (1 + RUNS + 1) * count > trainer.steps:  # a first run, those that are timed, and that of the profiler
+        raise Unavailable(f"lexical training has {trainer.steps} steps. Set senses.examples.share to 0.08 or more")
+    words = plan_steps(
+        trainer.data.batch_builder.view, trainer.data.instance_I, step_words=params.training.step_words,
+        seed=params.training.seed,
     )  # fmt: skip
+    steps = list(islice(words, trainer.steps))
+    useful = _lexical_flops(params, inputs, trainer, [instance_I for _, instance_I in steps])
+    done = 0
+
+    def work() -> float:
+        nonlocal done
+        numbers = range(done, done + count)
+        for number in numbers:
+            trainer.step(number, steps[number])
+        done += count
+        return sum(useful[number] for number in numbers)
+
+    what = f"{params.start}, {params.objective}, {params.training.step_words} words a step"
+    return share(machine, work, config=trainer.model.lm.config, dtype=chosen.dtype, what=what)
+
+
+def _lexical_flops(params: Any, inputs: LexicalInputs, trainer: LexicalTrainer, words: Sequence[Int]) -> list[float]:
+    """Useful FLOPs of each step: of its windows, its glosses and its masked sequences; the sense head is left out."""
+    from pipeline.lexical.batches import BiBatch, micro_batches
+    from pipeline.lexical.trainer import kept_candidates
+    from pipeline.train.data import WINDOW_PREDICTIONS, plan_steps
+    from pipeline.train.train import open_training_data
+
+    config, builder = trainer.model.lm.config, trainer.data.batch_builder
+    kept = kept_candidates(builder.view, most=params.training.most_candidates, seed=params.training.seed, epoch=0)
+    assert inputs.rehearsal is not None and params.language_model is not None
+    data = open_training_data(inputs.rehearsal.corpus, inputs.rehearsal.targets)
+    masked = plan_steps(
+        data, step_tokens=params.language_model.step_tokens, seed=params.training.seed,
+        window_shards=max(1, WINDOW_PREDICTIONS // data.text.plan.shard_rows), done=0,
+    )  # fmt: skip
+    found = []
+    for instance_I, step in zip(words, masked, strict=False):
+        useful = forward_flops(
+            config, step.window.view.lengths_G()[step.example_B].tolist(), head_positions=step.labels
+        )
+        for rows in micro_batches(builder, instance_I, batch_tokens=trainer.batch_tokens):
+            batch = builder.batch(rows, kept=kept)
+            assert isinstance(batch, BiBatch), f"{params.objective}: a bi-encoder is wanted"
+            useful += forward_flops(config, [*batch.windows.lengths().tolist(), *batch.glosses.lengths().tolist()])
+        found.append(3 * useful)
+    return found
+
+
+def measure_finetune(machine: Machine, _folder: Path) -> Measured:
+    """Steps of the detectors of paraphrases of the default run, tokenising included."""
+    from benchmarks.speed.train import runtime
+    from pipeline.core.config import section
+    from pipeline.tasks.finetune.classifier import finetuned
+    from pipeline.tasks.finetune.examples import Examples
+    from pipeline.tasks.params import ParaphraseParams
+    from pipeline.tasks.paraphrase_data import read_sets
+    from pipeline.text.ragged import encode
+
+    params = section(require("params.yaml", run="git checkout params.yaml"), "paraphrase", ParaphraseParams).finetune
+    params = params.model_copy(update={"epochs": 1, "least_steps": 0})
+    model = require("models/fused", run="dvc repro train@fused")
+    (rewritten, *_) = read_sets("rewritten", require("data/rewrite/prose", run="dvc repro rewrite@prose"))
+    assert rewritten.train is not None
+    texts = rewritten.train.some(STEPS[machine.kind] * params.batch)
+    examples = Examples(first=texts.first, second=texts.second, label_N=texts.label_N)
+    chosen = runtime(machine.kind, "auto")
+    with finetuned(model, examples, classes=2, params=params, seed=0, runtime=chosen) as classifier:
+        config = classifier.encoder.config
+        encoded = encode(examples.first, examples.second, tokenizer=classifier.tokenizer, max_tokens=params.max_tokens)
+        useful = 3 * forward_flops(config, encoded.length_N.tolist())
+
+        def work() -> float:
+            classifier.learn(examples)
+            return useful
+
+        what = f"models/fused, {params.batch} texts a step, {encoded.length_N.mean():.0f} tokens a text"
+        return share(machine, work, config=config, dtype=chosen.dtype, what=what)
 
 
 ROWS = (
@@ -143,5 +262,13 @@ ROWS = (
     Row(
         name="share-train", goal=0.4, unit="useful FLOPs a second / matrix products alone", better="higher",
         device="any", measure=measure_train,
+    ),
+    Row(
+        name="share-lexical", goal=0.4, unit="useful FLOPs a second / matrix products alone", better="higher",
+        device="any", measure=measure_lexical,
+    ),
+    Row(
+        name="share-finetune", goal=0.4, unit="useful FLOPs a second / matrix products alone", better="higher",
+        device="any", measure=measure_finetune,
     ),
 )  # fmt: skip

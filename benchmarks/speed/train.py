@@ -16,10 +16,12 @@ import numpy as np
 from benchmarks.speed.harness import Machine, Measured, Row, alternate, require
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from pipeline.core.runtime import Runtime
     from pipeline.train.data import ShardWindow, Step
+    from pipeline.train.processes import Processes
     from pipeline.train.trainer import Trainer
 
 MODEL = "data/sources/minilm-l6-mlm"
@@ -74,10 +76,13 @@ def learner(
     data: Path,
     dtype: str = "auto",
     sequences: int | None = None,
+    processes: Processes | None = None,
+    device: torch.device | None = None,
 ) -> Learner:
     """A student in `model` that learns from the stores of `data`, with the targets there, or from labels alone.
 
-    sequences are those of a step, by default `SEQUENCES`.
+    sequences are those of a step, by default `SEQUENCES`. processes divide a step, each on its own device; by default
+    this process is alone, on the device of its kind.
     """
     from pipeline.models.masked_lm import MaskedLM
     from pipeline.text.corpus_view import MaskedCorpus
@@ -85,6 +90,7 @@ def learner(
     from pipeline.train.data import WINDOW_PREDICTIONS, ShardWindow
     from pipeline.train.initialize import start_student
     from pipeline.train.params import LossParams, StudentParams, TrainingParams
+    from pipeline.train.processes import ALONE
     from pipeline.train.train import open_targets, open_training_data
     from pipeline.train.trainer import Trainer
 
@@ -94,7 +100,7 @@ def learner(
     training = open_training_data(corpus, open_targets(targets or "", loss, masks=corpus.masks))
     started = start_student(model, tokenizer=load_tokenizer(model), layers=None, config=None, seed=0)
     trainer = Trainer(
-        MaskedLM(started.to(chosen.device), chosen.device),
+        MaskedLM(started.to(device or chosen.device), device or chosen.device),
         StudentParams(targets=targets or "", start=str(model), loss=loss),
         TrainingParams(
             steps=STEPS,
@@ -111,10 +117,11 @@ def learner(
         special=corpus.special,
         dtype=chosen.dtype,
         batch_tokens=BATCH_TOKENS[kind],
+        processes=processes or ALONE,
     )
     plan = training.text.plan
     shards = min(plan.shards, max(1, WINDOW_PREDICTIONS // plan.shard_rows))
-    window = ShardWindow(training, tuple(range(shards)))
+    window = ShardWindow(training, tuple(range(shards)), share=(processes or ALONE).share)
     inside = np.flatnonzero(window.prediction_P[window.view.start_G1[1:] - 1] < plan.bounds(shards - 1)[1])
     size = sequences or SEQUENCES[kind]
     count = len(inside) // size

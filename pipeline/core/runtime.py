@@ -120,7 +120,7 @@ def _cpu_gains_from_bfloat16() -> bool:
 
 
 def product_seconds(dtype: torch.dtype) -> float:
-    """Seconds of a product as an encoder has them, on the CPU; the least of several, so that other work matters less."""
+    """Seconds of a product as an encoder has them, on the CPU; the least of several: other work matters less."""
     import torch
 
     left, right = torch.ones(PRODUCT[0], PRODUCT[1], dtype=dtype), torch.ones(PRODUCT[2], PRODUCT[1], dtype=dtype)

@@ -48,66 +48,80 @@ def train_lexical(
     identity = inputs.identity(params)
     work_folder = WorkFolder(out, name=f"models-{out.name}", identity=identity, workspace=runtime.workspace)
     with work_folder as work, one_model():
-        data = lexical_data(
-            inputs,
-            params.reading,
-            params.objective,
-            gold_weight=params.gold,
-            soft_label_weight=params.soft_labels,
-            heldout=inputs.heldout_texts(),
-            packed=params.training.gloss_table is not None,
-        )
-        reading, steps = data.batch_builder.reading, steps_of(data, params.training)
-        model = new_model(inputs, reading, seed=params.training.seed)
-        tokens = longest_sequence(params.reading, reading)
-        if inputs.rehearsal is not None:
-            tokens = max(tokens, inputs.rehearsal.longest)
-        choose_attention(model.lm, device=runtime.device, dtype=runtime.dtype, tokens=tokens)
-        lm = MaskedLM(model.lm, runtime.device)
-        parameters = lm.parameters
-        require_room(params.reading, reading, positions=lm.positions, start=inputs.start)
-        model.to(runtime.device)
-        rehearsal = None
-        if params.language_model is not None and inputs.rehearsal is not None:
-            rehearsal = Rehearsal(
-                lm,
-                params.language_model,
-                data=open_training_data(inputs.rehearsal.corpus, inputs.rehearsal.targets),
-                own=inputs.rehearsal.own_targets,
-                autocast=runtime.dtype,
-                batch_tokens=runtime.batch_tokens,
-                steps=steps,
-                seed=params.training.seed,
-            )
-        trainer = LexicalTrainer(
-            model,
-            data,
-            params.training,
-            rehearsal=rehearsal,
-            pad=inputs.tokenizer.special["pad"],
-            device=runtime.device,
-            autocast=runtime.dtype,
-            batch_tokens=runtime.batch_tokens,
-        )
+        trainer = new_trainer(params, inputs, runtime=runtime)
+        data, model = trainer.data, trainer.model
+        parameters = _parameters(model)
         with open_curves(runtime.trackers, record_name("lexical", out.name), work.path) as curves:
             trainer.run(work.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds, curves=curves)
         record = {
             "identity": identity,
             "parents": inputs.parents(),
             "parameters": parameters,
-            "steps": steps,
+            "steps": trainer.steps,
             "words": len(data.instance_I),
             "left_out": data.left_out,
             "losses": trainer.plain()["losses"],
             "start": params.start,
             "objective": params.objective,
         }
-        assert lm.parameters == parameters, "lexical training must not add parameters to the model"
+        assert _parameters(model) == parameters, "lexical training must not add parameters to the model"
         with publishing(work) as folder:
             save_model(model.lm.cpu(), folder, tokenizer=inputs.start)
             save_senses(model.head, params.reading, params.objective, lexicon, folder / SENSES_FOLDER)
             write_record(folder, record, card=model_card(out.name, params, record))
     return record
+
+
+def new_trainer(params: LexicalParams, inputs: LexicalInputs, *, runtime: Runtime) -> LexicalTrainer:
+    """A trainer before its first step, with the start and what it rehearses on.
+
+    Raises DataError when there is nothing to learn, ParamsError when the start has too few positions.
+    """
+    data = lexical_data(
+        inputs,
+        params.reading,
+        params.objective,
+        gold_weight=params.gold,
+        soft_label_weight=params.soft_labels,
+        heldout=inputs.heldout_texts(),
+        packed=params.training.gloss_table is not None,
+    )
+    reading = data.batch_builder.reading
+    model = new_model(inputs, reading, seed=params.training.seed)
+    tokens = longest_sequence(params.reading, reading)
+    if inputs.rehearsal is not None:
+        tokens = max(tokens, inputs.rehearsal.longest)
+    choose_attention(model.lm, device=runtime.device, dtype=runtime.dtype, tokens=tokens)
+    lm = MaskedLM(model.lm, runtime.device)
+    require_room(params.reading, reading, positions=lm.positions, start=inputs.start)
+    model.to(runtime.device)
+    rehearsal = None
+    if params.language_model is not None and inputs.rehearsal is not None:
+        rehearsal = Rehearsal(
+            lm,
+            params.language_model,
+            data=open_training_data(inputs.rehearsal.corpus, inputs.rehearsal.targets),
+            own=inputs.rehearsal.own_targets,
+            autocast=runtime.dtype,
+            batch_tokens=runtime.batch_tokens,
+            steps=steps_of(data, params.training),
+            seed=params.training.seed,
+        )
+    return LexicalTrainer(
+        model,
+        data,
+        params.training,
+        rehearsal=rehearsal,
+        pad=inputs.tokenizer.special["pad"],
+        device=runtime.device,
+        autocast=runtime.dtype,
+        batch_tokens=runtime.batch_tokens,
+    )
+
+
+def _parameters(model: SenseModel) -> int:
+    """Trainable numbers of the language model."""
+    return sum(parameter.numel() for parameter in model.lm.parameters())
 
 
 def new_model(inputs: LexicalInputs, reading: Reading, *, seed: int) -> SenseModel:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import harness
@@ -128,6 +129,12 @@ def test_rows_run_on_the_device_they_name() -> None:
     assert [item["device"] for item in command.run(rows, cpu=CPU, gpu=None)] == ["a processor", "a processor"]
     names = [item["device"] for item in command.run(rows, cpu=CPU, gpu=GPU)]
     assert names == ["a processor", "an accelerator", "an accelerator"]
+
+
+def test_rows_of_a_gpu_are_listed_alone() -> None:
+    listed = CliRunner().invoke(command.main, ["--gpu", "--list"]).output.split()
+    assert {"teach-cuda", "share-train", "train-gpus"} <= set(listed)
+    assert not {"teach-cpu", "train-against", "noop"} & set(listed)
 
 
 def test_every_row_has_a_name_of_its_own() -> None:

@@ -76,7 +76,7 @@ def inline() -> dict[str, str]:
 def _split(words: list[str]) -> list[list[str]]:
     parts: list[list[str]] = [[]]
     for word in words:
-        if word in ("&&", "&", "|"):
+        if word in ("&&", "&", "|", "||"):
             parts.append([])
         elif word.endswith(";"):
             parts[-1].append(word[:-1])

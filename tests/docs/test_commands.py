@@ -115,6 +115,20 @@ def test_every_command_exists_and_says_what_it_needs(block: Block) -> None:
         require(words)
 
 
+def test_what_the_script_for_gpus_runs_exists() -> None:
+    """Not checked here: that it gives results, which takes a GPU."""
+    script = ROOT / "benchmarks" / "gpu.sh"
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    text = script.read_text(encoding="utf-8")
+    found = [words for words in commands(text) if words[0] == "dvc" or words[:2] == ["python", "-m"]]
+    ours = [words for words in found if words[:3] != ["python", "-m", "pytest"]]
+    assert len(found) >= 5 and len(ours) == len(found) - 1
+    for words in ours:
+        require(words)
+    paths = re.findall(r"(?:tests|examples)/[\w./-]+", text)
+    assert len(paths) > 2 and all((ROOT / path).exists() for path in paths), paths
+
+
 def test_every_command_in_running_text_exists() -> None:
     found = inline()
     assert len(found) > 10
