@@ -180,7 +180,7 @@ def measure_lexical(machine: Machine, _folder: Path) -> Measured:
         seed=params.training.seed,
     )  # fmt: skip
     steps = list(islice(words, trainer.steps))
-    useful = _lexical_flops(params, inputs, trainer, [instance_I for _, instance_I in steps])
+    useful = lexical_flops(params, inputs, trainer, [instance_I for _, instance_I in steps])
     done = 0
 
     def work() -> float:
@@ -195,7 +195,7 @@ def measure_lexical(machine: Machine, _folder: Path) -> Measured:
     return share(machine, work, config=trainer.model.lm.config, dtype=chosen.dtype, what=what)
 
 
-def _lexical_flops(params: Any, inputs: LexicalInputs, trainer: LexicalTrainer, words: Sequence[Int]) -> list[float]:
+def lexical_flops(params: Any, inputs: LexicalInputs, trainer: LexicalTrainer, words: Sequence[Int]) -> list[float]:
     """Useful FLOPs of each step: of its windows, its glosses and its masked sequences; the sense head is left out."""
     from pipeline.lexical.batches import BiBatch, micro_batches
     from pipeline.lexical.trainer import kept_candidates
