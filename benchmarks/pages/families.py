@@ -61,4 +61,18 @@ def outcomes(reports: Reports) -> str:
     return table(["role", "ok", "refused", "crash", "which are refused"], rows)
 
 
-TABLES = {"coverage": coverage, "likelihood": likelihood, "gain": gain, "families": outcomes}
+def versions(reports: Reports) -> str:
+    """In how many families a saved student is the same in other versions of transformers."""
+    found = [row for row in reports.read("families.json")["versions"] if "version" in row]
+    rows = []
+    for version in dict.fromkeys(row["version"] for row in found):
+        mine = [row for row in found if row["version"] == version]
+        cells = []
+        for outcome in ("same", "differs", "not loaded"):
+            names = [row["family"] for row in mine if row["outcome"] == outcome]
+            cells.append(str(len(names)) if outcome == "same" or not names else f"{len(names)}: {', '.join(names)}")
+        rows.append([version, *cells])
+    return table(["transformers", "same", "differs", "not loaded"], rows)
+
+
+TABLES = {"coverage": coverage, "likelihood": likelihood, "gain": gain, "families": outcomes, "versions": versions}

@@ -18,8 +18,18 @@ if TYPE_CHECKING:
 CARD_FILE = "README.md"
 RECORD_FILE = "training.json"
 
-NEWER_TYPES = ("eurobert", "gte", "jina_embeddings_v3", "nomic_bert", "esmc", "neomme", "ultrabert")
-"""Architectures that transformers 4.57 does not know. DeBERTa-v3's own head, `legacy: false`, does not either."""
+FIRST = "4.57"
+LOADED_BY_FIRST = (
+    *("albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "fnet"),
+    *("funnel", "longformer", "megatron-bert", "mobilebert", "modernbert", "mpnet", "nystromformer", "rembert"),
+    *("roberta", "roformer", "squeezebert", "xlm-roberta"),
+)
+"""Model types of which version 4.57.6 gives the logits of today's (docs/results/families.md), but for DeBERTa-v3's own
+head, `legacy: false`."""
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+KNOWN_CLASS = "PreTrainedTokenizerFast"
+"""Reads tokenizer.json as it is, in versions 4 and 5, which calls it `TokenizersBackend`."""
 
 PROBE_TOKENS = 12
 RELOAD_TOLERANCE = 1e-4
@@ -43,7 +53,7 @@ def save_model(model: Any, folder: Path, *, tokenizer: Path) -> None:
     for path in files_like(folder, WEIGHT_FILES):
         path.chmod(0o644)  # safetensors writes files that only their owner can read
     copy_files(tokenizer, folder, TOKENIZER_FILES)
-    _name_known_class(folder / "tokenizer_config.json")
+    _name_known_class(folder / TOKENIZER_CONFIG)
     require_reloads(model, folder)
 
 
@@ -81,7 +91,7 @@ def _name_known_class(path: Path) -> None:
     """Name a tokenizer class that transformers 4 also has: version 5 saves a name that only it has."""
     if path.is_file():
         text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
+        path.write_text(text.replace('"TokenizersBackend"', f'"{KNOWN_CLASS}"'), encoding="utf-8")
 
 
 def write_record(folder: Path, record: dict[str, Any], *, card: str) -> None:
@@ -94,6 +104,6 @@ def _versions(folder: Path) -> str:
     if not (folder / CONFIG_FILE).is_file():
         return ""
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    newer = config["model_type"] in NEWER_TYPES or config.get("legacy") is False
-    first = "5.0" if newer else "4.57"
-    return f"\nWritten with transformers {config['transformers_version']}; loads with {first} and later.\n"
+    written = config["transformers_version"]
+    first = FIRST if config["model_type"] in LOADED_BY_FIRST and config.get("legacy") is not False else written
+    return f"\nWritten with transformers {written}; loads with {first} and later.\n"

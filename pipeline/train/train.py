@@ -21,6 +21,7 @@ from pipeline.text.corpus_view import MaskedSequences
 from pipeline.train.data import StoredText, TrainingData
 from pipeline.train.params import OWN_TRAINING, LossParams, StudentParams, TrainingParams
 from pipeline.train.processes import ALONE, Processes
+from pipeline.train.saved_tokenizer import name_tokenizer
 from pipeline.train.trainer import EPOCHS_SILENT, Trainer
 from storage.errors import StaleParent, VocabularyError
 from storage.format.manifest import digest
@@ -123,6 +124,7 @@ def train(
         if processes.first:
             with publishing(work_folder) as folder:
                 save_model(model.cpu(), folder, tokenizer=tokenizer)
+                name_tokenizer(model, folder, reference)
                 write_record(folder, record, card=model_card(out.name, student, params, record))
     return record
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.families.configs import FAMILIES
+from benchmarks.families.loads import loads
 from benchmarks.families.matrix import World, make_targets, run_family
+from benchmarks.families.versions import outcome, student
 
 TESTED = (
     "bert", "roberta", "distilbert", "xlm-roberta", "albert", "electra", "mpnet", "deberta", "deberta-v2", "deberta-v3",
@@ -32,6 +34,20 @@ def test_a_family_is_teacher_start_and_lexical_student(world: tuple[World, Path]
     assert [(one.role, one.outcome, one.why) for one in outcomes] == [
         (role, "ok", "") for role in ("teacher", "start", "lexical")
     ]
+
+
+def test_a_student_is_the_same_where_it_is_loaded_elsewhere(world: tuple[World, Path], tmp_path: Path) -> None:
+    """Of a family whose class would read the reference tokenizer in its own way; and two faults are found."""
+    folder = student(world[0], "roberta", tmp_path, targets=world[1])
+    found = loads(folder)
+    assert found.pop("difference") < 1e-6
+    assert {found[part] for part in ("tokens", "special", "fills")} == {True}
+    config = folder / "tokenizer_config.json"
+    config.write_text('{"do_lower_case": true}', encoding="utf-8")
+    assert outcome(loads(folder)) == "differs"
+    (folder / "config.json").write_text('{"model_type": "of tomorrow"}', encoding="utf-8")
+    strange = loads(folder)
+    assert outcome(strange) == "not loaded" and "of tomorrow" in strange["why"]
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.refused])
