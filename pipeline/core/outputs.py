@@ -59,6 +59,7 @@ OUTPUTS = _outputs(
     ("senses", "senses", "data/senses"),
     ("lexical", "lexical", "models"),
     ("soft_labels", "soft_labels", "data/soft_labels"),
+    ("fuse_senses", "sense_fusions", "data/sense_fusions"),
     ("published", "published", "models"),
     ("evaluate_teacher", "teachers", "reports/teachers"),
     ("evaluate_fusion", "fusions", "reports/fusions"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.models.identity import weights_digest
 from pipeline.models.provenance import PINNED, SOURCE_RECORD, model_licence
 from pipeline.models.publish import RECORD_FILE
 from storage.errors import SourceError, StaleParent
@@ -106,10 +107,25 @@ def _of_model(folder: Path, data: Path) -> Iterator[Origin]:
     if documents is not None:
         licences = _same(data / "documents", documents, of=folder).facts.get("licences", {})
         yield from (Origin(kind="text", name=name, licence=licence) for name, licence in licences.items())
+    if "soft_labels" in parents:
+        path = Path(record["soft_labels_from"])
+        yield from _of_soft_labels(path, _same(path, parents["soft_labels"], of=folder), data)
     for name in parents:
         if name.startswith("senses/"):
             licence = _same(data / name, parents[name], of=folder).facts.get("licence", "")
             yield Origin(kind="senses", name=name.removeprefix("senses/"), licence=licence)
+
+
+def _of_soft_labels(path: Path, store: Manifest, data: Path) -> Iterator[Origin]:
+    """What a lexical teacher was made from, or each of several; `store` is that at `path`."""
+    for name, identity in store.parents.items():
+        if name.startswith("soft_labels/"):
+            yield from _of_soft_labels(data / name, _same(data / name, identity, of=path), data)
+    if "model" in store.facts:
+        teacher = Path(store.facts["model"])
+        if weights_digest(teacher) != store.inputs["model"]:
+            raise StaleParent(f"{teacher}: other weights than those that gave {path}. Run: dvc repro")
+        yield from _of_model(teacher, data)
 
 
 def _same(path: Path, identity: str, *, of: Path) -> Manifest:

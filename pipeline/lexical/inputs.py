@@ -116,6 +116,14 @@ class LexicalInputs:
             "documents": self.documents.identity,
         }
 
+    def teachers(self, params: LexicalParams) -> dict[str, str]:
+        """Identities of the stores of teachers' predictions that the student learns from, as its record names them."""
+        stores = {
+            "targets": None if self.rehearsal is None else self.rehearsal.targets,
+            "soft_labels": self.soft_labels if params.soft_labels else None,  # a control learns nothing of them
+        }
+        return {name: store.identity for name, store in stores.items() if store is not None}
+
     def identity(self, params: LexicalParams) -> str:
         """The student's identity: of its settings and inputs, without paths."""
         settings = params.model_dump(by_alias=True, exclude={"start", "soft_labels_from", "targets"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from pipeline.core.config import Section
 from pipeline.train.params import LossParams
@@ -21,6 +21,22 @@ class SoftLabelsParams(Section):
     """Folder of a lexical student, of any size and vocabulary."""
     senses: list[str]
     """Names under `senses` whose words it labels."""
+
+
+class SenseFusionParams(Section):
+    """One entry of `sense_fusions`: the mean of several lexical teachers' soft labels."""
+
+    teachers: list[str] = Field(min_length=1)
+    """Entries of `soft_labels`; the fusion has the words that all of them label."""
+    temperature: float = Field(gt=0)
+    """Of each teacher's distribution before they are averaged; 1.0 leaves it as it is, more makes it flatter."""
+
+    @field_validator("teachers")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a teacher twice")
+        return value
 
 
 class PublishedParams(Section):
@@ -122,7 +138,7 @@ class LexicalParams(Section):
     soft_labels: float = Field(ge=0, serialization_alias="belief")
     """Weight of a lexical teacher's soft labels."""
     soft_labels_from: str
-    """Store of soft labels (data/soft_labels/NAME); NO_SOFT_LABELS where there is none."""
+    """Store of soft labels, data/soft_labels/NAME or data/sense_fusions/NAME; NO_SOFT_LABELS where there is none."""
     targets: str
     """Targets of the rehearsal: a fused store; the start's folder again, for its own predictions before training;
     LABELS_ONLY for true tokens alone, or without language_model."""

@@ -2,12 +2,12 @@
 
 A table for each store of instances, in the order of its rows, sealed like every store. Many students learn from it
 without the teacher in memory. Words without an annotation have soft labels too, so students also learn from text
-without annotation.
+without annotation. The mean of several teachers' soft labels is a store of the same kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.runtime import Runtime
-from pipeline.lexical.params import SoftLabelsParams
+from pipeline.lexical.params import SenseFusionParams, SoftLabelsParams
 from pipeline.lexical.reading.reader import sense_reader
 from pipeline.models.identity import weights_digest
 from pipeline.senses.instances import Instances
 from pipeline.senses.lexicon import Lexicon
-from pipeline.text.ragged import Ragged
-from storage.errors import StaleParent, StoreMissing
+from pipeline.text.ragged import Int, Ragged
+from storage.errors import DataError, StaleParent, StoreMissing
 from storage.tables import TableStore, write_tables
+from storage.work import Workspace
 
 KIND = "beliefs"
 """Kind of the store; identities hash this old name."""
 REVISION = 1
 SCHEMA = pa.schema([("instance_id", pa.string()), ("probability", pa.list_(pa.float16()))])
+FUSED_FOLDER = "sense_fusions"
+"""Name of the folder of stores that average others."""
 
 
 def write_soft_labels(
@@ -73,16 +76,78 @@ def write_soft_labels(
     return {name: len(table) for name, table in tables.items()}
 
 
-def open_soft_labels(folder: Path, names: list[str]) -> TableStore:
-    """The store at `folder`; raises StoreMissing unless it has soft labels of all of `names`."""
-    store = TableStore(
-        folder, kind=KIND, revision=REVISION, schemas=dict.fromkeys(names, SCHEMA), made_by=f"soft_labels@{folder.name}"
+def mean_softened(probability_MC: NDArray[np.floating[Any]], start_I1: Int, *, temperature: float) -> NDArray[Any]:
+    """Mean over M teachers of softmax(log p / T) of each word, float64 [C].
+
+    Word i has the candidates start[i] to start[i + 1], whose probabilities add up to more than 0.
+    softmax(log p / T) is p^(1/T), normalised. The mean of distributions is that of Lakshminarayanan et al. 2017 (deep
+    ensembles), the temperature that of Hinton et al. 2015 (arXiv 1503.02531): log p is the logits but for a constant,
+    which a softmax does not see.
+    """
+    p_MC = probability_MC.astype(np.float64)
+    counts, starts = np.diff(start_I1), start_I1[:-1]
+    # Of the largest, so that a power of a low temperature does not vanish for all candidates of a word.
+    softened_MC = (p_MC / np.repeat(np.maximum.reduceat(p_MC, starts, axis=1), counts, axis=1)) ** (1 / temperature)
+    softened_MC /= np.repeat(np.add.reduceat(softened_MC, starts, axis=1), counts, axis=1)
+    return np.asarray(softened_MC.mean(0))
+
+
+def fuse_soft_labels(
+    params: SenseFusionParams, *, soft_labels: Path, out: Path, workspace: Workspace = Workspace()
+) -> dict[str, int]:
+    """Average the teachers' stores in the folder `soft_labels` over the words that all label; returns words by name.
+
+    Raises StaleParent when two of them label other instances or another inventory, DataError when they have no senses
+    in common.
+    """
+    stores = {name: open_soft_labels(soft_labels / name, []) for name in params.teachers}
+    first, *others = stores.values()
+    names = [name for name in first.manifest.splits if all(name in other.manifest.splits for other in others)]
+    if not names:
+        raise DataError(f"{out.name}: {', '.join(params.teachers)} label no senses in common. Name one under each")
+    shared = {parent: first.manifest.parents[parent] for parent in ("lexicon", *(f"senses/{name}" for name in names))}
+    for other in others:
+        for parent, identity in shared.items():
+            other.require_parent(parent, identity)
+    tables = {name: _mean_table([store.read(name) for store in stores.values()], params.temperature) for name in names}
+    words = {name: len(table) for name, table in tables.items()}
+    write_tables(
+        out,
+        tables,
+        kind=KIND,
+        revision=REVISION,
+        schemas=dict.fromkeys(tables, SCHEMA),
+        inputs={"temperature": params.temperature},
+        parents={**shared, **{f"soft_labels/{name}": store.identity for name, store in stores.items()}},
+        facts={"teachers": params.teachers, "words": words},
+        workspace=workspace,
     )
+    return words
+
+
+def _mean_table(tables: Sequence[pa.Table], temperature: float) -> pa.Table:
+    """Of tables of the same words, which have the same candidates."""
+    columns = [table["probability"].combine_chunks() for table in tables]
+    start_I1 = columns[0].offsets.to_numpy()
+    probability_MC = np.stack([column.values.to_numpy(zero_copy_only=False) for column in columns])
+    mean_C = mean_softened(probability_MC, start_I1, temperature=temperature)
+    probability = pa.ListArray.from_arrays(columns[0].offsets, pa.array(mean_C.astype(np.float16)))
+    return pa.table({"instance_id": tables[0]["instance_id"], "probability": probability}, schema=SCHEMA)
+
+
+def open_soft_labels(folder: Path, names: list[str]) -> TableStore:
+    """The store at `folder`, of one lexical teacher or of several.
+
+    Raises StoreMissing unless it has soft labels of all of `names`.
+    """
+    fused = folder.parent.name == FUSED_FOLDER
+    made_by = f"fuse_senses@{folder.name}" if fused else f"soft_labels@{folder.name}"
+    store = TableStore(folder, kind=KIND, revision=REVISION, schemas={}, made_by=made_by)
+    store.schemas = dict.fromkeys(store.manifest.splits, SCHEMA)
     for name in names:
         if name not in store.manifest.splits:
-            raise StoreMissing(
-                f"{folder}: has no soft labels of senses '{name}'. Add it to soft_labels.{folder.name}.senses"
-            )
+            whose = "senses of all its teachers" if fused else f"soft_labels.{folder.name}.senses"
+            raise StoreMissing(f"{folder}: has no soft labels of senses '{name}'. Add it to {whose}")
     return store
 
 

@@ -55,13 +55,15 @@ def train_lexical(
             trainer.run(work.path / "checkpoints", checkpoint_seconds=runtime.checkpoint_seconds, curves=curves)
         record = {
             "identity": identity,
-            "parents": inputs.parents(),
+            "parents": inputs.parents() | inputs.teachers(params),
             "parameters": parameters,
             "steps": trainer.steps,
             "words": len(data.instance_I),
             "left_out": data.left_out,
             "losses": trainer.plain()["losses"],
             "start": params.start,
+            "targets": params.targets,
+            "soft_labels_from": params.soft_labels_from,
             "objective": params.objective,
         }
         assert _parameters(model) == parameters, "lexical training must not add parameters to the model"

@@ -17,6 +17,7 @@ from pipeline.core.config import nearest
 from pipeline.fuse.params import FusionParams
 from pipeline.lexical.params import NO_SOFT_LABELS, LexicalParams, PublishedParams
 from pipeline.plagiarism.params import PlagiarismSetParams
+from pipeline.project.ancestors import SENSE_FUSIONS, SOFT_LABELS, ancestors, lexical_teachers, plain
 from pipeline.project.settings import Settings, read_settings
 from pipeline.sources.params import ModelSource
 from pipeline.train.params import LABELS_ONLY, LossParams, StudentParams
@@ -101,45 +102,14 @@ def _senses(settings: Settings) -> Complaints:
     for name, teacher in settings.soft_labels.items():
         yield from _scores_senses(f"soft_labels.{name}.model", teacher.model, settings)
         yield from _listed(f"soft_labels.{name}.senses", teacher.senses, "senses", settings.senses)
+        yield from _before_fusions(f"soft_labels.{name}.model", teacher.model, settings)
+    for name, fusion in settings.sense_fusions.items():
+        yield from _sense_fusion(f"sense_fusions.{name}.teachers", fusion.teachers, settings)
     for name, published in settings.published.items():
         yield from _published(name, published, settings)
     for name in (*settings.students, *settings.lexical):
         if f"models/{name}" in ancestors(f"models/{name}", settings):
             yield f"{'lexical' if name in settings.lexical else 'students'}.{name}: learns or starts from itself"
-
-
-def ancestors(model: str, settings: Settings) -> set[str]:
-    """Folders of all models that the one at `model` learned from or started from, directly or through others."""
-    found: set[str] = set()
-    waiting = [model]
-    while waiting:
-        for parent in map(_plain, _parents(_plain(waiting.pop()), settings)):
-            if parent not in found:
-                found.add(parent)
-                waiting.append(parent)
-    return found
-
-
-def _parents(model: str, settings: Settings) -> Iterator[str]:
-    folder, _, name = model.rpartition("/")
-    if folder != "models":
-        return
-    for starter in (settings.published.get(name), settings.adapters.get(name)):
-        if starter is not None:
-            yield starter.start
-    for learner in (settings.students.get(name), settings.lexical.get(name)):
-        if learner is not None:
-            yield learner.start
-            fusion = settings.fusions.get(learner.targets.removeprefix("data/targets/"))
-            yield from () if fusion is None else (settings.teachers[teacher].model for teacher in fusion.teachers)
-    lexical = settings.lexical.get(name)
-    if lexical is not None and lexical.soft_labels:
-        yield settings.soft_labels[lexical.soft_labels_from.removeprefix("data/soft_labels/")].model
-
-
-def _plain(path: str) -> str:
-    """One spelling of a folder: models/x/ is models/x."""
-    return Path(path).as_posix()
 
 
 def _path(where: str, path: str, settings: Settings) -> Complaints:
@@ -191,9 +161,9 @@ def _adapter(name: str, adapter: AdapterParams, settings: Settings) -> Complaint
     yield from _path(f"{where}.start", adapter.start, settings)
     if f"models/{name}" in ancestors(f"models/{name}", settings):
         yield f"{where}.start: starts from itself"
-    if _plain(adapter.text) not in TEXTS and _plain(Path(adapter.text).parent.as_posix()) != INGESTED:
+    if plain(adapter.text) not in TEXTS and plain(Path(adapter.text).parent.as_posix()) != INGESTED:
         yield from _path(f"{where}.text", adapter.text, settings)
-    elif _plain(Path(adapter.text).parent.as_posix()) == INGESTED:
+    elif plain(Path(adapter.text).parent.as_posix()) == INGESTED:
         yield from _listed(f"{where}.text", [Path(adapter.text).name], "inputs", settings.inputs)
 
 
@@ -208,7 +178,7 @@ def _objective(
     where: str, targets: str, loss: LossParams, settings: Settings, *, inside: str = "loss", start: str | None = None
 ) -> Complaints:
     """Targets of a language model and their weights, under `inside`; its `start` where that may be the target."""
-    own = start is not None and _plain(targets) == _plain(start)
+    own = start is not None and plain(targets) == plain(start)
     if targets != LABELS_ONLY and not own and "://" not in targets:  # what lies behind a URL no entry makes
         instead = (
             f", or {LABELS_ONLY} for labels only" if start is None else f", {start}, or {LABELS_ONLY} for labels only"
@@ -241,19 +211,38 @@ def _lexical(name: str, lexical: LexicalParams, settings: Settings) -> Complaint
         yield from _objective(where, lexical.targets, loss, settings, inside=inside, start=lexical.start)
     elif lexical.targets != LABELS_ONLY:
         yield f"{where}.targets: without language_model nothing is learned from them. Set targets to {LABELS_ONLY}"
-    folder, _, teacher = lexical.soft_labels_from.rpartition("/")
+    folder, _, source = lexical.soft_labels_from.rpartition("/")
     if not lexical.soft_labels and (lexical.learns_senses or lexical.soft_labels_from == NO_SOFT_LABELS):
         if lexical.soft_labels_from != NO_SOFT_LABELS:
             unused = f"is 0, so nothing is learned from {lexical.soft_labels_from}"
             yield f"{where}.soft_labels: {unused}. Set soft_labels_from to {NO_SOFT_LABELS}"
-    elif folder != "data/soft_labels":
-        expected = "data/soft_labels/<an entry of soft_labels>"
+    elif folder not in (SOFT_LABELS, SENSE_FUSIONS):
+        expected = f"{SOFT_LABELS}/<an entry of soft_labels> or {SENSE_FUSIONS}/<an entry of sense_fusions>"
         yield f"{where}.soft_labels_from: expected {expected}, got '{lexical.soft_labels_from}'"
-    elif teacher not in settings.soft_labels:
-        yield f"{where}.soft_labels_from: no entry '{teacher}' in soft_labels{nearest(teacher, settings.soft_labels)}"
     else:
-        asked = settings.soft_labels[teacher].senses
-        yield from _listed(f"{where}.senses", lexical.senses, f"soft_labels.{teacher}.senses", asked)
+        section = folder.removeprefix("data/")
+        yield from _listed(f"{where}.soft_labels_from", [source], section, getattr(settings, section))
+        for teacher in lexical_teachers(lexical, settings):
+            asked = settings.soft_labels[teacher].senses
+            yield from _listed(f"{where}.senses", lexical.senses, f"soft_labels.{teacher}.senses", asked)
+
+
+def _sense_fusion(where: str, teachers: list[str], settings: Settings) -> Complaints:
+    yield from _listed(where, teachers, "soft_labels", settings.soft_labels)
+    known = [set(settings.soft_labels[name].senses) for name in teachers if name in settings.soft_labels]
+    if known and not set.intersection(*known):
+        yield f"{where}: {', '.join(teachers)} label no senses in common. Name one under each"
+
+
+def _before_fusions(where: str, model: str, settings: Settings) -> Complaints:
+    """A lexical teacher learned from no fusion of soft labels: DVC makes all soft labels before any of these."""
+    for learner in sorted({plain(model)} | ancestors(model, settings)):
+        lexical = settings.lexical.get(learner.removeprefix("models/"))
+        if lexical is not None and lexical.soft_labels_from.startswith(f"{SENSE_FUSIONS}/"):
+            yield (
+                f"{where}: '{learner}' learns from {lexical.soft_labels_from}, which is made after all soft_labels. "
+                f"Let it learn from {SOFT_LABELS}/<one entry>, or ask another model"
+            )
 
 
 def _published(name: str, published: PublishedParams, settings: Settings) -> Complaints:
@@ -279,8 +268,8 @@ def _independent(where: str, model: str, settings: Settings) -> Complaints:
     """A rewriter is no evaluated detector and no ancestor of one: its training data would leak into the test set."""
     for suite in ("paraphrase", "plagiarism"):
         for name, entry in getattr(settings.suites, suite).items():
-            same = _plain(model) == _plain(entry.model)
-            if same or _plain(model) in ancestors(entry.model, settings):
+            same = plain(model) == plain(entry.model)
+            if same or plain(model) in ancestors(entry.model, settings):
                 what = "is it" if same else "learned or started from it"
                 yield f"{where}: '{model}' must not rewrite, as suites.{suite}.{name} {what}. Give another model"
 
@@ -322,7 +311,7 @@ def _suites(settings: Settings) -> Complaints:
         yield "suites.wsd: no entry of senses holds words out for evaluation. Raise senses.<name>.heldout"
     if settings.suites.paraphrase and not settings.rewrite:
         yield "suites.paraphrase: needs an entry in rewrite, which makes the sets"
-    if settings.suites.plagiarism and _plain(settings.plagiarism.data) == PLANTED:
+    if settings.suites.plagiarism and plain(settings.plagiarism.data) == PLANTED:
         if not settings.plagiarism_sets:
             yield f"suites.plagiarism: needs an entry in plagiarism_sets, which makes {PLANTED}"
     elif settings.suites.plagiarism and not Path(settings.plagiarism.data).is_dir():

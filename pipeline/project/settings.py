@@ -18,7 +18,7 @@ from pipeline.core.config import Section, decode, load, nearest
 from pipeline.core.params import RuntimeParams
 from pipeline.evaluate.params import CostParams, EvaluateParams, SuitesParams
 from pipeline.fuse.params import FusionParams
-from pipeline.lexical.params import LexicalParams, PublishedParams, SoftLabelsParams
+from pipeline.lexical.params import LexicalParams, PublishedParams, SenseFusionParams, SoftLabelsParams
 from pipeline.plagiarism.params import PlagiarismParams, PlagiarismSetParams
 from pipeline.senses.params import LexiconParams, SensesParams
 from pipeline.sources.params import SourceParams, decode_source
@@ -55,6 +55,7 @@ class Settings:
     senses: Mapping[str, SensesParams]
     lexical: Mapping[str, LexicalParams]
     soft_labels: Mapping[str, SoftLabelsParams]
+    sense_fusions: Mapping[str, SenseFusionParams]
     published: Mapping[str, PublishedParams]
     rewrite: Mapping[str, RewriteParams]
     evaluate: EvaluateParams
@@ -107,6 +108,7 @@ def read_settings(path: Path) -> Settings:
         senses=named("senses", SensesParams, least=0),
         lexical=named("lexical", LexicalParams, least=0),
         soft_labels=named("soft_labels", SoftLabelsParams, least=0),
+        sense_fusions=named("sense_fusions", SenseFusionParams, least=0),
         published=named("published", PublishedParams, least=0),
         rewrite=named("rewrite", RewriteParams, least=0),
         evaluate=one("evaluate", EvaluateParams),

@@ -62,6 +62,9 @@ def reads(stage: str, body: dict[str, list[str]], params: dict[str, Any]) -> tup
         tracked = [name for name in tracked if name != "teachers"]
         teachers = pick(params, tracked[0])["teachers"]
         deps = [dep for dep in deps if dep != "data/logits"] + [f"data/logits/{teacher}" for teacher in teachers]
+    if stage == "fuse_senses":
+        teachers = pick(params, tracked[0])["teachers"]
+        deps = [dep for dep in deps if dep != "data/soft_labels"] + [f"data/soft_labels/{name}" for name in teachers]
     return deps, tracked
 
 

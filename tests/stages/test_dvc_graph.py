@@ -92,6 +92,7 @@ lexical:
     training: {epochs: 1.0, step_words: 4, learning_rate: 1.0e-4, warmup: 0.1, weight_decay: 0.0, gradient_clip: 1.0,
       most_candidates: 4, seed: 0}
 soft_labels: {}
+sense_fusions: {}
 published: {}
 rewrite:
   hand: {model: assets, split: heldout, shares: [0.2], temperature: 1.0, top_k: 8, words_min: 6, words_max: 20,
@@ -389,6 +390,27 @@ def test_a_lexical_student_that_learns_from_another(project: Project) -> None:
     assert project.ran() == {"check", "soft_labels@big", "lexical@small", "report"}
     project.params(lambda params: params["lexical"]["lex"]["training"].update(seed=1))
     assert project.ran() >= {"lexical@lex", "soft_labels@big", "lexical@small", "report"}
+
+
+def test_a_lexical_student_that_learns_from_several(project: Project) -> None:
+    def add(params: dict[str, Any]) -> None:
+        params["lexical"]["other"] = params["lexical"]["lex"] | {"start": "models/labels"}
+        for name in ("lex", "other"):
+            params["soft_labels"][name] = {"model": f"models/{name}", "senses": ["examples"]}
+        params["sense_fusions"]["both"] = {"teachers": ["lex", "other"], "temperature": 1.0}
+        from_both = {"soft_labels": 1.0, "soft_labels_from": "data/sense_fusions/both", "start": "models/labels"}
+        params["lexical"]["small"] = params["lexical"]["lex"] | from_both
+
+    project.params(add)
+    asked = {"soft_labels@lex", "soft_labels@other"}
+    assert project.ran() == {"check", "lexical@other", "fuse_senses@both", "lexical@small", "report"} | asked
+    project.params(lambda params: params["sense_fusions"]["both"].update(temperature=2.0))
+    assert project.ran() == {"check", "fuse_senses@both", "lexical@small", "report"}, "no teacher is asked again"
+    project.params(lambda params: params["lexical"]["other"]["training"].update(seed=1))
+    of_other = {"lexical@other", "soft_labels@other", "fuse_senses@both", "lexical@small"}
+    assert project.ran("repro", "lexical@small") == {"check"} | of_other
+    project.params(lambda params: params["soft_labels"].update(third=params["soft_labels"]["lex"]))
+    assert project.ran("repro", "lexical@small") == {"check", "soft_labels@third", "fuse_senses@both"}
 
 
 def test_a_teacher_that_is_made_here(project: Project) -> None:

@@ -149,6 +149,8 @@ lexical.*.training.gloss_table.encoding_words
 lexical.*.training.seed
 soft_labels.*.model
 soft_labels.*.senses
+sense_fusions.*.teachers
+sense_fusions.*.temperature
 published.*.start
 published.*.changes
 rewrite.*.model

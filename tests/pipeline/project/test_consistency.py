@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.evaluate.params import SuitesParams
 from pipeline.evaluate.suites import SUITES
-from pipeline.project.consistency import ancestors, read_consistent
+from pipeline.project.ancestors import ancestors
+from pipeline.project.consistency import read_consistent
 from storage.errors import ParamsError
 from tests.pipeline.project import test_settings
 from tests.pipeline.project.test_settings import DEFAULTS, Change, changed, refused
@@ -23,6 +24,14 @@ def add_soft_labels(params: dict[str, Any]) -> None:
     own = {"start": "models/labels-only", "targets": "models/labels-only"}
     from_teacher = {"soft_labels": 1.0, "soft_labels_from": "data/soft_labels/large"}
     params["lexical"]["small"] = params["lexical"]["lexical"] | own | from_teacher
+
+
+def add_fusion(params: dict[str, Any]) -> None:
+    """The second lexical student learns from the mean of `lexical` and of a published one."""
+    add_soft_labels(params)
+    params["soft_labels"]["wsd"] = {"model": "models/minilm-l6-wsd", "senses": ["examples"]}
+    params["sense_fusions"]["both"] = {"teachers": ["large", "wsd"], "temperature": 1.0}
+    params["lexical"]["small"]["soft_labels_from"] = "data/sense_fusions/both"
 
 
 def without_language_model(params: dict[str, Any], targets: str) -> None:
@@ -106,7 +115,24 @@ def test_a_test_set_of_its_own_needs_no_share_of_other_text(tmp_path: Path) -> N
             ("lexical.lexical.soft_labels: is 0, so nothing is learned from data/soft_labels/large. "
             "Set soft_labels_from to data/senses")),
         (small(soft_labels_from="data/senses"),
-            "lexical.small.soft_labels_from: expected data/soft_labels/<an entry of soft_labels>, got 'data/senses'"),
+            ("lexical.small.soft_labels_from: expected data/soft_labels/<an entry of soft_labels> or "
+            "data/sense_fusions/<an entry of sense_fusions>, got 'data/senses'")),
+        (small(soft_labels_from="data/sense_fusions/both"),
+            "lexical.small.soft_labels_from: no entry 'both' in sense_fusions"),
+        (both(add_fusion, lambda p: p["sense_fusions"]["both"].update(teachers=["large", "wds"])),
+            "sense_fusions.both.teachers: no entry 'wds' in soft_labels (did you mean 'wsd'?)"),
+        (both(add_fusion, lambda p: [p["senses"].update(more=p["senses"]["examples"]),
+                                     p["soft_labels"]["wsd"].update(senses=["more"])]),
+            "lexical.small.senses: no entry 'examples' in soft_labels.wsd.senses"),
+        (both(add_fusion, lambda p: [p["senses"].update(more=p["senses"]["examples"]), p["lexical"].pop("small"),
+                                     p["soft_labels"]["wsd"].update(senses=["more"])]),
+            "sense_fusions.both.teachers: large, wsd label no senses in common. Name one under each"),
+        (both(add_fusion, lambda p: p["soft_labels"].update(third={"model": "models/small", "senses": ["examples"]})),
+            ("soft_labels.third.model: 'models/small' learns from data/sense_fusions/both, which is made after all "
+            "soft_labels. Let it learn from data/soft_labels/<one entry>, or ask another model")),
+        (both(add_fusion, lambda p: p["soft_labels"]["large"].update(model="models/small")),
+            ("soft_labels.large.model: 'models/small' learns from data/sense_fusions/both, which is made after all "
+            "soft_labels. Let it learn from data/soft_labels/<one entry>, or ask another model")),
         (small(soft_labels_from="data/soft_labels/larg"),
             "lexical.small.soft_labels_from: no entry 'larg' in soft_labels (did you mean 'large'?)"),
         (both(small(senses=["examples", "more"]), lambda p: p["senses"].update(more=p["senses"]["examples"])),
@@ -264,6 +290,10 @@ def test_a_model_descends_from_its_start_and_its_teachers_through_all_students(t
         "models/labels-only", "models/lexical", "models/fused", BODY, THINGS, REST,
     }  # fmt: skip
     assert ancestors("data/sources/minilm-prose", settings) == set()
+    settings = read_consistent(changed(tmp_path, add_fusion))
+    assert ancestors("models/small", settings) == {
+        "models/labels-only", "models/lexical", "models/minilm-l6-wsd", "models/fused", BODY, THINGS, REST,
+    }  # fmt: skip
     assert ancestors("elsewhere/models/fused", settings) == set()
 
 
