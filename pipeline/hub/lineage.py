@@ -105,15 +105,13 @@ def _of_model(folder: Path, data: Path) -> Iterator[Origin]:
         sequences = _same(data / "sequences", parents["sequences"], of=folder)
         documents = sequences.parents["documents"]
     if documents is not None:
-        licences = _same(data / "documents", documents, of=folder).facts.get("licences", {})
-        yield from (Origin(kind="text", name=name, licence=licence) for name, licence in licences.items())
+        yield from _of_documents(data, documents, of=folder)
     if "soft_labels" in parents:
         path = Path(record["soft_labels_from"])
         yield from _of_soft_labels(path, _same(path, parents["soft_labels"], of=folder), data)
     for name in parents:
         if name.startswith("senses/"):
-            licence = _same(data / name, parents[name], of=folder).facts.get("licence", "")
-            yield Origin(kind="senses", name=name.removeprefix("senses/"), licence=licence)
+            yield from _of_senses(data / name, _same(data / name, parents[name], of=folder), data)
 
 
 def _of_soft_labels(path: Path, store: Manifest, data: Path) -> Iterator[Origin]:
@@ -126,6 +124,19 @@ def _of_soft_labels(path: Path, store: Manifest, data: Path) -> Iterator[Origin]
         if weights_digest(teacher) != store.inputs["model"]:
             raise StaleParent(f"{teacher}: other weights than those that gave {path}. Run: dvc repro")
         yield from _of_model(teacher, data)
+
+
+def _of_senses(path: Path, store: Manifest, data: Path) -> Iterator[Origin]:
+    """An annotated text; of text without annotation the documents that it is of."""
+    if "documents" in store.parents:
+        yield from _of_documents(data, store.parents["documents"], of=path)
+    else:
+        yield Origin(kind="senses", name=path.name, licence=store.facts.get("licence", ""))
+
+
+def _of_documents(data: Path, identity: str, *, of: Path) -> Iterator[Origin]:
+    licences = _same(data / "documents", identity, of=of).facts.get("licences", {})
+    yield from (Origin(kind="text", name=name, licence=licence) for name, licence in licences.items())
 
 
 def _same(path: Path, identity: str, *, of: Path) -> Manifest:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pipeline.plagiarism.align import Cells, Thresholds, align, without_overlaps
 from pipeline.plagiarism.measures import Passage, scores, sums_by_document
 from pipeline.plagiarism.pan import PlagiarismCorpus
-from pipeline.plagiarism.units import Span, unit_spans
+from pipeline.plagiarism.units import unit_spans
+from pipeline.text.sentences import Span
 
 SEEDS = (0.3, 1.0, 3.0, 10.0, 30.0)
 """Seeds that are tried: similarities that so many cells of a development document, on average, exceed."""

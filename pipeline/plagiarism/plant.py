@@ -25,9 +25,9 @@ from pipeline.core.seeds import generator, unit_hash
 from pipeline.plagiarism.measures import Passage
 from pipeline.plagiarism.pan import RECORD, SOURCE, SUSPICIOUS, write_corpus
 from pipeline.plagiarism.params import PlagiarismSetParams
-from pipeline.plagiarism.units import Span, sentence_spans
 from pipeline.tasks import rewrite
 from pipeline.tasks.paraphrase_data import read_pairs
+from pipeline.text.sentences import Span, sentence_spans
 from storage.atomic import write_bytes
 from storage.documents import DocumentStore
 from storage.errors import DataError

@@ -8,27 +8,10 @@ from __future__ import annotations
 
 import re
 
+from pipeline.text.sentences import Span, sentence_spans
+
 RUN = re.compile(r"\S{1,60}")
 """A word, or a piece of it: text without spaces between words is cut too."""
-SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[”’」』）]*|\n\s*?(?=\n)")
-"""The last characters of a sentence, or the first line end of an empty line."""
-
-Span = tuple[int, int]
-"""First character, and one past the last."""
-
-
-def sentence_spans(text: str) -> list[Span]:
-    """Sentences without the white space around them; what holds white space only is none."""
-    spans = []
-    start = 0
-    for end in [*(found.end() for found in SENTENCE_END.finditer(text)), len(text)]:
-        piece = text[start:end]
-        stripped = piece.strip()
-        if stripped:
-            first = start + len(piece) - len(piece.lstrip())
-            spans.append((first, first + len(stripped)))
-        start = end
-    return spans
 
 
 def unit_spans(text: str, *, least: int, most: int) -> list[Span]:

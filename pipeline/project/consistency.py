@@ -28,7 +28,8 @@ LEXICON = "data/lexicon"
 PLANTED = "data/plagiarism"
 
 INGESTED = "data/text"
-TEXTS = ("data/documents", INGESTED)
+DOCUMENTS = "data/documents"
+TEXTS = (DOCUMENTS, INGESTED)
 """What an adapter may learn from beside files: the corpus, and all that was ingested."""
 
 Complaints = Iterator[str]
@@ -93,7 +94,10 @@ def _splits(settings: Settings) -> Complaints:
 def _senses(settings: Settings) -> Complaints:
     yield from _path("lexicon.path", settings.lexicon.path, settings)
     for name, senses in settings.senses.items():
-        if senses.kind != "examples":
+        if senses.kind == "text":
+            if plain(senses.path) != DOCUMENTS:
+                yield f"senses.{name}.path: expected {DOCUMENTS}, whose train split is read, got '{senses.path}'"
+        elif senses.kind != "examples":
             yield from _path(f"senses.{name}.path", senses.path, settings)
         elif senses.path != LEXICON:
             yield f"senses.{name}.path: expected {LEXICON}, whose examples they are, got '{senses.path}'"
@@ -211,6 +215,11 @@ def _lexical(name: str, lexical: LexicalParams, settings: Settings) -> Complaint
         yield from _objective(where, lexical.targets, loss, settings, inside=inside, start=lexical.start)
     elif lexical.targets != LABELS_ONLY:
         yield f"{where}.targets: without language_model nothing is learned from them. Set targets to {LABELS_ONLY}"
+    for senses in lexical.senses:
+        unlearned = lexical.learns_senses and not lexical.soft_labels and senses in settings.senses
+        if unlearned and settings.senses[senses].kind == "text":
+            why = f"nobody annotated '{senses}', so only soft labels teach it"
+            yield f"{where}.senses: {why}. Set soft_labels above 0, or leave it out"
     folder, _, source = lexical.soft_labels_from.rpartition("/")
     if not lexical.soft_labels and (lexical.learns_senses or lexical.soft_labels_from == NO_SOFT_LABELS):
         if lexical.soft_labels_from != NO_SOFT_LABELS:

@@ -2,13 +2,13 @@
 
 Two Arrow tables, sealed like every store. `sentences`: text in the order of its document, so that neighbours are
 context. `instances`: a word of a sentence, its candidates (senses of its lemma and part of speech, most usual first)
-and the right ones. Two kinds of source: the inventory's own examples, each of which shows a lemma of its meaning, and
-annotated text in the layout of Raganato et al. 2017. What cannot be used is counted, by reason.
+and the right ones. Three kinds of source: the inventory's own examples, each of which shows a lemma of its meaning,
+annotated text in the layout of Raganato et al. 2017, and documents whose words nobody annotated. What cannot be used is
+counted, by reason.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.seeds import unit_hash
+from pipeline.senses.documents import from_documents, require_tagger, texts_of
 from pipeline.senses.lexicon import Lexicon, normal_lemma
+from pipeline.senses.marked import WORD, Marked, Span
 from pipeline.senses.params import SensesParams
 from pipeline.senses.raganato import Sentence, read_gold, read_sentences, require_known
+from storage.documents import DocumentStore
 from storage.errors import DataError
 from storage.format.manifest import digest, file_sha256
 from storage.tables import TableStore, write_tables
@@ -47,31 +50,6 @@ INSTANCES_SCHEMA = pa.schema(
     ]
 )
 SCHEMAS = {"sentences": SENTENCES_SCHEMA, "instances": INSTANCES_SCHEMA}
-WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Span:
-    """A word of a sentence that has senses."""
-
-    instance_id: str
-    start: int
-    end: int
-    lemma: str
-    pos: str
-    gold: tuple[str, ...]
-    """Sense keys; empty where nobody annotated the word."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Marked:
-    """A sentence and its words that have senses."""
-
-    sentence_id: str
-    document_id: str
-    source: str
-    text: str
-    spans: tuple[Span, ...]
 
 
 def build_instances(
@@ -80,16 +58,22 @@ def build_instances(
     """Write one source as a store at `out`; returns counts of what was found, and of what was left out, by reason.
 
     Raises DataError for files that are not in the layout, for gold in keys that are not the inventory's, and when
-    nothing is left to learn from.
+    nothing is left to learn from; SourceError for text where the tagger's data are not installed.
     """
     counts: Counter[str] = Counter()
     files: list[Path] = []
+    parents, tagger = {"lexicon": lexicon.identity}, {}
 
     def chosen(document: str) -> bool:
         return unit_hash("senses", name, whole(document)) < params.share
 
     if params.kind == "examples":
         marked = from_examples(lexicon, chosen=chosen, counts=counts)
+    elif params.kind == "text":
+        documents, opened = DocumentStore(Path(params.path)), require_tagger()
+        parents["documents"], tagger["tagger"] = documents.identity, opened.identity
+        texts = (text for text in texts_of(documents) if chosen(text.name))
+        marked = from_documents(texts, lexicon, opened, name=name, most_words=params.most_words)
     else:
         files = list(annotated_files(Path(params.path)))
         gold = read_gold(files[1])
@@ -107,8 +91,8 @@ def build_instances(
         kind=INSTANCES,
         revision=REVISION,
         schemas=SCHEMAS,
-        inputs={"senses": params.model_dump(exclude={"path"}), "files": [file_sha256(file) for file in files]},
-        parents={"lexicon": lexicon.identity},
+        inputs={"senses": params.model_dump(exclude={"path"}), "files": [file_sha256(file) for file in files]} | tagger,
+        parents=parents,
         facts=facts,
         workspace=workspace,
     )

@@ -128,12 +128,26 @@ class Lexicon:
         return range(*self._slices.get((normal_lemma(lemma), pos), (0, 0)))
 
     @cached_property
-    def _irregular(self) -> set[tuple[str, str, str]]:
-        return set(zip(*(self.forms[name].to_pylist() for name in FORMS.names), strict=True))
+    def _listed(self) -> dict[tuple[str, str], list[str]]:
+        listed: dict[tuple[str, str], list[str]] = {}
+        for form, pos, lemma in zip(*(self.forms[name].to_pylist() for name in FORMS.names), strict=True):
+            listed.setdefault((form, pos), []).append(lemma)
+        return listed
+
+    def stems(self, word: str, pos: str) -> tuple[str, ...]:
+        """What a lower-case word may be a form of: as listed, itself, and by the rules of detachment (morphy(7WN))."""
+        stems = [*self._listed.get((word, pos), ()), word]
+        for ending, new in ENDINGS.get(pos, ()):
+            if word.endswith(ending):
+                stem = word[: -len(ending)] + new
+                stems.append(stem)
+                if ending in DOUBLING and stem[-1:] == stem[-2:-1]:
+                    stems.append(stem[:-1])
+        return tuple(dict.fromkeys(stems))
 
     def is_form(self, word: str, base: str, *, pos: str) -> bool:
         """True where `word` is `base` or an inflection of it, by the rules of detachment or the list of exceptions."""
-        if word == base or (word, pos, base) in self._irregular:
+        if word == base or base in self._listed.get((word, pos), ()):
             return True
         stems = {word[: -len(ending)] + new: ending for ending, new in ENDINGS[pos] if word.endswith(ending)}
         doubled = {stem[:-1] for stem, ending in stems.items() if ending in DOUBLING and stem[-1:] == stem[-2:-1]}

@@ -72,6 +72,8 @@ def score_heldout(
     answers: dict[str, tuple[str, ...]] = {}
     left_out = 0
     for name, instances in opened.items():
+        if "heldout" not in instances.sentences["split"].unique().to_pylist():
+            continue  # text of documents, which would be looked for in themselves
         sentences = instances.sentences.to_pylist()
         shown_R = shown_in_training(instances, reader.lexicon, [] if training_texts is None else training_texts())
         for row, shown in zip(instances.rows.to_pylist(), shown_R.tolist(), strict=True):

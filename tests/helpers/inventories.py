@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.senses.instances import Marked, Span
 from pipeline.senses.lexicon import Lexicon, build_lexicon
+from pipeline.senses.marked import Marked, Span
 from pipeline.senses.params import LexiconParams
 from tests.helpers import stores as fakes
 

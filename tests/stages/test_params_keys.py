@@ -120,6 +120,7 @@ senses.*.kind
 senses.*.path
 senses.*.share
 senses.*.heldout
+senses.*.most_words
 senses.*.licence
 lexical.*.start
 lexical.*.senses

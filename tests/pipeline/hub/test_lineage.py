@@ -17,10 +17,14 @@ from pipeline.fuse.params import FusionParams
 from pipeline.hub.lineage import Origin, of_model
 from pipeline.lexical.params import SenseFusionParams, SoftLabelsParams
 from pipeline.lexical.soft_labels import fuse_soft_labels, write_soft_labels
+from pipeline.senses.instances import build_instances
+from pipeline.senses.lexicon import Lexicon
+from pipeline.senses.params import SensesParams
 from pipeline.text.corpus_view import MaskedSequences
 from storage.errors import StaleParent
 from tests.helpers.lexical import REHEARSAL, Workplace, make_workplace
 from tests.helpers.stores import cpu_runtime
+from tests.helpers.tagger import install_tagger
 from tests.helpers.teacher_stores import make_world
 
 ONCE = {"epochs": 2.0, "step_words": 8}
@@ -77,6 +81,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         work.train(work.entry(**taught, **rehearsed, soft_labels=1.0, soft_labels_from="data/soft_labels/x"),
                    Path("models/rehearsed"))  # fmt: skip
         work.train(work.entry(**taught, **rehearsed | {"targets": str(begin)}), Path("models/own"))
+        patch.setattr("nltk.data.path", [str(install_tagger(root))])
+        text = SensesParams(kind="text", path="data/documents")
+        build_instances("text", text, Lexicon.open(work.lexicon), out=work.senses / "text")
+        work.train(work.entry(**taught | {"senses": ["story", "text"]}), Path("models/of-text"))
         control = both | {"gold": 0.0, "soft_labels": 0.0} | rehearsed
         work.train(work.entry(**taught, **control), Path("models/control"))
     return root
@@ -111,6 +119,10 @@ def test_what_was_not_learned_from_is_not_named(here: Path) -> None:
     assert set(lineage("own")) == {model("begin", "apache-2.0"), TEXT, SENSES[1]}
     assert not {model("x", "mit"), model("y", "cc-by-4.0")} & set(lineage("control"))
     assert model("alpha", "") in lineage("control")
+
+
+def test_text_without_annotation_is_named_as_the_documents_that_it_is_of(here: Path) -> None:
+    assert set(lineage("of-text")) == {model("begin", "apache-2.0"), TEXT, SENSES[1]}
 
 
 def test_teachers_that_changed_are_refused(here: Path, tmp_path: Path) -> None:

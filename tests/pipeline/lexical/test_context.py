@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.lexical.context import LexicalView, lexical_view, meaning_tokens
-from pipeline.senses.instances import EXAMPLES, Instances, Marked
+from pipeline.senses.instances import EXAMPLES, Instances
 from pipeline.senses.lexicon import Lexicon
+from pipeline.senses.marked import Marked
 from pipeline.text.ragged import Ragged
 from pipeline.text.tokenizer import FastTokenizer, load_tokenizer
 from tests.helpers.inventories import STORY, marked, span, tiny_lexicon

@@ -15,10 +15,10 @@ from pipeline.senses.instances import (
     REVISION,
     SCHEMAS,
     Instances,
-    Marked,
     tables_of,
 )
 from pipeline.senses.lexicon import Lexicon
+from pipeline.senses.marked import Marked
 from pipeline.text.ragged import Ragged
 from storage.errors import DataError, StaleParent, StoreMissing
 from storage.tables import write_tables

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.plagiarism.units import sentence_spans, unit_spans
+from pipeline.plagiarism.units import unit_spans
+from pipeline.text.sentences import sentence_spans
 
 
 def texts(text: str, spans: list[tuple[int, int]]) -> list[str]:

@@ -90,6 +90,12 @@ def test_a_test_set_of_its_own_needs_no_share_of_other_text(tmp_path: Path) -> N
         (lambda p: p["senses"]["examples"].update(kind="raganato", path="semcor"),
             ("senses.examples.path: 'semcor' does not exist. Expected data/sources/<an entry of sources>, or a path "
             "that is there")),
+        (lambda p: p["senses"].update(text={"kind": "text", "path": "data/text"}),
+            "senses.text.path: expected data/documents, whose train split is read, got 'data/text'"),
+        (lambda p: [p["senses"].update(text={"kind": "text", "path": "data/documents"}),
+                    p["lexical"]["lexical"].update(senses=["examples", "text"])],
+            ("lexical.lexical.senses: nobody annotated 'text', so only soft labels teach it. Set soft_labels above 0, "
+            "or leave it out")),
         (lambda p: p["lexical"]["lexical"].update(senses=["example"]),
             "lexical.lexical.senses: no entry 'example' in senses (did you mean 'examples'?)"),
         (lambda p: p["lexical"].update(fused=p["lexical"]["lexical"] | {"start": "models/labels-only"}),
@@ -295,6 +301,20 @@ def test_a_model_descends_from_its_start_and_its_teachers_through_all_students(t
         "models/labels-only", "models/lexical", "models/minilm-l6-wsd", "models/fused", BODY, THINGS, REST,
     }  # fmt: skip
     assert ancestors("elsewhere/models/fused", settings) == set()
+
+
+def test_text_without_annotation_that_soft_labels_teach(tmp_path: Path) -> None:
+    """A control, which learns no senses, takes its student's steps."""
+
+    def change(params: dict[str, Any]) -> None:
+        add_soft_labels(params)
+        params["senses"]["text"] = {"kind": "text", "path": "data/documents/", "most_words": 100}
+        params["soft_labels"]["large"]["senses"] = ["examples", "text"]
+        params["lexical"]["small"]["senses"] = ["examples", "text"]
+        params["lexical"]["control"] = params["lexical"]["small"] | {"gold": 0.0, "soft_labels": 0.0}
+
+    settings = read_consistent(changed(tmp_path, change))
+    assert settings.senses["text"].most_words == 100
 
 
 def only(name: str, suite: str = "paraphrase") -> Change:

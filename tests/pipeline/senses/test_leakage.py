@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.senses.instances import Instances, Marked, Span
+from pipeline.senses.instances import Instances
 from pipeline.senses.leakage import LEAST_WORDS, shown_in_training, shows_heldout, standing_in
 from pipeline.senses.lexicon import MEANINGS, SENSES, Lexicon
+from pipeline.senses.marked import Marked, Span
 
 words = st.lists(st.sampled_from(["a", "b", "c"]), max_size=14)
 

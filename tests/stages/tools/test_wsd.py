@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.lexical.reading import sentence
 from stages.tools.wsd import main
 from tests.helpers.browser import chromium, opened
 from tests.helpers.lexical import make_workplace
@@ -29,7 +28,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentence, "TAGGER", "taggers/none_of_this_name")
+    monkeypatch.setattr("nltk.data.path", [])
 
 
 def test_a_sentence_is_shown_with_senses_glosses_and_probabilities(student: Path, workplace: Path) -> None:
