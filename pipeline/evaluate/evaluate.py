@@ -77,7 +77,7 @@ def evaluate_teacher(params: EvaluateParams, heldout: Heldout, *, logits: Path) 
     """Evaluate a teacher at temperature 1, and its loss and calibration at the fitted temperature.
 
     `nll_restored` is its loss at the fitted temperature under the distributions restored from its store, which a
-    student learns from..
+    student learns from.
     """
     store, teacher = _open_teacher(logits, heldout)
     label_P = heldout.masked.label_P
