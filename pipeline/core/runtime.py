@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 BFLOAT16_CAPABILITY = 8
 """Compute capability, major, of the first NVIDIA GPUs with bfloat16 units (Ampere)."""
 
-GAIN = 1.2
+GAIN = 1.1
 """How many times as fast as in float32 a CPU's product in bfloat16 must be; measured ratios are 0.5 and 2."""
-PRODUCT, PRODUCT_RUNS = (64, 768, 768), 20
-"""Rows, depth and columns of the product that is timed, and how often. It takes half a millisecond of one core, so that on
-a busy machine some of the runs are not interrupted: stages of one run must choose alike."""
+PRODUCT, PRODUCT_RUNS = (256, 768, 768), 20
+"""Rows, depth and columns of the product that is timed, and how often. It takes two milliseconds of one core, so that on
+a busy machine some of the runs are not interrupted: the stages of a run must choose alike."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
