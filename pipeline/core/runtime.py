@@ -24,8 +24,8 @@ BFLOAT16_CAPABILITY = 8
 GAIN = 1.1
 """How many times as fast as in float32 a CPU's product in bfloat16 must be; measured ratios are 0.5 and 2."""
 PRODUCT, PRODUCT_RUNS = (256, 768, 768), 20
-"""Rows, depth and columns of the product that is timed, and how often. It takes two milliseconds of one core, so that on
-a busy machine some of the runs are not interrupted: the stages of a run must choose alike."""
+"""Rows, depth and columns of the product that is timed, and how often. It takes two milliseconds of one core, so that
+on a busy machine some of the runs are not interrupted: the stages of a run must choose alike."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
