@@ -26,7 +26,7 @@ def test_what_is_setting_for_is_taken(dtype: str, expected: torch.dtype) -> None
         ("amx_bf16", 2.0, torch.bfloat16),
         ("arm_bf16", 2.0, torch.bfloat16),
         ("avx512_bf16", 0.5, torch.bfloat16),
-        ("avx512_bf16", 0.9, torch.float32),
+        ("avx512_bf16", 0.95, torch.float32),
         ("avx512_bf16", 2.0, torch.float32),
         ("avx512_f", 0.5, torch.float32),
     ],
