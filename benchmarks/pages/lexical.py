@@ -127,8 +127,29 @@ def senses(reports: Reports) -> str:
     return table(["student", "F1", "first sense", "held-out words"], rows)
 
 
+def word_in_context(reports: Reports) -> str:
+    """Vectors of words in two sentences, by set of words and model: means over seeds, and the sense students' gain."""
+    rows = []
+    for judged in reports.read("long/word_in_context.json")["sets"]:
+        gains = {row["first"]: row for row in judged["differences"] if row["second"] == SENSES}
+        for name, seeds in sorted(judged["models"].items(), key=lambda item: item[0] == SENSES):
+            gain = NONE
+            if name in gains:
+                value, high, low = (-100 * gains[name][key] for key in ("ranked", "ranked_low", "ranked_high"))
+                gain = f"{signed(value, 1)} [{number(low, 1)}, {number(high, 1)}]"
+            means = [number(100 * mean(seed[metric] for seed in seeds), 1) for metric in ("accuracy", "ranked")]
+            pairs = f"{judged['set']}, {judged['pairs']:,} pairs of {judged['lemmas']:,} lemmas"
+            rows.append([pairs, name, str(len(seeds)), *means, gain])
+    header = ["words of", "model", "seeds", "accuracy", "ranked rightly", f"`{SENSES}` minus it, ranked"]
+    return table(header, rows)
+
+
+SENSES = "senses"
+"""Name of the students with word senses in reports/long/word_in_context.json."""
+
 TABLES = {
     "wsd": wsd,
+    "word-in-context": word_in_context,
     "lexical-price": price,
     "lexical-changes": changes,
     "lexical-objectives": objectives,

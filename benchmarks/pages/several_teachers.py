@@ -40,6 +40,25 @@ def specialists(reports: Reports) -> str:
     return table(["student", "NLL, seeds", "`fused` minus it, all text", "things", "rest"], rows)
 
 
+def mixed_text(reports: Reports) -> str:
+    """`fused` of two specialists of mixed text minus each rival, in all and by domain."""
+    found = reports.read("long/mixed-specialists.json")
+    domains = ("all", "sci", "prose")
+    differences = {
+        (row["control"], row["domain"]): Difference(row["difference"], row["low"], row["high"], len(row["seeds"]))
+        for row in found["comparisons"]
+        if row["student"] == MAIN
+    }
+    rows = []
+    for name, runs in sorted(found["students"].items()):
+        against = [differences.get((name, domain)) for domain in domains]
+        rows.append(
+            [f"`{name}`", f"{number(mean(runs['nll']))}, {len(runs['seeds'])}"]
+            + ["" if difference is None else number_of(difference) for difference in against]
+        )
+    return table(["student", "NLL, seeds", "`fused` minus it, all text", "science", "prose"], rows)
+
+
 def schedules(reports: Reports) -> str:
     """Students of fewer and of more steps, each decayed to 0, against the control with its 448 steps."""
     rows = []
@@ -86,6 +105,7 @@ def weak_teacher(reports: Reports) -> str:
 TABLES = {
     "own-rates": own_rates,
     "specialists": specialists,
+    "mixed-specialists": mixed_text,
     "schedules": schedules,
     "weak-teacher": weak_teacher,
 }

@@ -1,0 +1,1 @@
+"""What lexical training gives an encoder beyond the senses of a word."""
