@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.pages.markdown import Reports, number, table
 
 
@@ -12,8 +14,14 @@ def bench(reports: Reports) -> str:
         low, high = row["spread"]
         goal = "" if row["goal"] is None else f"{'≤' if row['better'] == 'lower' else '≥'} {row['goal']:g}"
         met = {True: "yes", False: "**no**", None: ""}[row["met"]]
-        rows.append([f"`{row['name']}`", row["unit"], f"{row['measured']:.3g} [{low:.3g}, {high:.3g}]", goal, met])
-    return table(["row", "what", "measured [least, most]", "goal", "met"], rows)
+        measured = f"{row['measured']:.3g} [{low:.3g}, {high:.3g}]"
+        rows.append([f"`{row['name']}`", row["unit"], measured, goal, met, _processor(row)])
+    return table(["row", "what", "measured [least, most]", "goal", "met", "on"], rows)
+
+
+def _processor(row: dict[str, Any]) -> str:
+    """The maker and the family of a row's processor."""
+    return " ".join(str(row["device"]).replace("(R)", "").split(",")[0].split()[:2])
 
 
 def shares(reports: Reports) -> str:
@@ -21,9 +29,14 @@ def shares(reports: Reports) -> str:
     found = [row for row in reports.read("bench.json") if row["name"].startswith("share-") and "time" in row["details"]]
     kinds = list(found[0]["details"]["time"])
     return table(
-        ["row", "useful FLOPs / limit", *kinds],
+        ["row", "on", "useful FLOPs / limit", *kinds],
         [
-            [f"`{row['name']}`", f"{row['measured']:.0%}", *(f"{row['details']['time'][kind]:.0%}" for kind in kinds)]
+            [
+                f"`{row['name']}`",
+                _processor(row),
+                f"{row['measured']:.0%}",
+                *(f"{row['details']['time'][kind]:.0%}" for kind in kinds),
+            ]
             for row in found
         ],
     )
