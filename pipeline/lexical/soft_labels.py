@@ -62,18 +62,14 @@ def write_soft_labels(
                 },
                 schema=SCHEMA,
             )
-    write_tables(
+    return _write(
         out,
         tables,
-        kind=KIND,
-        revision=REVISION,
-        schemas=dict.fromkeys(tables, SCHEMA),
         inputs={"model": weights_digest(Path(params.model))},
         parents={"lexicon": inventory.identity, **{f"senses/{name}": found.identity for name, found in opened.items()}},
-        facts={"model": params.model, "words": {name: len(table) for name, table in tables.items()}},
+        facts={"model": params.model},
         workspace=runtime.workspace,
     )
-    return {name: len(table) for name, table in tables.items()}
 
 
 def mean_softened(probability_MC: NDArray[np.floating[Any]], start_I1: Int, *, temperature: float) -> NDArray[Any]:
@@ -110,6 +106,26 @@ def fuse_soft_labels(
         for parent, identity in shared.items():
             other.require_parent(parent, identity)
     tables = {name: _mean_table([store.read(name) for store in stores.values()], params.temperature) for name in names}
+    return _write(
+        out,
+        tables,
+        inputs={"temperature": params.temperature},
+        parents={**shared, **{f"soft_labels/{name}": store.identity for name, store in stores.items()}},
+        facts={"teachers": params.teachers},
+        workspace=workspace,
+    )
+
+
+def _write(
+    out: Path,
+    tables: Mapping[str, pa.Table],
+    *,
+    inputs: dict[str, Any],
+    parents: dict[str, str],
+    facts: dict[str, Any],
+    workspace: Workspace,
+) -> dict[str, int]:
+    """Seal a store of soft labels; returns the number of words of each of its tables."""
     words = {name: len(table) for name, table in tables.items()}
     write_tables(
         out,
@@ -117,9 +133,9 @@ def fuse_soft_labels(
         kind=KIND,
         revision=REVISION,
         schemas=dict.fromkeys(tables, SCHEMA),
-        inputs={"temperature": params.temperature},
-        parents={**shared, **{f"soft_labels/{name}": store.identity for name, store in stores.items()}},
-        facts={"teachers": params.teachers, "words": words},
+        inputs=inputs,
+        parents=parents,
+        facts={**facts, "words": words},
         workspace=workspace,
     )
     return words
