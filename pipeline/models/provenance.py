@@ -4,7 +4,7 @@ A store of logits has it as its fact "provenance", and a store of targets copies
 models and the licences behind them:
 
     {"models": [{"name", "hub", "revision", "adapter", "licence"}], "texts": [{"name", "licence"}],
-     "masks": {"rate", "copies", "seed"}}
+     "masks": {"rate", "heldout_rate" where it differs, "copies", "seed"}}
 
 Unknown values are null, or an empty licence. Nothing is guessed, and no path of the machine is named.
 """
@@ -23,7 +23,7 @@ from storage.format.manifest import Manifest
 SOURCE_RECORD = "source.json"
 """Written by `pipeline.sources.fetch` into a fetched folder: the route and the checksums."""
 CARD_BYTES_LIMIT = 1024 * 1024
-MASK_KEYS = ("rate", "copies", "seed")
+MASK_KEYS = ("rate", "heldout_rate", "copies", "seed")
 PINNED = "stands_for"
 """Key of a source's record: the hub's model with the same pinned checksum of weights, whatever route was taken."""
 

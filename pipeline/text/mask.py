@@ -80,6 +80,12 @@ class MaskJob:
         """Mask copies of a split: one where they only judge."""
         return self.params.copies if split == "train" else 1
 
+    def rate(self, split: str) -> float:
+        """Share of the tokens that a copy of a split masks."""
+        # Calibration text is masked as train text is: temperatures and weights that are fitted to it are used there.
+        params = self.params
+        return params.rate if split != "heldout" or params.heldout_rate is None else params.heldout_rate
+
     def make_part(self, stores: TextStores, name: str, folder: Path, *, advance: Callable[[int], None]) -> None:
         """The masked positions of a shard of sequences, ordered by copy, and counts."""
         _, split, index = name.split("/")
@@ -87,7 +93,7 @@ class MaskJob:
         masks = choose_masked_positions(
             sequences,
             _doc_ids(stores.documents, split, sequences.document_N.astype(np.int64)),
-            rate=self.params.rate,
+            rate=self.rate(split),
             copies=self.copies(split),
             seed=self.params.seed if split == "train" else EVALUATION_SEED,
             unknown=stores.sequences.facts["special"]["unk"],
@@ -153,7 +159,7 @@ def mask(
     """
     store = Store(sequences, Sequences)
     store.require_parent("documents", DocumentStore(documents))
-    inputs, parents = params.model_dump(), {"sequences": store.identity}
+    inputs, parents = params.model_dump(exclude_none=True), {"sequences": store.identity}
     identity = identity_of(kind=Masks.kind, revision=Masks.revision, inputs=inputs, parents=parents)
     work = WorkFolder(out, name=f"{Masks.kind}-{out.name}-masked", identity=identity, workspace=workspace)
     with nullcontext(executor) if executor is not None else LocalExecutor() as executing, Parts(work) as parts:

@@ -68,6 +68,8 @@ class MaskParams(Section):
 
     rate: float = Field(gt=0, lt=1)
     """Share of the tokens of a window that one copy masks."""
+    heldout_rate: float | None = Field(default=None, gt=0, lt=1)
+    """The same of held-out windows, at which every model is evaluated; without it, `rate`."""
     copies: int = Field(ge=1)
     """Disjoint sets of masked positions of each training window."""
     seed: int = Field(ge=0)

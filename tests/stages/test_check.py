@@ -44,7 +44,7 @@ def test_good_settings_leave_a_constant_file(project: Path) -> None:
 
 def test_bad_settings_are_one_line_and_exit_code_2(project: Path) -> None:
     path = project / "params.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("  rate: 0.15", "  rat: 0.15"), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("  rate: 0.30", "  rat: 0.30"), encoding="utf-8")
     done = run(project, "stages.check", "--out", "data/params.ok")
     expected = "Error: params.yaml: mask: unknown key 'rat' (did you mean 'rate'?)\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)

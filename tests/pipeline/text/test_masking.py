@@ -217,6 +217,21 @@ def test_judging_does_not_change_with_copies_or_seed(texts: Path) -> None:
     assert len(other.read("train")) > 3 * len(first.read("train"))
 
 
+def test_held_out_text_is_masked_at_its_own_rate_and_nothing_else_is(texts: Path) -> None:
+    low, high = masked(texts, "low", rate=0.2), masked(texts, "high", rate=0.4)
+    both = masked(texts, "both", rate=0.4, heldout_rate=0.2)
+    for split, same in (("train", high), ("calibration", high), ("heldout", low)):
+        for name, values in same.read(split).arrays().items():
+            np.testing.assert_array_equal(values, both.read(split).arrays()[name])
+    rates = {split: counts["rate"] for split, counts in both.facts["counts"].items()}
+    assert abs(rates["train"] - 0.4) < 0.04 and abs(rates["heldout"] - 0.2) < 0.03
+
+
+def test_masks_without_a_rate_of_held_out_text_are_the_store_that_they_were(texts: Path) -> None:
+    inputs = masked(texts, "masks").manifest.inputs
+    assert inputs == {"rate": 0.2, "copies": 1, "seed": 0, "shard_rows": 64}
+
+
 def test_a_copy_added_later_keeps_the_first_copy(texts: Path) -> None:
     one, two = masked(texts, "one").read("train"), masked(texts, "two", copies=2).read("train")
     for name, values in one.arrays().items():
@@ -257,6 +272,7 @@ def test_text_in_letters_the_tokenizer_does_not_know_is_refused(workplace: Path,
     [
         ({"rate": 0.3, "copies": 4}, r"mask: copies of a window are disjoint, so rate \* copies must not exceed 1"),
         ({"rate": 1.5}, r"mask\.rate: .*less than 1, got 1\.5"),
+        ({"heldout_rate": 1.5}, r"mask\.heldout_rate: .*less than 1, got 1\.5"),
         ({"copies": 0}, r"mask\.copies: .*greater than or equal to 1"),
         ({"rte": 0.1}, r"unknown key 'rte' \(did you mean 'rate'\?\)"),
     ],
