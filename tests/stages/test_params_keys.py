@@ -49,6 +49,7 @@ corpus.heldout
 tokenize.tokenizer
 tokenize.sequence_tokens
 mask.rate
+mask.heldout_rate
 mask.copies
 mask.seed
 mask.shard_rows
