@@ -131,7 +131,7 @@ def hashed_sections(settings: Settings) -> Iterator[tuple[str, Any]]:
     for name, text in settings.inputs.items():
         yield f"inputs.{name}", text.model_dump(exclude={"path"})
     yield "corpus", settings.corpus.model_dump()
-    yield "mask", settings.mask.model_dump()
+    yield "mask", settings.mask.model_dump(exclude_none=True)
     yield "exact", settings.exact.model_dump()
     for name, teacher in settings.teachers.items():
         yield f"teachers.{name}", teacher.model_dump(exclude={"model"})
