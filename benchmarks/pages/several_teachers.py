@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import mean
+from typing import Any
 
 from benchmarks.pages.markdown import NONE, Reports, number, table
 from benchmarks.pages.students import MAIN, Difference, number_of
@@ -23,31 +25,23 @@ def own_rates(reports: Reports) -> str:
 
 
 def specialists(reports: Reports) -> str:
-    """`fused` of two specialists minus each rival, in all and by domain, over seeds, each at its own best rate."""
+    """Specialists of two domains of WordNet, each student at its own best rate."""
     found = reports.read("long/wordnet-rates.json")
-    against: dict[str, dict[str, Difference]] = {}
-    for row in found["comparisons"]:
-        if row["student"] == MAIN and row["metric"] == "nll":
-            difference = Difference(row["difference"], row["low"], row["high"], len(row["seeds"]))
-            against.setdefault(row["control"], {})[row["domain"]] = difference
-    rows = []
-    for name, runs in found["students"].items():
-        differences = against.get(name, {})
-        rows.append(
-            [f"`{name}`", f"{number(mean(runs['nll']))}, {len(runs['seeds'])}"]
-            + [number_of(differences[d]) if d in differences else "" for d in ("all", "things", "rest")]
-        )
-    return table(["student", "NLL, seeds", "`fused` minus it, all text", "things", "rest"], rows)
+    return fused_against_rivals(found, {"all": "all text", "things": "things", "rest": "rest"})
 
 
 def mixed_text(reports: Reports) -> str:
-    """`fused` of two specialists of mixed text minus each rival, in all and by domain."""
+    """Specialists of science and prose, on mixed text."""
     found = reports.read("long/mixed-specialists.json")
-    domains = ("all", "sci", "prose")
+    return fused_against_rivals(found, {"all": "all text", "sci": "science", "prose": "prose"})
+
+
+def fused_against_rivals(found: Mapping[str, Any], domains: Mapping[str, str]) -> str:
+    """`fused` minus each rival, over seeds, for each of `domains`, by what it is called in the heading."""
     differences = {
         (row["control"], row["domain"]): Difference(row["difference"], row["low"], row["high"], len(row["seeds"]))
         for row in found["comparisons"]
-        if row["student"] == MAIN
+        if row["student"] == MAIN and row["metric"] == "nll"
     }
     rows = []
     for name, runs in sorted(found["students"].items()):
@@ -56,7 +50,8 @@ def mixed_text(reports: Reports) -> str:
             [f"`{name}`", f"{number(mean(runs['nll']))}, {len(runs['seeds'])}"]
             + ["" if difference is None else number_of(difference) for difference in against]
         )
-    return table(["student", "NLL, seeds", "`fused` minus it, all text", "science", "prose"], rows)
+    first, *others = domains.values()
+    return table(["student", "NLL, seeds", f"`{MAIN}` minus it, {first}", *others], rows)
 
 
 def schedules(reports: Reports) -> str:
