@@ -17,8 +17,8 @@ LEXICAL_NOTE = """\
 Change is with minus without; brackets hold 95 % intervals. "Without" is what a student started from or, marked
 "control", a student that saw the same masked text without senses: against that, a change is one of the senses. Changes
 of NLL against the start are paired by document, those of GLUE by seed and dev example; the other intervals treat the
-two models as independent, which is too wide where both answered the same items. Lower is better for NLL and latency,
-higher for the rest."""
+two models as independent, which is too wide where both answered the same items. Lower is better for NLL and costs,
+higher for the rest. Of costs stand here those that depend on the model alone."""
 
 TASKS_NOTE = """\
 Points with minus without, means over the seeds of both; brackets hold 95 % intervals over dev examples and seeds. z is

@@ -35,6 +35,9 @@ COSTS = (
     Cost(title="MB", metric="weight_bytes", scale=1e-6),
 )
 
+COSTS_OF_A_MODEL = ("parameters", "flops")
+"""Metrics of the suite `costs` that no machine changes."""
+
 
 def distilled(summary: dict[str, Any]) -> dict[str, Any]:
     """The students that were trained from targets or labels and evaluated on held-out text; no lexical ones."""
@@ -120,6 +123,9 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Each lexical student against models without senses, a row a suite; change is with minus without.
 
+    Of costs, those that depend on the model alone: two processes that timed one architecture differ by what else the
+    machine did, and the interval of each covers its own repetitions only.
+
     A suite needs to have evaluated both, unless its report on the lexical student also holds the number before, as the
     one of the language model does for the start. That change of NLL was measured on the same documents (`paired`), and
     so is what `changes` has by student, other model and suite: value, low, high. Other intervals come from those of the
@@ -129,7 +135,7 @@ def comparisons(
     for pair in pairs:
         for suite in SUITES:
             own, other = models[pair.name].get(suite, {}), models.get(pair.other, {}).get(suite, {})
-            for metric in (headlines.get(suite, ""), *(["parameters"] if suite == "costs" else [])):
+            for metric in COSTS_OF_A_MODEL if suite == "costs" else (headlines.get(suite, ""),):
                 before = None if pair.control else own.get(f"{metric}_before")
                 if metric not in own or not (metric in other or before):
                     continue
