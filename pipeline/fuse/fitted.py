@@ -13,7 +13,7 @@ from pipeline.fuse.debias import debiased, fit_ratio
 from pipeline.fuse.gate import EVIDENCE, SCALE_F, Gate, answers, fit_gate, rarity
 from pipeline.fuse.params import FusionParams
 from pipeline.fuse.sources import Sources
-from pipeline.fuse.teacher import Teacher
+from pipeline.fuse.teacher import Teacher, only_rows
 from storage.errors import DataError
 from storage.reader import Store
 from storage.records.logits import SparseLogits
@@ -22,13 +22,16 @@ from storage.records.sequences import Masks
 MOST_SHARDS = 64
 """Shards of a split that something is fitted to, evenly spread."""
 
+GATE_POSITIONS = 65536
+"""About so many positions of the train split that a gate is fitted to, evenly spread; it has few numbers."""
+
 RATIO, PRIOR, GATE = "ratio/", "prior/", "gate/"
 """Beginnings of names of arrays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """Fitted to the true tokens of the train split (ratios) and of the calibration split (priors, gate)."""
+    """Fitted to the true tokens of the train split (ratios, gate) and of the calibration split (priors, gate)."""
 
     ratios: dict[str, NDArray[np.float64]]
     """Teacher to its ratio [V]; empty without `debias`."""
@@ -117,25 +120,29 @@ def fit(
     for _, label_P, _ in _labels(masks, "train"):
         label_V += np.bincount(label_P, minlength=len(label_V))
     rarity_V = rarity(label_V)
-    given = answers(
-        (
-            (
-                [store.shard("calibration", index) for store in stores.values()],
-                label_P,
-                sources.of_positions("calibration", sequence_P),
-            )
-            for index, label_P, sequence_P in _labels(masks, "calibration")
-        ),
-        corrected.applied(teachers),
-        rarity_V=rarity_V,
-    )
+    given = answers(_gate_parts(stores, masks, sources), corrected.applied(teachers), rarity_V=rarity_V)
     if not len(given.p_PT) and len(teachers) > 1:
         raise DataError(
-            f"{where}.weighting: learned is fitted to calibration positions that two teachers answer, and there are "
-            "none. Raise corpus.calibration, or choose weighting entropy"
+            f"{where}.weighting: learned is fitted to train and calibration positions that two teachers answer, and "
+            "there are none. Choose weighting entropy or uniform"
         )
     gate = fit_gate(given, sources=len(sources.names), tau=params.tau, rarity_V=rarity_V)
     return Fitted(ratios=ratios, log_priors=log_priors, gate=gate)
+
+
+def _gate_parts(
+    stores: Mapping[str, Store[SparseLogits]], masks: Store[Masks], sources: Sources
+) -> Iterator[tuple[list[SparseLogits], NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows of all teachers, their true tokens and sources: all of the calibration split, some of the train split.
+
+    The train split has most of the labels. The calibration split is there for a teacher that learned from train text.
+    """
+    for split in ("train", "calibration"):
+        stride = max(1, masks.plan(split).rows // GATE_POSITIONS) if split == "train" else 1
+        for index, label_P, sequence_P in _labels(masks, split):
+            rows = slice(None, None, stride)
+            records = [only_rows(store.shard(split, index), rows) for store in stores.values()]
+            yield records, label_P[rows], sources.of_positions(split, sequence_P[rows])
 
 
 def common_nll(parts: Iterable[Sequence[NDArray[np.floating]]], *, teachers: int) -> NDArray[np.float64]:

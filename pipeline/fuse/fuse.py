@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 COMMON_PRIOR = "prior_of_common_positions"
 """In the inputs of a store whose prior is `calibration`: older ones compared teachers at different positions."""
 
+GATE_SPLITS = "gate_fitted_to"
+"""In the inputs of a store whose weighting is `learned`: the gates of older ones knew the calibration split alone."""
+
 
 def fuse(
     params: FusionParams,
@@ -89,7 +92,7 @@ def fuse(
             FusedTargets,
             specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), rank=tail_rank, vocabulary=vocabulary),
             splits=corpus.masks.manifest.splits,
-            inputs=params.model_dump() | ({COMMON_PRIOR: True} if params.prior == "calibration" else {}),
+            inputs=params.model_dump() | _method(params),
             parents={
                 "masks": corpus.masks.identity,
                 **{f"logits/{name}": store.identity for name, store in stores.items()},
@@ -125,6 +128,12 @@ def fuse(
                 constants=constants,
                 card=card_of,
             )
+
+
+def _method(params: FusionParams) -> dict[str, Any]:
+    """What tells a store from one that an older method made with the same settings."""
+    prior = {COMMON_PRIOR: True} if params.prior == "calibration" else {}
+    return prior | ({GATE_SPLITS: ["train", "calibration"]} if params.weighting == "learned" else {})
 
 
 def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:

@@ -1,8 +1,8 @@
 """Learned prediction weighting: a softmax over teachers whose scores are linear in what is known of a position.
 
 w_t(x) = softmax_t(theta . f_t(x) + b_t + c_(s(x), t)) with the evidence f_t (`evidence`), a number b_t for each teacher
-and a number c_(s, t) for each source of text s and teacher t. It is fitted to the true tokens y of the calibration
-split and used without them. The fit maximises
+and a number c_(s, t) for each source of text s and teacher t. It is fitted to the true tokens y of the train and
+calibration splits and used without them. The fit maximises
 
 sum_x log sum_t w_t(x) p_t(y_x | x) - (k_theta |theta - theta_0|^2 + k_b |b|^2 + k_c |c|^2) / 2
 
@@ -48,7 +48,7 @@ class Gate:
     teacher_T: NDArray[np.float64]
     """b."""
     source_ST: NDArray[np.float64]
-    """c; 0 for a source without calibration positions."""
+    """c; 0 for a source without positions to be fitted to."""
     rarity_V: NDArray[np.float64]
     """Of the students' ids, as `rarity` gives it."""
 

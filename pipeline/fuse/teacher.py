@@ -183,10 +183,14 @@ def _add_equal_ids(
 
 def blocks(records: Sequence[SparseLogits]) -> Iterator[tuple[slice, list[SparseLogits]]]:
     """Cuts of at most `BLOCK_ROWS` neighbouring rows, the same of all records, and where they lie."""
-    columns = [record.arrays() for record in records]
     for start in range(0, len(records[0]), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        yield block, [SparseLogits(**{name: values[block] for name, values in column.items()}) for column in columns]
+        yield block, [only_rows(record, block) for record in records]
+
+
+def only_rows(record: SparseLogits, rows: slice) -> SparseLogits:
+    """Some rows of a record, as views."""
+    return SparseLogits(**{name: values[rows] for name, values in record.arrays().items()})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,7 +32,7 @@ def weights(
         prediction weighting. That teachers of lower entropy count more is Kwon et al. 2020
         (doi:10.1109/ICASSP40776.2020.9054698); the softmax is ours.
     learned: w_t = pi_t exp(s_t) / sum_u pi_u exp(s_u), with the scores s of `pipeline.fuse.gate.Gate`, which saw the
-        labels of the calibration split and no others.
+        labels of the train and calibration splits, as few numbers, and no others.
     gold: w_t = pi_t p_t(y)^(1 / tau) / sum_s pi_s p_s(y)^(1 / tau): at tau 1 and equal
         priors the posterior of teacher t given the true token (Bayesian model averaging). Sees the label.
     ca_mkd: with CE_t = -log p_t(y) and n covering teachers, w_t = (1 - exp(CE_t / tau) / sum_s exp(CE_s / tau)) /

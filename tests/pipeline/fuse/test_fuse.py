@@ -380,6 +380,33 @@ def test_learned_weights_are_those_of_the_fitted_gate(fixture: str, request: pyt
     assert compared > 20
 
 
+def test_a_gate_is_fitted_to_train_positions_evenly_spread_and_to_all_of_calibration(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """All teachers' rows are those of the labels: each says with what probability it expected the true token."""
+    seen: list[tuple[list[SparseLogits], np.ndarray, np.ndarray]] = []
+    real_answers = fuse_fitted.answers
+
+    def spy(parts: Any, *others: Any, **more: Any) -> Any:
+        seen.extend(parts)
+        return real_answers(seen, *others, **more)
+
+    monkeypatch.setattr(fuse_fitted, "answers", spy)
+    masks = Store(world.data / "masks", Masks)
+    train = masks.plan("train")
+    monkeypatch.setattr(fuse_fitted, "GATE_POSITIONS", train.rows // 3)
+    run_with_documents(world, weighting="learned")
+    cuts = [("train", index, 3) for index in range(train.shards)]
+    cuts += [("calibration", index, 1) for index in range(masks.plan("calibration").shards)]
+    assert len(seen) == len(cuts) and train.shards > 1
+    for (records, label_P, source_P), (split, index, stride) in zip(seen, cuts, strict=True):
+        np.testing.assert_array_equal(label_P, masks.shard(split, index).label_P[::stride])
+        assert len(source_P) == len(label_P)
+        for name, record in zip(("alpha", "beta"), records, strict=True):
+            whole = Store(world.data / "logits" / name, SparseLogits).shard(split, index)
+            np.testing.assert_array_equal(record.gold_logprob_PJ, whole.gold_logprob_PJ[::stride])
+
+
 def test_learned_weights_fit_calibration_better_than_entropy(world: World):
     """And the better of two teachers, who answers less, counts more where both answer."""
 
@@ -446,7 +473,7 @@ def test_documents_of_other_sequences_are_refused(world: World, tmp_path: Path):
 def test_learned_weights_need_positions_that_two_teachers_answer(world: World, monkeypatch: pytest.MonkeyPatch):
     real_answers = fuse_fitted.answers
     monkeypatch.setattr(fuse_fitted, "answers", lambda _, *others, **more: real_answers([], *others, **more))
-    message = r"fusions.mixed.weighting: learned is fitted to calibration positions that two teachers answer"
+    message = r"fusions.mixed.weighting: learned is fitted to train and calibration positions that two"
     with pytest.raises(DataError, match=message):
         run_with_documents(world, weighting="learned")
     run_with_documents(world, weighting="learned", teachers=["alpha"])
