@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -31,13 +31,37 @@ def specialists(reports: Reports) -> str:
 
 
 def mixed_text(reports: Reports) -> str:
-    """Specialists of science and prose, on mixed text."""
+    """Specialists of science and prose, on mixed text: students of several sizes and steps."""
+    domains = {"all": "all text", "sci": "science", "prose": "prose"}
+    rows = []
+    for title, run in reports.read("long/mixed-specialists.json")["runs"].items():
+        rows += [[title, *row] for row in rival_rows(run, list(domains))]
+    return table(["layers, steps, rate", *rival_heads(domains)], rows)
+
+
+def mixed_targets(reports: Reports) -> str:
+    """Their teachers and targets, on held-out text."""
     found = reports.read("long/mixed-specialists.json")
-    return fused_against_rivals(found, {"all": "all text", "sci": "science", "prose": "prose"})
+    rows = [[f"teacher `{name}`", number(nll), NONE] for name, nll in found["teachers"].items()]
+    rows += [
+        [f"`{name}`", number(entry["nll"]), number(entry["nll_restored"])] for name, entry in found["fusions"].items()
+    ]
+    return table(["teacher or target", "NLL", "of what is restored"], rows)
 
 
 def fused_against_rivals(found: Mapping[str, Any], domains: Mapping[str, str]) -> str:
     """`fused` minus each rival, over seeds, for each of `domains`, by what it is called in the heading."""
+    return table(rival_heads(domains), rival_rows(found, list(domains)))
+
+
+def rival_heads(domains: Mapping[str, str]) -> list[str]:
+    """Titles of the columns of `rival_rows`."""
+    first, *others = domains.values()
+    return ["student", "NLL, seeds", f"`{MAIN}` minus it, {first}", *others]
+
+
+def rival_rows(found: Mapping[str, Any], domains: Sequence[str]) -> list[list[str]]:
+    """A row for each student: its name, its NLL with the number of seeds, and `fused` minus it in each domain."""
     differences = {
         (row["control"], row["domain"]): Difference(row["difference"], row["low"], row["high"], len(row["seeds"]))
         for row in found["comparisons"]
@@ -50,8 +74,7 @@ def fused_against_rivals(found: Mapping[str, Any], domains: Mapping[str, str]) -
             [f"`{name}`", f"{number(mean(runs['nll']))}, {len(runs['seeds'])}"]
             + ["" if difference is None else number_of(difference) for difference in against]
         )
-    first, *others = domains.values()
-    return table(["student", "NLL, seeds", f"`{MAIN}` minus it, {first}", *others], rows)
+    return rows
 
 
 def schedules(reports: Reports) -> str:
@@ -101,6 +124,7 @@ TABLES = {
     "own-rates": own_rates,
     "specialists": specialists,
     "mixed-specialists": mixed_text,
+    "mixed-targets": mixed_targets,
     "schedules": schedules,
     "weak-teacher": weak_teacher,
 }

@@ -23,7 +23,7 @@ MOST_SHARDS = 64
 """Shards of a split that something is fitted to, evenly spread."""
 
 GATE_POSITIONS = 65536
-"""About so many positions of the train split that a gate is fitted to, evenly spread; it has few numbers."""
+"""A gate, which has few numbers, is fitted to fewer than twice so many positions of the train split, evenly spread."""
 
 RATIO, PRIOR, GATE = "ratio/", "prior/", "gate/"
 """Beginnings of names of arrays."""
