@@ -23,7 +23,7 @@ MOST_SHARDS = 64
 """Shards of a split that something is fitted to, evenly spread."""
 
 GATE_POSITIONS = 65536
-"""A gate, which has few numbers, is fitted to fewer than twice so many positions of the train split, evenly spread."""
+"""A gate, which has few numbers, is fitted to fewer than twice so many positions of a split, evenly spread."""
 
 RATIO, PRIOR, GATE = "ratio/", "prior/", "gate/"
 """Beginnings of names of arrays."""
@@ -92,7 +92,7 @@ def fit(
     if params.debias is not None:
         for name, teacher in teachers.items():
             parts = ((stores[name].shard("train", index), label_P) for index, label_P, _ in _labels(masks, "train"))
-            rows = masks.plan("train").rows
+            rows = _fitted_rows(masks, "train")
             ratios[name] = fit_ratio(parts, teacher, counts=params.debias.counts, rows=rows)
     log_priors = {}
     if params.prior == "calibration":
@@ -133,14 +133,13 @@ def fit(
 def _gate_parts(
     stores: Mapping[str, Store[SparseLogits]], masks: Store[Masks], sources: Sources
 ) -> Iterator[tuple[list[SparseLogits], NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows of all teachers, their true tokens and sources: all of the calibration split, some of the train split.
+    """Rows of all teachers, their true tokens and sources, of the train and of the calibration split.
 
     The train split has most of the labels. The calibration split is there for a teacher that learned from train text.
     """
     for split in ("train", "calibration"):
-        stride = max(1, masks.plan(split).rows // GATE_POSITIONS) if split == "train" else 1
+        rows = slice(None, None, max(1, _fitted_rows(masks, split) // GATE_POSITIONS))
         for index, label_P, sequence_P in _labels(masks, split):
-            rows = slice(None, None, stride)
             records = [only_rows(store.shard(split, index), rows) for store in stores.values()]
             yield records, label_P[rows], sources.of_positions(split, sequence_P[rows])
 
@@ -177,9 +176,21 @@ def gate_facts(gate: Gate | None, teachers: list[str], sources: Sources | None) 
     }
 
 
+def _fitted_shards(masks: Store[Masks], split: str) -> list[int]:
+    """At most `MOST_SHARDS` shards of a split, evenly spread."""
+    shards = masks.plan(split).shards
+    spread = np.linspace(0, shards - 1, min(shards, MOST_SHARDS)).round().astype(int)
+    return [int(index) for index in np.unique(spread)]
+
+
+def _fitted_rows(masks: Store[Masks], split: str) -> int:
+    """Positions in these shards, about: the last shard of a split may be shorter."""
+    plan = masks.plan(split)
+    return min(plan.rows, len(_fitted_shards(masks, split)) * plan.shard_rows)
+
+
 def _labels(masks: Store[Masks], split: str) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
     """Shards of a split with their true tokens and the sequences that these are in."""
-    shards = masks.plan(split).shards
-    for index in np.unique(np.linspace(0, shards - 1, min(shards, MOST_SHARDS)).round().astype(int)).tolist():
+    for index in _fitted_shards(masks, split):
         rows = masks.shard(split, index)
         yield index, rows.label_P.astype(np.int64), rows.sequence_P.astype(np.int64)

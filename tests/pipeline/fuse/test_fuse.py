@@ -380,10 +380,10 @@ def test_learned_weights_are_those_of_the_fitted_gate(fixture: str, request: pyt
     assert compared > 20
 
 
-def test_a_gate_is_fitted_to_train_positions_evenly_spread_and_to_all_of_calibration(
+def test_a_gate_is_fitted_to_positions_of_train_and_calibration_evenly_spread(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    """All teachers' rows are those of the labels: each says with what probability it expected the true token."""
+    """Every third row of the two train shards that are read: the shards that are not do not make these rows fewer."""
     seen: list[tuple[list[SparseLogits], np.ndarray, np.ndarray]] = []
     real_answers = fuse_fitted.answers
 
@@ -393,12 +393,14 @@ def test_a_gate_is_fitted_to_train_positions_evenly_spread_and_to_all_of_calibra
 
     monkeypatch.setattr(fuse_fitted, "answers", spy)
     masks = Store(world.data / "masks", Masks)
-    train = masks.plan("train")
-    monkeypatch.setattr(fuse_fitted, "GATE_POSITIONS", train.rows // 3)
+    train, calibration = masks.plan("train"), masks.plan("calibration")
+    monkeypatch.setattr(fuse_fitted, "MOST_SHARDS", 2)
+    most = 2 * train.shard_rows // 3
+    monkeypatch.setattr(fuse_fitted, "GATE_POSITIONS", most)
     run_with_documents(world, weighting="learned")
-    cuts = [("train", index, 3) for index in range(train.shards)]
-    cuts += [("calibration", index, 1) for index in range(masks.plan("calibration").shards)]
-    assert len(seen) == len(cuts) and train.shards > 1
+    cuts = [("train", index, 3) for index in (0, train.shards - 1)]
+    cuts += [("calibration", index, calibration.rows // most) for index in range(calibration.shards)]
+    assert len(seen) == len(cuts) and train.shards > 2 and calibration.shards == 2
     for (records, label_P, source_P), (split, index, stride) in zip(seen, cuts, strict=True):
         np.testing.assert_array_equal(label_P, masks.shard(split, index).label_P[::stride])
         assert len(source_P) == len(label_P)
