@@ -101,7 +101,8 @@ def teacher_predictions(teacher: StoredTeacher, label_P: NDArray[Any], *, column
 def ranked_entries(teacher: StoredTeacher, *, column: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """A teacher's ids [P, K] and their probabilities at one of its temperatures, listed and drawn, most likely first.
 
-    -1 and NaN, last, where a row has fewer entries.
+    Tokens that are one student's token add up, under the id of the most likely of them. -1 and 0, last, where a row has
+    fewer entries.
     """
     rows, temperature = teacher.rows, teacher.restored.temperatures[column]
     ids_PK = np.where(no_id(rows.ids_PK), -1, rows.ids_PK.astype(np.int64))
@@ -110,10 +111,33 @@ def ranked_entries(teacher: StoredTeacher, *, column: int) -> tuple[NDArray[np.i
         drawn_PS = np.where(no_id(rows.drawn_ids_PS), -1, rows.drawn_ids_PS.astype(np.int64))
         ids_PK = np.concatenate([ids_PK, drawn_PS], axis=1)
         p_PK = np.concatenate([p_PK, rows.drawn_share_PS * rows.tail_PJ[:, column, None]], axis=1)
-        order_PK = np.argsort(-p_PK, axis=1, kind="stable")
-        ids_PK = np.take_along_axis(ids_PK, order_PK, axis=1)
-        p_PK = np.take_along_axis(p_PK, order_PK, axis=1)
+        ids_PK, p_PK = _ranked(ids_PK, p_PK)
+    matched_V = teacher.to_student_V[teacher.to_student_V >= 0]
+    if len(np.unique(matched_V)) < len(matched_V):
+        ids_PK, p_PK = _ranked(*_add_equal_tokens(ids_PK, p_PK, teacher.to_student_V))
     return ids_PK, p_PK
+
+
+def _ranked(ids_PK: NDArray[np.int64], p_PK: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    order_PK = np.argsort(-p_PK, axis=1, kind="stable")
+    return np.take_along_axis(ids_PK, order_PK, axis=1), np.take_along_axis(p_PK, order_PK, axis=1)
+
+
+def _add_equal_tokens(
+    ids_PK: NDArray[np.int64], p_PK: NDArray[np.float64], to_student_V: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Give the first of the entries that are one student's token their sum, and the others no id and 0."""
+    alone_V = np.arange(len(to_student_V)) + to_student_V.max() + 1  # keys of tokens without a counterpart
+    key_PK = np.where(ids_PK < 0, -1, np.where(to_student_V >= 0, to_student_V, alone_V)[ids_PK])
+    order_PK = np.argsort(key_PK, axis=1, kind="stable")
+    key_PK, ids_PK, p_PK = (np.take_along_axis(values_PK, order_PK, axis=1) for values_PK in (key_PK, ids_PK, p_PK))
+    for column in range(ids_PK.shape[1] - 1, 0, -1):
+        equal_P = (key_PK[:, column] == key_PK[:, column - 1]) & (key_PK[:, column] >= 0)
+        p_PK[:, column - 1] += p_PK[:, column] * equal_P
+        p_PK[equal_P, column] = 0
+        ids_PK[equal_P, column] = -1
+    back_PK = np.argsort(order_PK, axis=1)
+    return np.take_along_axis(ids_PK, back_PK, axis=1), np.take_along_axis(p_PK, back_PK, axis=1)
 
 
 def fusion_predictions(rows: FusedTargets, label_P: NDArray[Any]) -> Predictions:
@@ -268,7 +292,7 @@ def kl_to_teacher(fused: FusedTargets, teacher: StoredTeacher, *, column: int) -
     of `column` and restored: a token on its list has its stored probability, any other its share of the tail. Tokens
     that map to one student's token add up; tokens without a counterpart belong to "any other".
     Merging outcomes can only lower a divergence (data processing inequality), so this is a lower bound of the one over
-    the whole vocabulary; it is 0 for a teacher fused alone.
+    the whole vocabulary; it is 0 for a teacher fused alone, without `debias`.
     """
     answered = np.flatnonzero(fused.covered_P() & teacher.rows.covered_P())
     size = int(max(teacher.to_student_V.max(initial=-1), _index(fused.ids_PM).max(initial=0))) + 1

@@ -62,6 +62,8 @@ class Debias:
     """The correction of a teacher's rows by a ratio; made by `debiased`."""
 
     ratio_V: NDArray[np.float64]
+    prior_V1: NDArray[np.float32]
+    """Of the teacher before the correction: by it its rows are restored."""
     matrix_XA: NDArray[np.float32]
     """Of the tails before the correction (`_tail_matrix`), at the active ids."""
     place_V1: NDArray[np.intp]
@@ -116,6 +118,7 @@ def debiased(teacher: Teacher, ratio_V: NDArray[np.float64]) -> Teacher:
         prior_V1=np.exp(stored_V1),
         correction=Debias(
             ratio_V=ratio_V,
+            prior_V1=teacher.prior_V1,
             matrix_XA=_tail_matrix(teacher)[:, np.append(active_A, -1)],
             place_V1=place_V1,
             excess_A=(ratio_V[active_A] - rest).astype(np.float32),

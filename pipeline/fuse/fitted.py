@@ -83,8 +83,11 @@ def fit(
     masks: Store[Masks],
     teachers: Mapping[str, Teacher],
     sources: Sources | None,
+    log_prior_ST: NDArray[np.float64] | None = None,
 ) -> Fitted:
-    """Fit what the settings ask for; the gate is fitted to corrected teachers.
+    """Fit what the settings ask for; the gate is fitted to corrected teachers, and with their priors.
+
+    log_prior_ST is the settings' prior by source.
 
     Raises DataError when the gate or the prior has no position to be fitted to.
     """
@@ -120,7 +123,8 @@ def fit(
     for _, label_P, _ in _labels(masks, "train"):
         label_V += np.bincount(label_P, minlength=len(label_V))
     rarity_V = rarity(label_V)
-    given = answers(_gate_parts(stores, masks, sources), corrected.applied(teachers), rarity_V=rarity_V)
+    given_parts = _gate_parts(stores, masks, sources)
+    given = answers(given_parts, corrected.applied(teachers), rarity_V=rarity_V, log_prior_ST=log_prior_ST)
     if not len(given.p_PT) and len(teachers) > 1:
         raise DataError(
             f"{where}.weighting: learned is fitted to train and calibration positions that two teachers answer, and "

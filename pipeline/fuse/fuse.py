@@ -41,6 +41,12 @@ COMMON_PRIOR = "prior_of_common_positions"
 GATE_SPLITS = "gate_fitted_to"
 """In the inputs of a store whose weighting is `learned`: the gates of older ones knew the calibration split alone."""
 
+GATE_PRIOR = "gate_fitted_with_prior"
+"""In the inputs of a store whose weighting is `learned` beside a prior: the gates of older ones did not know it."""
+
+PLAIN_TAILS = "plain_tails_corrected"
+"""In the inputs of a store with `debias` and a teacher without coordinates: older ones spread its tails wrongly."""
+
 
 def fuse(
     params: FusionParams,
@@ -92,7 +98,7 @@ def fuse(
             FusedTargets,
             specs=FusedTargets.specs(keep=params.keep, teachers=len(teachers), rank=tail_rank, vocabulary=vocabulary),
             splits=corpus.masks.manifest.splits,
-            inputs=params.model_dump() | _method(params),
+            inputs=params.model_dump() | _method(params, teachers),
             parents={
                 "masks": corpus.masks.identity,
                 **{f"logits/{name}": store.identity for name, store in stores.items()},
@@ -130,10 +136,16 @@ def fuse(
             )
 
 
-def _method(params: FusionParams) -> dict[str, Any]:
+def _method(params: FusionParams, teachers: Sequence[Teacher]) -> dict[str, Any]:
     """What tells a store from one that an older method made with the same settings."""
-    prior = {COMMON_PRIOR: True} if params.prior == "calibration" else {}
-    return prior | ({GATE_SPLITS: ["train", "calibration"]} if params.weighting == "learned" else {})
+    learned = params.weighting == "learned"
+    markers: dict[str, tuple[bool, Any]] = {
+        COMMON_PRIOR: (params.prior == "calibration", True),
+        GATE_SPLITS: (learned, ["train", "calibration"]),
+        GATE_PRIOR: (learned and params.prior != "equal", True),
+        PLAIN_TAILS: (params.debias is not None and any(teacher.tail_rank == 0 for teacher in teachers), True),
+    }
+    return {name: value for name, (holds, value) in markers.items() if holds}
 
 
 def _refuse_undeclared(logits: Path, declared: Collection[str]) -> None:

@@ -1,8 +1,8 @@
 """Learned prediction weighting: a softmax over teachers whose scores are linear in what is known of a position.
 
-w_t(x) = softmax_t(theta . f_t(x) + b_t + c_(s(x), t)) with the evidence f_t (`evidence`), a number b_t for each teacher
-and a number c_(s, t) for each source of text s and teacher t. It is fitted to the true tokens y of the train and
-calibration splits and used without them. The fit maximises
+w_t(x) = softmax_t(theta . f_t(x) + b_t + c_(s(x), t) + log pi_t(x)) with the evidence f_t (`evidence`), a number b_t
+for each teacher, a number c_(s, t) for each source of text s and teacher t, and the prior pi of the settings. It is
+fitted to the true tokens y of the train and calibration splits and used without them. The fit maximises
 
 sum_x log sum_t w_t(x) p_t(y_x | x) - (k_theta |theta - theta_0|^2 + k_b |b|^2 + k_c |c|^2) / 2
 
@@ -65,6 +65,7 @@ class Answers:
     p_PT: NDArray[np.float64]
     """Each teacher's restored probability of the true token."""
     covered_PT: NDArray[np.bool_]
+    log_prior_PT: NDArray[np.float64]
     source_P: NDArray[np.int64]
 
 
@@ -85,7 +86,9 @@ def evidence(block: Block, teachers: Sequence[Teacher], *, rarity_V: NDArray[np.
     top_BT = np.zeros(covered_BT.shape, np.int64)
     f_BTF[:, :, 0] = -block.entropy_BT
     for t, rows in enumerate(block.rows):
-        best_B1 = rows.p_BK.argmax(axis=1)[:, None]
+        # Stored probabilities may be 0: an id is none only where there is no other.
+        listed_BK = np.where(rows.ids_BK < len(rarity_V), rows.p_BK, -1)
+        best_B1 = listed_BK.argmax(axis=1)[:, None]
         f_BTF[:, t, 1] = _log(np.take_along_axis(rows.p_BK, best_B1, axis=1)[:, 0])
         top_BT[:, t] = np.where(covered_BT[:, t], np.take_along_axis(rows.ids_BK, best_B1, axis=1)[:, 0], 0)
     for t, (rows, teacher) in enumerate(zip(block.rows, teachers, strict=True)):
@@ -102,10 +105,12 @@ def answers(
     teachers: Sequence[Teacher],
     *,
     rarity_V: NDArray[np.float64],
+    log_prior_ST: NDArray[np.float64] | None = None,
 ) -> Answers:
     """What the gate is fitted to, from rows of the teachers' stores, their true tokens and their sources.
 
-    Positions that fewer than two teachers cover say nothing of weights and are left out.
+    log_prior_ST is added to the teachers' log priors. Positions that fewer than two teachers cover say nothing of
+    weights and are left out.
     """
     found = []
     for records, label_P, source_P in parts:
@@ -115,16 +120,19 @@ def answers(
             p_BT = [probability_at(rows, of, label_P[place]) for rows, of in zip(block.rows, teachers, strict=True)]
             f_BTF = evidence(block, teachers, rarity_V=rarity_V)
             found.append((f_BTF[use_B], np.stack(p_BT, axis=1)[use_B], block.covered_BT[use_B], source_P[place][use_B]))
-    f_PTF, p_PT, covered_PT, source_P = (
+    f_PTF, p_PT, covered_PT, found_P = (
         [np.concatenate(column) for column in zip(*found, strict=True)]
         if found
         else [np.zeros((0, len(teachers), len(EVIDENCE))), *np.zeros((2, 0, len(teachers))), np.zeros(0)]
     )
+    source_P = found_P.astype(np.int64)
+    log_prior_PT = np.tile([teacher.log_prior for teacher in teachers], (len(source_P), 1))
     return Answers(
         evidence_PTF=f_PTF,
         p_PT=np.where(covered_PT, np.maximum(p_PT.astype(np.float64), LEAST_PROBABILITY), 0),
         covered_PT=covered_PT.astype(bool),
-        source_P=source_P.astype(np.int64),
+        log_prior_PT=log_prior_PT if log_prior_ST is None else log_prior_PT + log_prior_ST[source_P],
+        source_P=source_P,
     )
 
 
@@ -132,7 +140,7 @@ def fit_gate(given: Answers, *, sources: int, tau: float, rarity_V: NDArray[np.f
     """The gate that maximises the objective above; theta_0 has 1 / tau at the entropy and 0 elsewhere."""
     f_PTF, p_PT, source_P = given.evidence_PTF, given.p_PT, given.source_P
     teachers, columns = p_PT.shape[1], f_PTF.shape[2]
-    closed_PT = np.where(given.covered_PT, 0, -np.inf)
+    prior_PT = np.where(given.covered_PT, given.log_prior_PT, -np.inf)
     start_X = np.zeros(columns + teachers + sources * teachers)
     start_X[0] = SCALE_F[0] / tau
     penalty_X = np.repeat([SLOPE_PENALTY, TEACHER_PENALTY, SOURCE_PENALTY], [columns, teachers, sources * teachers])
@@ -143,7 +151,7 @@ def fit_gate(given: Answers, *, sources: int, tau: float, rarity_V: NDArray[np.f
         return Gate(slope_F=slope_F, teacher_T=teacher_T, source_ST=source_ST, rarity_V=rarity_V)
 
     def loss(x_X: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        weight_PT = softmax(gate(x_X).scores(f_PTF, source_P) + closed_PT)
+        weight_PT = softmax(gate(x_X).scores(f_PTF, source_P) + prior_PT)
         mixed_P = (weight_PT * p_PT).sum(axis=1)
         # The posterior of each teacher given the true token, minus its weight.
         excess_PT = weight_PT * p_PT / mixed_P[:, None] - weight_PT

@@ -156,6 +156,7 @@ def fit_once(job: FuseJob, mixer: Mixer) -> dict[str, NDArray[Any]]:
         masks=mixer.masks,
         teachers=dict(zip(job.params.teachers, mixer.teachers, strict=True)),
         sources=mixer.sources,
+        log_prior_ST=mixer.log_prior_ST,
     )
     return fitted.arrays()
 
@@ -175,6 +176,12 @@ def _columns(params: FusionParams, store: Store[SparseLogits], where: str) -> tu
         raise ParamsError(
             f"{where}: {store.path} holds draws, which stand for the calibrated temperature alone; expected "
             f"calibrated: true and temperature: 1.0. Set these, or another form in teachers.{store.path.name}.keep"
+        )
+    if params.debias is not None and store.facts["keep"].get("draws"):
+        raise ParamsError(
+            f"{where}.debias: a corrected row is divided by the sum of what it holds, and {store.path} holds draws, "
+            "which would then no longer be unbiased. Leave debias out, or choose another form in "
+            f"teachers.{store.path.name}.keep"
         )
     if params.weighting == "learned" and store.facts["keep"].get("draws"):
         raise ParamsError(

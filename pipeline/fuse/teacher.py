@@ -29,6 +29,11 @@ class Correction(Protocol):
         """By students' id."""
         ...
 
+    @property
+    def prior_V1(self) -> NDArray[np.float32]:
+        """`Teacher.prior_V1` before the correction."""
+        ...
+
     def rows(self, rows: RestoredRows) -> tuple[RestoredRows, NDArray[np.float64]]:
         """The changed rows, and the natural log [B] of the sum that each was divided by to sum to 1 again."""
         ...
@@ -107,6 +112,11 @@ class Teacher:
         return len(self.bias_V1) - 1
 
     @property
+    def stored_prior_V1(self) -> NDArray[np.float32]:
+        """`prior_V1` of the rows as the store has them, before a correction."""
+        return self.prior_V1 if self.correction is None else self.correction.prior_V1
+
+    @property
     def tail_rank(self) -> int:
         """D, the number of coordinates of a row's tail."""
         return int(self.basis_V1D.shape[1])
@@ -136,7 +146,7 @@ def _entries(part: SparseLogits, column: int, temperature: float) -> tuple[NDArr
 
 
 def restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
-    """One teacher's rows in the students' vocabulary.
+    """One teacher's rows in the students' vocabulary, before a correction.
 
     All mass that is not at an entry with a student id is tail. A list that holds every id the teacher has a prior for
     (with a plain tail: all but `OUTSIDE_MINIMUM` of the prior) is scaled to sum to 1, as no id is left for a tail.
@@ -149,9 +159,9 @@ def restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
     mass_B = p_BK.sum(axis=1)
     if teacher.tail_rank:
         spread_B = np.nan_to_num(part.spread_PJ[:, teacher.column])
-        has_tail_B = (ids_BK < teacher.vocabulary).sum(axis=1) < np.count_nonzero(teacher.prior_V1)
+        has_tail_B = (ids_BK < teacher.vocabulary).sum(axis=1) < np.count_nonzero(teacher.stored_prior_V1)
     else:
-        outside_B = 1 - teacher.prior_V1.take(ids_BK).sum(axis=1)
+        outside_B = 1 - teacher.stored_prior_V1.take(ids_BK).sum(axis=1)
         has_tail_B = outside_B > OUTSIDE_MINIMUM
         spread_B = np.log(outside_B, out=np.zeros_like(outside_B), where=has_tail_B)
     total_B = np.where(has_tail_B, np.maximum(mass_B, 1), np.where(mass_B > 0, mass_B, 1)).astype(np.float32)

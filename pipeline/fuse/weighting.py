@@ -39,6 +39,7 @@ def weights(
         (n - 1), times pi_t and scaled to sum 1; w_t = 1 when n = 1. Zhang et al. 2022 (CA-MKD, arXiv 2201.00007),
         where tau = 1 and pi is equal. It sets the worst teacher aside rather than choosing the best. Sees the label.
 
+    With `debias` H_t and p_t are still those of the teachers as they answered; the scores s know the correction.
     All inputs are natural logs or nats at one temperature; values of uncovered teachers are not read. The logs of the
     priors are [P, T], or [T] where they are the same at all positions. score_PT is of `learned` alone.
     """

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.lexical.batches import BatchBuilder, open_batch_builder
 from pipeline.lexical.params import NO_SOFT_LABELS, LexicalParams, ReadingParams
 from pipeline.lexical.soft_labels import open_soft_labels, read_soft_labels
-from pipeline.models.identity import weight_hashes
+from pipeline.models.identity import model_digest
 from pipeline.senses.instances import Instances
 from pipeline.senses.leakage import shows_heldout
 from pipeline.senses.lexicon import Lexicon
@@ -131,7 +131,7 @@ class LexicalInputs:
             {
                 "lexical": settings,
                 "parents": self.parents(),
-                "start": weight_hashes(self.start),
+                "start": model_digest(self.start),
                 "beliefs": [] if self.soft_labels is None else [self.soft_labels.identity] * len(self.senses),
                 "targets": None if self.rehearsal is None else self.rehearsal.identity,
             }

@@ -150,6 +150,8 @@ def _fusion(where: str, fusion: FusionParams, settings: Settings) -> Complaints:
             yield f"{where}.temperature: {fusion.temperature} is not among teachers.{name}.temperatures, {listed}"
         elif settings.teachers[name].keep.draws and fusion.weighting == "learned":
             yield f"{where}.weighting: learned reads which ids are likely, and teachers.{name}.keep draws ids instead"
+        elif settings.teachers[name].keep.draws and fusion.debias is not None:
+            yield f"{where}.debias: divides rows by what they hold, and teachers.{name}.keep draws ids"
         elif settings.teachers[name].keep.draws and not (fusion.calibrated and fusion.temperature == 1):
             yield (
                 f"{where}: teachers.{name}.keep draws ids, which stand for the calibrated temperature alone; expected "

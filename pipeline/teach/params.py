@@ -25,7 +25,10 @@ class TeacherParams(Section):
     tail: TailParams
     """The low-rank tail, which describes the ids that are not listed."""
     temperatures: list[float] = Field(min_length=1)
-    """Statistics are exact at these, times the calibrated temperature; the first is 1."""
+    """Statistics are kept at these, times the calibrated temperature; the first is 1.
+
+    They are of the full softmax. Stored, the listed mass is known to 0.004, which is much of it where a list holds
+    little: at 3 times the temperature and more (docs/concepts.md)."""
     seed: int = Field(ge=0)
     """Of the drawn ids."""
 

@@ -1,10 +1,10 @@
 """What a target would teach a student, before any training: bias and variance of its gradient at the student's start.
 
 The gradient of a masked position's cross-entropy with a target p, with respect to the output matrix, is (q - p) h',
-where q is the start's softmax and h the input of its last layer. True tokens give an unbiased gradient of large
-variance, a teacher one of small variance with a bias. Averaged over n positions the squared error is bias^2 +
-variance / n, so true tokens are the better target from n* = (variance of true tokens - variance of the target) / bias^2
-positions on.
+where q is the start's softmax and h the input of its last layer; with a target of temperature T it is T (q - p) h' with
+q at T, as the loss has it (`pipeline.sparse.loss`). True tokens give an unbiased gradient of large variance, a teacher
+one of small variance with a bias. Averaged over n positions the squared error is bias^2 + variance / n, so true tokens
+are the better target from n* = (variance of true tokens - variance of the target) / bias^2 positions on.
 
 Squares of mean gradients are estimated by inner products of two halves of the documents, which noise does not inflate.
 All are shares of the squared norm of the gradient of the true tokens. Measured at the start alone: as a student learns,
@@ -56,6 +56,14 @@ Dense = Callable[[NDArray[np.int64]], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a student would learn from."""
+
+    dense: Dense
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """A student before its first step, at P masked positions."""
 
@@ -66,7 +74,7 @@ class Start:
 
 
 def gradient_statistics(
-    start: Start, label_P: NDArray[np.int64], half_P: NDArray[np.int64], targets: Mapping[str, Dense]
+    start: Start, label_P: NDArray[np.int64], half_P: NDArray[np.int64], targets: Mapping[str, Target]
 ) -> dict[str, Any]:
     """Statistics of each target's gradient, of that of the true tokens, and cosines between biases.
 
@@ -90,17 +98,17 @@ def gradient_statistics(
                 hidden_CH = start.hidden_PH[torch.from_numpy(row_C)]
                 norm_C = hidden_CH.square().sum(dim=1)
                 label_C1 = torch.from_numpy(label_P[row_C])[:, None]
-                q_CV = torch.softmax(torch.addmm(start.bias_V, hidden_CH, start.weight_VH.T), dim=1)
-                one_C1 = torch.ones((len(row_C), 1))
-                residual_CV = q_CV.scatter_add(1, label_C1, -one_C1)
+                logits_CV = torch.addmm(start.bias_V, hidden_CH, start.weight_VH.T)
+                q_CV = torch.softmax(logits_CV, dim=1)
+                residual_CV = q_CV.scatter_add(1, label_C1, -torch.ones((len(row_C), 1)))
                 label_gradient[half].addmm_(residual_CV.T, hidden_CH, alpha=1 / len(rows))
                 label_square += float(residual_CV.square().sum(dim=1) @ norm_C)
-                for name, dense in targets.items():
-                    p_CV = dense(row_C)
-                    square[name] += float((q_CV - p_CV).square().sum(dim=1) @ norm_C)
-                    # (q - p) - (q - y): the bias of p beside true tokens y.
-                    away_CV = p_CV.neg_().scatter_add_(1, label_C1, one_C1)
-                    bias[name][half].addmm_(away_CV.T, hidden_CH, alpha=1 / len(rows))
+                for name, target in targets.items():
+                    hot = target.temperature
+                    own_CV = q_CV if hot == 1 else torch.softmax(logits_CV / hot, dim=1)
+                    gradient_CV = (own_CV - target.dense(row_C)).mul_(hot)
+                    square[name] += float(gradient_CV.square().sum(dim=1) @ norm_C)
+                    bias[name][half].addmm_(gradient_CV.sub_(residual_CV).T, hidden_CH, alpha=1 / len(rows))
                 progress.advance(len(row_C))
     scale = _inner(label_gradient, label_gradient)
     if scale <= 0:
@@ -172,6 +180,7 @@ def measure_targets(
     document_P = document_N[found.masks.sequence_P]
     row_P = choose_positions(document_P, found.prediction_P, shards, positions=params.positions)
     sources: dict[str, RestoredTargets] = {}
+    temperatures: dict[str, float] = {}
     for name in teachers:
         sources[f"teachers/{name}"] = _teacher_alone(name, corpus, logits=logits, shards=shards, row_P=row_P)
     for name in fusions:
@@ -179,6 +188,7 @@ def measure_targets(
         store.require_parent("masks", corpus.masks)
         record = _chosen(lambda shard, store=store: store.shard("train", shard.index), shards, row_P)  # type: ignore[misc]
         sources[f"fusions/{name}"] = RestoredTargets.of(store, record, device=torch.device("cpu"))
+        temperatures[f"fusions/{name}"] = float(store.facts["temperature"])
     place_P = np.flatnonzero(np.logical_and.reduce([found.record.covered_P() for found in sources.values()]))
     row_P = row_P[place_P]
     read_P = np.searchsorted(found.prediction_P, row_P)
@@ -193,14 +203,14 @@ def measure_targets(
         rows = corpus.token_rows("train", found.sequence_N)
         start = _start(lm, rows, found.masks, read_P, corpus.special, batch_tokens=runtime.batch_tokens)
 
-    def dense_of(restored: RestoredTargets) -> Dense:
-        return lambda chosen: restored.chunk(place_P[chosen])
+    def target_of(name: str, restored: RestoredTargets) -> Target:
+        return Target(dense=lambda chosen: restored.chunk(place_P[chosen]), temperature=temperatures.get(name, 1.0))
 
     result = gradient_statistics(
         start,
         found.masks.label_P[read_P].astype(np.int64),
         half_P,
-        {name: dense_of(source) for name, source in sources.items()},
+        {name: target_of(name, source) for name, source in sources.items()},
     )
     by_kind = {
         kind: {
@@ -243,7 +253,8 @@ def _teacher_alone(
 ) -> RestoredTargets:
     """A teacher's rows as a fusion of it alone would have them, in memory."""
     store = open_teacher(logits / name, corpus.masks)
-    params = FusionParams(
+    # Not checked: a list and its draws may hold more than a store of targets can.
+    params = FusionParams.model_construct(
         teachers=[name],
         weighting="uniform",
         tau=1.0,

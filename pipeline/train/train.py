@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.core.outputs import record_name
 from pipeline.core.runtime import Runtime
 from pipeline.core.tracking import open_curves
-from pipeline.models.identity import weight_hashes
+from pipeline.models.identity import model_digest
 from pipeline.models.publish import publishing, save_model, write_record
 from pipeline.text.corpus_view import MaskedSequences
 from pipeline.train.data import StoredText, TrainingData
@@ -69,7 +69,7 @@ def train(
         {
             "student": student.model_dump(exclude={"start", "targets", *OWN_TRAINING}),
             "training": params.hashed(),
-            "start": weight_hashes(Path(student.start)),
+            "start": model_digest(Path(student.start)),
             "parents": parents,
         }
     )

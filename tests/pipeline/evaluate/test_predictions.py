@@ -120,6 +120,38 @@ def test_a_teacher_is_evaluated_in_the_students_vocabulary() -> None:
     assert predictions.nll_P == pytest.approx(-np.log([0.3, 0.3, 0.1]), abs=1e-6)
 
 
+@pytest.mark.parametrize("draws", [0, 400])
+def test_tokens_that_are_one_students_token_add_up(draws: int) -> None:
+    """As in a fusion of the teacher alone, so the two are comparable; against sums of the dense rows."""
+    dense_PV, gold_P = some_beliefs(1)
+    to_student_V = np.arange(VOCABULARY) // 2
+    to_student_V[-4:] = -1
+    label_P = to_student_V[gold_P]
+    teacher = teacher_of(dense_PV, gold_P, to_student_V=to_student_V, keep=0 if draws else VOCABULARY, draws=draws)
+    predictions = teacher_predictions(teacher, label_P, column=1)
+    at_PV = cooled(dense_PV, TEMPERATURES[1])
+    if draws:
+        drawn = teacher.rows
+        at_PV = np.zeros_like(at_PV)
+        for row in np.flatnonzero(predictions.covered_P):
+            known_S = drawn.drawn_share_PS[row] > 0
+            at_PV[row, drawn.drawn_ids_PS[row][known_S]] = drawn.drawn_share_PS[row][known_S]
+    sums_PS = np.stack([at_PV[:, to_student_V == student].sum(axis=1) for student in range(18)], axis=1)
+    unmatched_P = at_PV[:, to_student_V < 0].max(axis=1)
+    changed = 0
+    for row in np.flatnonzero(predictions.covered_P):
+        best = sums_PS[row].max()
+        assert predictions.confidence_P[row] == pytest.approx(max(best, unmatched_P[row]), rel=1e-4)
+        if best > unmatched_P[row] and np.sum(np.isclose(sums_PS[row], best)) == 1:
+            assert predictions.top_P[row] == sums_PS[row].argmax()
+            changed += bool(at_PV[row].argmax() // 2 != sums_PS[row].argmax())
+            if label_P[row] >= 0 and not draws:
+                above = (sums_PS[row] > sums_PS[row, label_P[row]]).sum()
+                above += (at_PV[row, to_student_V < 0] > sums_PS[row, label_P[row]]).sum()
+                assert predictions.rank_P[row] == above
+    assert changed > 0
+
+
 def test_what_was_drawn_is_evaluated_beside_what_is_listed() -> None:
     """Without a list the most drawn id is the answer; with one, an id drawn often may come before a listed one."""
     dense_PV, gold_P = some_beliefs()

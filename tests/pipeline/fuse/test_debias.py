@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from pipeline.fuse import debias as debias_module
-from pipeline.fuse.debias import count_ratio
+from pipeline.fuse.debias import count_ratio, debiased
 from pipeline.fuse.fuse import fuse
 from pipeline.fuse.params import FusionParams
+from pipeline.fuse.teacher import Teacher, restore_block, tail_at
 from pipeline.text.corpus_view import MaskedSequences
 from storage.errors import ParamsError
 from storage.format.manifest import Manifest
 from storage.reader import Store
+from storage.records.logits import SparseLogits
 from storage.records.sequences import Masks
 from storage.records.targets import FusedTargets
 from tests.helpers.reference import restore_fused
@@ -81,6 +83,44 @@ def test_a_corrected_teacher_is_its_restored_row_times_the_ratio(
     held_P = masks.read("heldout").label_P.astype(np.int64)
     gold_P = plain_rows.gold_logprob_P + np.log(ratio_V[held_P]) - np.log(total_P)
     assert found_rows.gold_logprob_P[answered] == pytest.approx(gold_P[answered], abs=0.03)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_lists_of_frequent_ids_are_corrected_exactly(rank: int) -> None:
+    """What a list leaves of a plain prior is that of the teacher before the correction."""
+    rng, vocabulary, rows, keep = np.random.default_rng(0), 200, 40, 10
+    bias_V = np.log(rng.dirichlet(np.full(vocabulary, 0.3)) + 1e-9)
+    bias_V -= np.log(np.exp(bias_V).sum())
+    basis_DV = rng.normal(0, 0.3, (rank, vocabulary))
+    ids_PK = np.stack([rng.choice(np.argsort(-bias_V)[:15], keep, replace=False) for _ in range(rows)])
+    p_PK = -np.sort(-rng.dirichlet(np.ones(keep), rows) * 0.5, axis=1)
+    sketch_PD = rng.integers(-3, 4, (rows, rank)).astype(np.int8)
+    plain_PV = np.exp(bias_V + sketch_PD @ basis_DV)
+    np.put_along_axis(plain_PV, ids_PK, 0, axis=1)
+    spread_P = np.log(plain_PV.sum(axis=1))
+    plain_PV *= 0.5 / plain_PV.sum(axis=1, keepdims=True)
+    np.put_along_axis(plain_PV, ids_PK, p_PK, axis=1)
+    record = SparseLogits(
+        ids_PK=ids_PK.astype(np.uint16), logprob_PK=np.log(p_PK).astype(np.float32),
+        drawn_ids_PS=np.zeros((rows, 0), np.uint16), drawn_share_PS=np.zeros((rows, 0), np.float32),
+        tail_PJ=np.full((rows, 1), 0.5, np.float32), gold_logprob_PJ=np.zeros((rows, 1), np.float32),
+        gold_place_P=np.zeros(rows, np.int32), entropy_PJ=np.ones((rows, 1), np.float32),
+        sketch_PD=sketch_PD, spread_PJ=spread_P[:, None].astype(np.float32),
+    )  # fmt: skip
+    teacher = Teacher.of(
+        np.arange(vocabulary), bias_V, basis_DV, vocabulary=vocabulary, column=0, temperature=1.0, weight_column=0
+    )
+    ratio_V = np.exp(rng.normal(size=vocabulary))
+    reader = debiased(teacher, ratio_V)
+    block = restore_block([record], [reader])
+    (found,) = block.rows
+    every_row, every_id = np.divmod(np.arange(rows * vocabulary), vocabulary)
+    found_PV = tail_at(found, reader, every_row, every_id).reshape(rows, vocabulary)
+    np.put_along_axis(found_PV, ids_PK, found.p_BK, axis=1)
+    expected_PV = plain_PV * ratio_V
+    total_P1 = expected_PV.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found_PV, expected_PV / total_P1, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(block.log_total_BT, np.log(total_P1), atol=1e-3)
 
 
 def test_predictions_add_up_closer_to_the_labels_and_weights_stay(tiny_stores: TinyStores, workplace: Path) -> None:

@@ -487,6 +487,14 @@ def test_learned_weights_do_not_read_draws(drawn: World):
         run_with_documents(drawn, weighting="learned")
 
 
+def test_draws_are_not_corrected(drawn: World):
+    message = (
+        r"fusions.mixed.debias: a corrected row is divided by .*alpha holds draws.*no longer be unbiased.*alpha.keep"
+    )
+    with pytest.raises(ParamsError, match=message):
+        run(drawn, debias={"counts": 1.0})
+
+
 def test_one_teacher_alone(world: World):
     run(world, teachers=["beta"])
     store = open_targets(world)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -83,6 +85,26 @@ def test_evidence_is_that_of_dense_rows(coverages: list[float], tail_rank: int) 
             assert found_PTF[row, t] == pytest.approx(expected, abs=2e-3)
 
 
+def test_priors_of_teachers_and_sources_are_part_of_what_is_fitted() -> None:
+    records, readers, _, label_P = teachers_of(6, coverages=[1.0, 0.7])
+    readers = [replace(reader, log_prior=float(t)) for t, reader in enumerate(readers)]
+    source_P, by_source_ST = np.arange(60) % 2, np.array([[0.0, 0.0], [0.5, -0.5]])
+    found = answers([(records, label_P, source_P)], readers, rarity_V=np.zeros(VOCABULARY), log_prior_ST=by_source_ST)
+    assert set(map(tuple, found.log_prior_PT[found.source_P == 0])) == {(0.0, 1.0)}
+    assert set(map(tuple, found.log_prior_PT[found.source_P == 1])) == {(0.5, 0.5)}
+
+
+def test_a_list_stored_as_nothing_has_the_evidence_of_its_first_known_id() -> None:
+    """At a high temperature the listed mass may be stored as 0, and the first id may have no counterpart."""
+    records, readers, _, _ = teachers_of(3, coverages=[1.0, 1.0], tail_rank=0)
+    records[0].tail_PJ[:] = 1
+    readers[0].lookup_V1[records[0].ids_PK[0, 0]] = VOCABULARY
+    rarity_V = np.arange(VOCABULARY, dtype=np.float64)
+    found_PTF = evidence(restore_block(records, readers), readers, rarity_V=rarity_V) * SCALE_F
+    assert found_PTF[0, 0, 3] == readers[0].lookup_V1[records[0].ids_PK[0, 1]]
+    assert np.isfinite(found_PTF).all()
+
+
 def test_answers_are_the_restored_probabilities_of_true_tokens_where_two_teachers_answer() -> None:
     records, readers, dense_TPV, label_P = teachers_of(5, coverages=[0.8, 0.9, 0.5], rows=2500, tail_rank=0)
     source_P = np.arange(2500)
@@ -108,7 +130,8 @@ def made_answers(rng: np.random.Generator, rows: int, gate: Gate, *, coverage: f
     mixture_PO = np.einsum("pt,pto->po", weight_PT, outcome_PTO)
     y_P = (mixture_PO.cumsum(axis=1) < rng.random((rows, 1))).sum(axis=1).clip(max=4)
     p_PT = np.where(covered_PT, outcome_PTO[np.arange(rows), :, y_P], 0)
-    return Answers(evidence_PTF=f_PTF, p_PT=p_PT, covered_PT=covered_PT, source_P=source_P)
+    log_prior_PT = np.zeros((rows, teachers))
+    return Answers(evidence_PTF=f_PTF, p_PT=p_PT, covered_PT=covered_PT, log_prior_PT=log_prior_PT, source_P=source_P)
 
 
 KNOWN = Gate(
@@ -159,11 +182,12 @@ def test_a_teacher_that_answers_the_easy_positions_only_gains_no_weight() -> Non
     assert weight_PT[both, 1].mean() == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("tau", [0.7, 3.0])
-def test_the_fit_is_the_maximum_of_its_objective(tau: float) -> None:
+@pytest.mark.parametrize(("tau", "prior"), [(0.7, 0.0), (3.0, 0.0), (3.0, 1.0)])
+def test_the_fit_is_the_maximum_of_its_objective(tau: float, prior: float) -> None:
     """Against the formula with one column for each teacher and source, gradients by differences."""
     given_answers = made_answers(np.random.default_rng(7), 400, KNOWN, coverage=0.6)
     rows, teachers = given_answers.p_PT.shape
+    given_answers.log_prior_PT[:] = np.random.default_rng(8).normal(0, 1, (2, teachers))[given_answers.source_P] * prior
     columns_PTX = np.concatenate(
         [
             given_answers.evidence_PTF,
@@ -179,7 +203,7 @@ def test_the_fit_is_the_maximum_of_its_objective(tau: float) -> None:
     penalty_X = np.array([10.0] * 4 + [0.1] * teachers + [2.0] * 2 * teachers)
 
     def objective(x_X: np.ndarray) -> float:
-        power_PT = np.exp(columns_PTX @ x_X) * given_answers.covered_PT
+        power_PT = np.exp(columns_PTX @ x_X + given_answers.log_prior_PT) * given_answers.covered_PT
         mixed_P = (power_PT * given_answers.p_PT).sum(axis=1) / power_PT.sum(axis=1)
         return float((penalty_X * (x_X - start_X) ** 2).sum() / 2 - np.log(np.maximum(mixed_P, 1e-9)).sum())
 

@@ -43,6 +43,8 @@ def refused(tmp_path: Path, change: Change, message: str) -> None:
 
 def draw(params: dict[str, Any], teacher: str) -> None:
     params["teachers"][teacher]["keep"] = {"form": "topk+sampled", "k": 8, "draws": 24}
+    for fusion in params["fusions"].values():
+        fusion.pop("debias", None)  # a corrected row of draws would no longer be unbiased
     params["fusions"]["confident"]["weighting"] = "entropy"  # draws do not say which ids are likely
 
 
@@ -184,6 +186,10 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
         (
             lambda p: p["fusions"]["confident"].update(temperature=4.0),
             "fusions.confident.temperature: 4.0 is not among teachers.wordnet-things.temperatures, [1.0]",
+        ),
+        (
+            lambda p: (draw(p, "wordnet-rest"), p["fusions"]["confident"].update(debias={"counts": 10})),
+            "fusions.confident.debias: divides rows by what they hold, and teachers.wordnet-rest.keep draws ids",
         ),
         (
             lambda p: (draw(p, "wordnet-rest"), p["fusions"]["confident"].update(calibrated=False)),

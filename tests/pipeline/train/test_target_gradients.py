@@ -15,6 +15,7 @@ from pipeline.train import target_gradients
 from pipeline.train.params import TargetGradientParams
 from pipeline.train.target_gradients import (
     Start,
+    Target,
     choose_positions,
     gradient_statistics,
     measure_targets,
@@ -30,6 +31,8 @@ from tests.helpers.teacher_stores import make_world
 ROWS, VOCABULARY, WIDTH = 700, 12, 5
 """More rows than are measured at once."""
 
+TEMPERATURES = {"near": 1.0, "far": 2.5}
+
 
 def a_start(rng: np.random.Generator) -> Start:
     return Start(
@@ -39,12 +42,13 @@ def a_start(rng: np.random.Generator) -> Start:
     )
 
 
-def gradients(start: Start, target_PV: np.ndarray) -> np.ndarray:
-    """[P, V, H]: of the cross-entropy with the target at each position, with respect to the output matrix."""
+def gradients(start: Start, target_PV: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """[P, V, H]: of T^2 times the cross-entropy with the target at each position, with respect to the output matrix."""
     weight = start.weight_VH.double().requires_grad_()
     rows = []
     for hidden_H, target_V in zip(start.hidden_PH.double(), torch.from_numpy(target_PV), strict=True):
-        loss = -(target_V * torch.log_softmax(weight @ hidden_H + start.bias_V.double(), dim=0)).sum()
+        logits_V = (weight @ hidden_H + start.bias_V.double()) / temperature
+        loss = -(target_V * torch.log_softmax(logits_V, dim=0)).sum() * temperature**2
         rows.append(torch.autograd.grad(loss, weight)[0].numpy())
     return np.stack(rows)
 
@@ -60,7 +64,13 @@ def test_statistics_are_those_of_the_gradients_of_single_positions() -> None:
         "far": 0.3 * one_hot_PV + 0.7 * rng.dirichlet(np.linspace(0.2, 4, VOCABULARY), ROWS),
     }
     found = gradient_statistics(
-        start, label_P, half_P, {name: lambda row, p=p: torch.from_numpy(p[row]).float() for name, p in targets.items()}
+        start,
+        label_P,
+        half_P,
+        {
+            name: Target(dense=lambda row, p=p: torch.from_numpy(p[row]).float(), temperature=TEMPERATURES[name])
+            for name, p in targets.items()
+        },
     )
 
     def halves(x_PVH: np.ndarray) -> list[np.ndarray]:
@@ -77,7 +87,7 @@ def test_statistics_are_those_of_the_gradients_of_single_positions() -> None:
     assert found["labels"]["variance"] == pytest.approx(label_variance, rel=1e-4)
     biases = {}
     for name, target_PV in targets.items():
-        target_PVH = gradients(start, target_PV)
+        target_PVH = gradients(start, target_PV, TEMPERATURES[name])
         target, biases[name] = halves(target_PVH), halves(target_PVH - label_PVH)
         squared, squared_bias = inner(target, target), inner(biases[name], biases[name]) / scale
         variance = ((target_PVH**2).sum(axis=(1, 2)).mean() - squared) / scale
@@ -100,7 +110,9 @@ def test_the_true_tokens_as_a_target_have_no_bias_and_their_own_variance() -> No
     rng = np.random.default_rng(1)
     label_P = np.minimum(rng.geometric(0.3, ROWS) - 1, VOCABULARY - 1)
     same_PV = torch.eye(VOCABULARY)[torch.from_numpy(label_P)]
-    found = gradient_statistics(a_start(rng), label_P, np.arange(ROWS) % 2, {"same": lambda row: same_PV[row].clone()})
+    found = gradient_statistics(
+        a_start(rng), label_P, np.arange(ROWS) % 2, {"same": Target(dense=lambda row: same_PV[row])}
+    )
     same = found["targets"]["same"]
     assert same["squared_bias"] == 0
     assert same["positions"] is None
