@@ -8,7 +8,9 @@ models.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,12 @@ def inconsistencies(settings: Settings) -> Complaints:
 
 def _distillation(settings: Settings) -> Complaints:
     for name, source in settings.sources.items():
-        if isinstance(source, ModelSource) and source.adapter is not None and not Path(source.adapter).is_dir():
+        if not isinstance(source, ModelSource):
+            continue
+        if source.adapter is not None and not Path(source.adapter).is_dir():
             yield f"sources.{name}.adapter: no folder '{source.adapter}'"
+        if source.hub is None and source.mirror is None and not Path(str(source.local)).is_dir():
+            yield f"sources.{name}.local: no folder '{source.local}', and neither hub nor mirror is given"
     for name, entry in settings.inputs.items():
         yield from _path(f"inputs.{name}.path", entry.path, settings)
     yield from _splits(settings)
@@ -178,6 +184,25 @@ def _student(where: str, student: StudentParams, settings: Settings) -> Complain
     yield from _path(f"{where}.start", student.start, settings)
     if student.start == f"models/{where.removeprefix('students.')}":
         yield f"{where}.start: a student cannot start from itself"
+    have = _layers_of(student.start, settings)
+    if student.layers and have is not None and max(student.layers) >= have:
+        yield f"{where}.layers: '{student.start}' has layers 0 to {have - 1}, got {student.layers}"
+
+
+def _layers_of(start: str, settings: Settings) -> int | None:
+    """Layers of a folder of the user's; None for what a stage makes, which may still be an older one."""
+    folder = start
+    if start.startswith(("data/", "models/")):
+        source = settings.sources.get(start.removeprefix("data/sources/"))
+        folder = (source.local or "") if isinstance(source, ModelSource) else ""
+    config = Path(folder) / "config.json"
+    if not folder or not config.is_file():
+        return None
+    with suppress(ValueError):  # a broken file is for the stage that reads it
+        found = json.loads(config.read_text(encoding="utf-8"))
+        layers = found.get("num_hidden_layers") if isinstance(found, dict) else None
+        return layers if isinstance(layers, int) else None
+    return None
 
 
 def _objective(

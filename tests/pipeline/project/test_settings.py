@@ -188,6 +188,10 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
             "fusions.confident.temperature: 4.0 is not among teachers.wordnet-things.temperatures, [1.0]",
         ),
         (
+            lambda p: p["sources"].update(mine={"kind": "model", "local": "models/nowhere"}),
+            "sources.mine.local: no folder 'models/nowhere', and neither hub nor mirror is given",
+        ),
+        (
             lambda p: (draw(p, "wordnet-rest"), p["fusions"]["confident"].update(debias={"counts": 10})),
             "fusions.confident.debias: divides rows by what they hold, and teachers.wordnet-rest.keep draws ids",
         ),
@@ -277,3 +281,20 @@ def test_local_folders_and_other_students_are_places_to_start_from(tmp_path: Pat
         params["fusions"]["confident"]["prior"] = {"wordnet-things": 2, "wordnet-rest": 1.0}
 
     assert read_consistent(changed(tmp_path, change)).students["fused-uniform"].start == "models/fused"
+
+
+@pytest.mark.parametrize("through_sources", [False, True])
+def test_layers_that_the_users_start_does_not_have_are_refused(tmp_path: Path, through_sources: bool) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_hidden_layers": 4}', encoding="utf-8")
+    start = "data/sources/small" if through_sources else str(folder)
+
+    def start_there(params: dict[str, Any], layers: list[int]) -> None:
+        params["sources"]["small"] = {"kind": "model", "local": str(folder)}
+        params["students"]["fused"].update(start=start, layers=layers)
+
+    read_consistent(changed(tmp_path, lambda params: start_there(params, [0, 3])))
+    message = r"students.fused.layers: '.*small' has layers 0 to 3, got \[0, 4\]"
+    with pytest.raises(ParamsError, match=message):
+        read_consistent(changed(tmp_path, lambda params: start_there(params, [0, 4])))
