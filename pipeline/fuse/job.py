@@ -217,7 +217,7 @@ def _teacher(
         )
     share = np.exp(bias_V[matched_V]).sum() / np.exp(bias_V).sum()
     matches = ", ".join(f"{count} {kind}" for kind, count in own_bridge.coverage.items())
-    log.info("%s: tokens by their match with the students': %s; %.2f %% of its tail matched", name, matches, 100 * share)
+    log.info("%s: its tokens among the students': %s; %.2f %% of its tail matched", name, matches, 100 * share)
     log_prior = math.log(params.by_teacher[name]) if params.by_teacher else 0.0
     temperatures: list[float] = store.facts["temperatures"]
     return Teacher.of(
