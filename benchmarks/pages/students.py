@@ -64,11 +64,11 @@ def headline(reports: Reports) -> str:
     run, documents, seeds = summary["run"], summary["students"][MAIN]["documents"], against[MAIN, single].seeds
     over = f"{documents} held-out documents" + (f" and {seeds} seeds" if seeds > 1 else ", one seed")
     minutes, gigabytes = run["seconds"] / 60, run["peak_memory_bytes"] / 1e9
-    restored = ""
+    learns = f"`{MAIN}` learns from several teachers, `only-…` from one, `{CONTROL}` from the true tokens alone."
     if "nll_restored" in mixture:
-        restored = f"What `{MAIN}` gets is the mixture restored from sparse lists, {mixture['nll_restored']:.3f} nat."
+        learns += f" What `{MAIN}` gets is the mixture restored from sparse lists, {mixture['nll_restored']:.3f} nat."
     lines = (
-        f"`{MAIN}` learns from several teachers, `only-…` from one, `{CONTROL}` from the true tokens alone. {restored}".rstrip(),
+        learns,
         *(_verdict(MAIN, rival, against[MAIN, rival]) for rival in (single, UNIFORM) if rival in rivals),
         f"NLL is in nats a masked position. Brackets are 95 % intervals over {over}.",
         f"The stages took {minutes:.0f} minutes on {run['cores']} CPU cores, and {gigabytes:.1f} GB at most.",
