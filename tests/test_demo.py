@@ -33,6 +33,7 @@ def test_the_last_line_names_a_page_that_is_there(shown: tuple[Path, str]) -> No
     folder, printed = shown
     page = folder / "project" / "reports" / "index.html"
     assert printed.splitlines()[-1] == f"Open in a browser: {page.as_uri()}"
+    assert "Models so small say nothing about the quality of others" in printed
     text = page.read_text(encoding="utf-8")
     assert "of-animals" in text and "labels-only" in text
 
@@ -59,6 +60,17 @@ def test_its_student_is_a_plain_hugging_face_folder(shown: tuple[Path, str]) -> 
 
     fill = pipeline("fill-mask", model=str(shown[0] / "project" / "models" / "fused"))
     assert len(fill("The farmer brings [MASK].")) == 5
+
+
+def test_an_option_is_no_folder(tmp_path: Path) -> None:
+    for option, code, printed in (("--help", 0, "usage: demo.py"), ("--nothing", 2, "")):
+        done = subprocess.run(
+            [sys.executable, ROOT / "examples" / "demo.py", option],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code
+        assert printed in done.stdout
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ What is published is decided before anything is sent: the files, and a card that
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,8 @@ class Package:
     folder: Path
     kind: Literal["student", "adapter", "store"]
     repo: str
-    files: Mapping[str, Path]
-    """By their names in the repository; without the card."""
+    files: Mapping[str, Path | bytes]
+    """Files, or their contents where they differ from those on disk, by names in the repository; without the card."""
     card: str
 
     @property
@@ -45,7 +46,9 @@ class Package:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, the card among them, by name."""
-        sizes = {name: path.stat().st_size for name, path in self.files.items()}
+        sizes = {
+            name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in self.files.items()
+        }
         return dict(sorted({**sizes, CARD_FILE: len(self.card.encode())}.items()))
 
 
@@ -68,13 +71,24 @@ def package(folder: Path, repo: str, *, data: Path, reports: Path, licence: str 
         entries = licence_of(origins, licence, what=folder)
         card = student_card(folder, repo, measured=measured(folder, reports), origins=origins, licence=entries)
         named = [*files_like(folder, (*MODEL_FILES, RECORD_FILE)), *sorted((folder / "senses").rglob("*"))]
-        files = {path.relative_to(folder).as_posix(): path for path in named if path.is_file()}
-        files.pop(CARD_FILE, None)
-        return Package(folder=folder, kind="student", repo=repo, files=files, card=card)
+        sent: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in named if path.is_file()}
+        sent.pop(CARD_FILE, None)
+        if RECORD_FILE in sent:
+            sent[RECORD_FILE] = _record_without_places(folder / RECORD_FILE)
+        return Package(folder=folder, kind="student", repo=repo, files=sent, card=card)
     raise SourceError(
         f"{folder}: expected a model (config.json), an adapter (adapter_config.json) or a sealed store "
         "(manifest.json). A store is sealed when its stage has ended: dvc repro"
     )
+
+
+def _record_without_places(path: Path) -> Path | bytes:
+    """The record of a training; where it names folders of this machine, with their last names alone."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    places = {
+        key: Path(value).name for key, value in record.items() if isinstance(value, str) and value.startswith("/")
+    }
+    return (json.dumps({**record, **places}, indent=1) + "\n").encode() if places else path
 
 
 def _store(folder: Path, repo: str, licence: str | None) -> Package:
@@ -111,7 +125,7 @@ def push(given: Package, *, create: bool, private: bool) -> str:
             api.create_repo(given.repo, repo_type=given.repo_type, private=private, exist_ok=True)
         there = set(api.list_repo_files(given.repo, repo_type=given.repo_type))
         operations: list[Any] = [
-            CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in given.files.items()
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in given.files.items()
         ]
         operations.append(CommitOperationAdd(path_in_repo=CARD_FILE, path_or_fileobj=given.card.encode()))
         if given.kind == "store":

@@ -92,7 +92,9 @@ def read_settings(path: Path) -> Settings:
         return _named(raw[name], f"{path}: {name}", lambda value, where: decode(value, kind, where=where), least=least)
 
     settings = Settings(
-        sources=_named(raw["sources"], f"{path}: sources", lambda value, where: decode_source(value, where=where)),
+        sources=_named(
+            raw["sources"], f"{path}: sources", lambda value, where: decode_source(value, where=where), least=0
+        ),
         inputs=named("inputs", InputParams),
         corpus=one("corpus", CorpusParams),
         tokenize=one("tokenize", TokenizeParams),

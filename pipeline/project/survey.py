@@ -9,17 +9,18 @@ import contextlib
 import csv
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pipeline.core.endings import PACKED_ENDINGS
 from pipeline.text.documents.decoding import raw_lines
 from pipeline.text.documents.files import ENDINGS, has_ending, kind_of, visible_files
-from pipeline.text.documents.readers import input_documents, input_paths
-from pipeline.text.documents.records import Found
+from pipeline.text.documents.readers import input_documents, input_paths, skipped_files
+from pipeline.text.documents.records import Rejected
 from pipeline.text.documents.tables import DELIMITERS
 from pipeline.text.params import InputParams
 from storage.errors import DataError
@@ -36,6 +37,13 @@ CHARACTERS_A_TOKEN = 4.5
 UNPACKED = 3
 """Times that text grows when it is unpacked, about."""
 
+LONGEST_NAME = 60
+"""Characters of a column's name; what is longer is likely text."""
+SENTENCE_WORDS = 3
+"""Words from which a name that ends as a sentence does is likely one."""
+JSON_BEGIN = re.compile(rb"\{|\[\s*([{\"]|$)")
+"""How the first line of a file of JSON begins: Lines, one object over several lines, or an array."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surveyed:
@@ -49,10 +57,18 @@ class Surveyed:
     exact: bool
     columns: tuple[str, ...]
     """Those with text, of a table or of JSON Lines; the first is `params.text`."""
+    left: Counter[str] = field(default_factory=Counter)
+    """Files of a folder that are not read, by ending."""
+    warning: str = ""
+    """What is likely wrong though it can be read; else empty."""
 
 
 def survey(path: Path) -> Surveyed:
-    """Look at the file or folder at `path`; raises DataError when it is not there or nothing in it can be read."""
+    """Look at the file or folder at `path`.
+
+    Raises DataError when it is not there, or when no record or less than half of them can be read; then with the
+    first reason that the reader has.
+    """
     kind = text_kind(path)
     columns: tuple[str, ...] = ()
     named: dict[str, Any] = {}
@@ -63,9 +79,12 @@ def survey(path: Path) -> Surveyed:
     params = InputParams(kind=kind, path=str(path), **named)
     files = input_paths(params)
     size = sum(file.stat().st_size * (UNPACKED if has_ending(file, PACKED_ENDINGS) else 1) for file in files)
-    lengths = [len(text) for text in itertools.islice(_texts(params, files), SAMPLE_DOCUMENTS)]
-    if not lengths:
-        raise DataError(f"{path}: no document that can be read as {kind}. Give --text a file or folder of texts")
+    rejected: list[Rejected] = []
+    lengths = [len(text) for text in itertools.islice(_texts(params, files, rejected), SAMPLE_DOCUMENTS)]
+    if not lengths or len(rejected) > len(lengths):
+        what = "less than half of the records" if lengths else "no document"
+        why = f"The first that cannot: {rejected[0].where}: {rejected[0].reason}" if rejected else "There is no text"
+        raise DataError(f"{path}: {what} can be read as {kind}. {why}. Or give --text another file or folder")
     exact, mean = len(lengths) < SAMPLE_DOCUMENTS, sum(lengths) / len(lengths)
     documents = len(lengths) if exact else max(len(lengths), int(size / max(1.0, mean)))
     return Surveyed(
@@ -74,6 +93,8 @@ def survey(path: Path) -> Surveyed:
         tokens=int(documents * mean / CHARACTERS_A_TOKEN),
         exact=exact,
         columns=columns,
+        left=skipped_files(params),
+        warning=_headless(columns) if kind in ("csv", "tsv") else "",
     )
 
 
@@ -99,7 +120,7 @@ def _file_kind(file: Path) -> str:
         if stream.read(4) == b"PAR1":
             return "parquet"
     first = next((line for line in raw_lines(file, _silent) if line.strip()), b"")
-    return "jsonl" if first.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") else "text"
+    return "jsonl" if JSON_BEGIN.match(first.strip(b"\xef\xbb\xbf \t\r")) else "text"
 
 
 def _quoted(file: Path) -> bool:
@@ -108,12 +129,31 @@ def _quoted(file: Path) -> bool:
 
 
 def _text_columns(kind: Kind, file: Path) -> tuple[str, ...]:
-    """Names of columns with text: `text` first where it is one, then by their mean length."""
+    """Names of columns with text: `text` first where it is one, then those of several words, then by length."""
     lengths: Counter[str] = Counter()
+    values: Counter[str] = Counter()
+    spaced: Counter[str] = Counter()
     for row in itertools.islice(_rows(kind, file), SAMPLE_ROWS):
         for name, value in _strings(row):
             lengths[name] += len(value)
-    return tuple(sorted(lengths, key=lambda name: (name != "text", -lengths[name], name)))
+            values[name] += bool(value.strip())
+            spaced[name] += len(value.split()) > 1
+    # Addresses may be longer than sentences, and have no spaces. Nor has text in Chinese; then the length decides.
+    return tuple(
+        sorted(lengths, key=lambda name: (name != "text", 2 * spaced[name] <= values[name], -lengths[name], name))
+    )
+
+
+def _headless(columns: tuple[str, ...]) -> str:
+    """A warning where a column's name looks like text, as in a table without a header; else empty."""
+    for name in columns:
+        sentence = len(name.split()) >= SENTENCE_WORDS and name.rstrip("\"') ").endswith((".", "!", "?"))
+        if len(name) > LONGEST_NAME or sentence:
+            return (
+                f"the first line is read as the columns' names, and {name[:LONGEST_NAME]!r} looks like text. If it is, "
+                "put a line with names, such as text, above it"
+            )
+    return ""
 
 
 def _rows(kind: Kind, file: Path) -> Iterator[dict[str, Any]]:
@@ -151,10 +191,15 @@ def _strings(row: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]
             yield f"{before}{name}", value
 
 
-def _texts(params: InputParams, files: list[Path]) -> Iterator[str]:
+def _texts(params: InputParams, files: list[Path], rejected: list[Rejected]) -> Iterator[str]:
+    """Texts of the documents; records that are none are put into `rejected`, and many of them end it."""
     for file in files:
         for item in input_documents(params, file, _silent):
-            if isinstance(item, Found) and item.text.strip():
+            if isinstance(item, Rejected):
+                rejected.append(item)
+                if len(rejected) == SAMPLE_DOCUMENTS:
+                    return
+            elif item.text.strip():
                 yield item.text
 
 

@@ -9,6 +9,7 @@ a second copy of it while saving.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,10 @@ REASON_CHARACTERS = 300
 
 
 def require_model(folder: Path, *, repo: str | None = None) -> None:
-    """Raise SourceError unless `folder` holds a configuration and weights in safetensors; repo is its hub's name."""
+    """Raise SourceError unless `folder` holds a configuration and weights in safetensors; repo is its hub's name.
+
+    Files in JSON must be readable: transformers and tokenizers would fail on others in ways of their own.
+    """
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder")
     if not (folder / CONFIG_FILE).is_file():
@@ -42,8 +46,22 @@ def require_model(folder: Path, *, repo: str | None = None) -> None:
         weight_files(folder)  # names the shards that are missing
         if not files_like(folder, VOCABULARY_FILES):
             raise SourceError(f"{folder}: no tokenizer: expected one of {', '.join(VOCABULARY_FILES)}")
+        for path in files_like(folder, (CONFIG_FILE, *TOKENIZER_FILES)):
+            if path.suffix == ".json":
+                _require_json(path)
         return
     raise SourceError(no_safetensors(folder, repo=repo))
+
+
+def _require_json(path: Path) -> None:
+    """Raise SourceError unless the file is a JSON object in UTF-8."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:REASON_CHARACTERS]
+        raise SourceError(f"{path}: expected JSON: {reason}. Mend the file or fetch it again") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{path}: expected a JSON object, got {type(value).__name__}. Fetch the file again")
 
 
 def require_adapter(folder: Path) -> None:

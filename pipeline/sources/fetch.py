@@ -55,7 +55,10 @@ def _fetch_model(name: str, params: ModelSource, out: Path, downloads: Path) -> 
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         routes = _model_routes(params, unpacked, downloads)
-        route, body = first_that_works(name, routes, by_hand=_by_hand(name, params))
+        if params.hub is None and params.mirror is None:  # the user's own folder alone: its fault is the whole message
+            route, body = routes[0], routes[0].obtain()
+        else:
+            route, body = first_that_works(name, routes, by_hand=_by_hand(name, params))
         weights = {path.name: file_sha256(path) for path in files_like(body, WEIGHT_FILES)}
         used: dict[str, Any] = {
             "route": route.name,

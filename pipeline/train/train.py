@@ -153,6 +153,8 @@ def open_training_data(corpus: MaskedSequences, targets: Store[FusedTargets] | N
 def model_card(name: str, student: StudentParams, params: TrainingParams, record: dict[str, Any]) -> str:
     """The student's README: what it is, where it comes from, how to use it."""
     curve = "\n".join(f"| {step} | {nll:.4f} |" for step, nll in record["curve"])
+    # What is published names no folder of this machine.
+    shown = Path(student.start).name if Path(student.start).is_absolute() else student.start
     lineage = "\n".join(f"- {parent}: `{identity}`" for parent, identity in record["parents"].items())
     return f"""---
 library_name: transformers
@@ -163,7 +165,7 @@ tags: [masked-lm, distillation]
 
 A masked language model of {record["parameters"]:,} parameters, distilled offline from a store of teacher predictions.
 
-- start: `{student.start}`
+- start: `{shown}`
 - targets: `{student.targets}`
 - loss: {student.loss.model_dump()}
 - {record["steps"]} steps, {record["tokens"]:,} tokens, {record["predictions"]:,} predictions, \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -85,6 +86,17 @@ def test_the_hub_is_found_by_its_usual_variable(place: Path, tiny_mlm: Path) -> 
         code, said = finish(start(place, HF_HUB_OFFLINE="0", HF_ENDPOINT=hub.url))
     assert code == 0, said
     assert record(place)["route"] == "hub"
+
+
+def test_a_configuration_that_is_no_json_is_refused_in_one_line(place: Path, tiny_mlm: Path) -> None:
+    shutil.copytree(tiny_mlm, place / "broken")
+    (place / "broken" / "config.json").write_text("{oops", encoding="utf-8")
+    section = {"kind": "model", "local": "broken"}
+    (place / "params.yaml").write_text(yaml.safe_dump({"sources": {"body": section}}))
+    code, printed = finish(start(place))
+    assert code == 2
+    assert "broken/config.json: expected JSON: Expecting property name" in printed.splitlines()[-1]
+    assert "Traceback" not in printed
 
 
 def test_when_nothing_works_the_command_says_so_in_one_line(place: Path) -> None:

@@ -167,6 +167,18 @@ def test_the_card_has_scores_costs_lineage_and_licence(hub: WritableHub) -> None
     assert f'model="{REPO}"' in card.text and "PATH/OF" not in card.text
 
 
+def test_folders_of_this_machine_are_not_published(hub: WritableHub, tmp_path: Path) -> None:
+    """A start may be a folder anywhere; its own record names it, what is sent only its last name."""
+    student = shutil.copytree("models/fox", tmp_path / "fox")
+    start = shutil.copytree("data/sources/start", tmp_path / "start")
+    record = json.loads((student / "training.json").read_text()) | {"start": str(start)}
+    (student / "training.json").write_text(json.dumps(record))
+    assert call(main, str(student), REPO).exit_code == 0
+    assert json.loads(hub.files[REPO]["training.json"]) == record | {"start": "start"}
+    assert not any(str(tmp_path).encode() in content for content in hub.files[REPO].values())
+    assert json.loads((student / "training.json").read_text()) == record
+
+
 def test_a_report_of_another_training_is_not_on_the_card(hub: WritableHub, tmp_path: Path) -> None:
     reports = shutil.copytree("reports", tmp_path / "reports")
     other = json.loads((reports / "students/fox.json").read_text()) | {"curve": [[0, 9.0]]}

@@ -207,6 +207,15 @@ def test_when_nothing_works_one_message_lists_all_that_was_tried(place: Path) ->
     assert "\n" not in message
 
 
+def test_of_a_folder_alone_its_own_fault_is_the_whole_message(place: Path) -> None:
+    (place / "mine").mkdir()
+    with pytest.raises(SourceError) as refusal:
+        fetch("body", source(local="mine"), place / "out", downloads=place / "downloads")
+    message = str(refusal.value)
+    assert message.startswith("mine: ") and message.count("mine: ") == 1
+    assert "By hand" not in message and "Tried" not in message
+
+
 def test_other_weights_than_the_pinned_ones_are_passed_over(place: Path, tiny_mlm: Path, tiny_teacher: Path) -> None:
     """A folder with other weights must not be used because it is nearer."""
     files = {path.name: path.read_bytes() for path in tiny_mlm.iterdir()}
