@@ -15,7 +15,7 @@ from safetensors import safe_open
 from pipeline.lexical.params import LexicalParams, ReadingParams
 from pipeline.lexical.train import require_room
 from pipeline.lexical.trainer import LexicalTrainer
-from pipeline.models.identity import weight_hashes
+from pipeline.models.identity import model_digest
 from pipeline.models.masked_lm import load_checked
 from pipeline.senses.lexicon import Lexicon
 from storage.errors import (
@@ -87,7 +87,7 @@ def test_only_a_bi_encoder_has_a_table_of_glosses() -> None:
 
 
 def test_what_came_later_leaves_the_identities_of_earlier_settings(work: Workplace) -> None:
-    """Digest of the default settings as it was before there was a table."""
+    """The digest of the default settings has nothing of the table."""
     table = {"gloss_table": {"refresh_steps": 8, "encoding_words": 4}}
     plain, other = (work.inputs(params).identity(params) for params in (work.entry(), work.entry(training=table)))
     assert plain != other
@@ -95,7 +95,7 @@ def test_what_came_later_leaves_the_identities_of_earlier_settings(work: Workpla
     assert set(settings["training"]) == set(entry()["training"])
     inputs = work.inputs(work.entry())
     assert plain == digest({
-        "lexical": settings, "parents": inputs.parents(), "start": weight_hashes(work.start), "beliefs": [],
+        "lexical": settings, "parents": inputs.parents(), "start": model_digest(work.start), "beliefs": [],
         "targets": None,
     })  # fmt: skip
 
