@@ -65,12 +65,8 @@ def inconsistencies(settings: Settings) -> Complaints:
 
 def _distillation(settings: Settings) -> Complaints:
     for name, source in settings.sources.items():
-        if not isinstance(source, ModelSource):
-            continue
-        if source.adapter is not None and not Path(source.adapter).is_dir():
+        if isinstance(source, ModelSource) and source.adapter is not None and not Path(source.adapter).is_dir():
             yield f"sources.{name}.adapter: no folder '{source.adapter}'"
-        if source.hub is None and source.mirror is None and not Path(str(source.local)).is_dir():
-            yield f"sources.{name}.local: no folder '{source.local}', and neither hub nor mirror is given"
     for name, entry in settings.inputs.items():
         yield from _path(f"inputs.{name}.path", entry.path, settings)
     yield from _splits(settings)

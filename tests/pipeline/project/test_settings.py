@@ -188,10 +188,6 @@ def test_names(tmp_path: Path, section: str, name: str) -> None:
             "fusions.confident.temperature: 4.0 is not among teachers.wordnet-things.temperatures, [1.0]",
         ),
         (
-            lambda p: p["sources"].update(mine={"kind": "model", "local": "models/nowhere"}),
-            "sources.mine.local: no folder 'models/nowhere', and neither hub nor mirror is given",
-        ),
-        (
             lambda p: (draw(p, "wordnet-rest"), p["fusions"]["confident"].update(debias={"counts": 10})),
             "fusions.confident.debias: divides rows by what they hold, and teachers.wordnet-rest.keep draws ids",
         ),
