@@ -62,8 +62,6 @@ class Debias:
     """The correction of a teacher's rows by a ratio; made by `debiased`."""
 
     ratio_V: NDArray[np.float64]
-    prior_V1: NDArray[np.float32]
-    """Of the teacher before the correction: by it its rows are restored."""
     matrix_XA: NDArray[np.float32]
     """Of the tails before the correction (`_tail_matrix`), at the active ids."""
     place_V1: NDArray[np.intp]
@@ -104,7 +102,6 @@ def debiased(teacher: Teacher, ratio_V: NDArray[np.float64]) -> Teacher:
     log_sum = largest + np.log(np.exp(log_V - largest).sum())
     bias_V1 = teacher.bias_V1.astype(np.float64)
     bias_V1[:-1][known_V] = log_V - log_sum
-    stored_V1 = bias_V1.astype(np.float32)
     prior_V = teacher.prior_V1[:-1].astype(np.float64)
     active_A = np.sort(np.argsort(-prior_V * np.abs(ratio_V - 1), kind="stable")[:ACTIVE])
     others_V = prior_V.copy()
@@ -114,11 +111,9 @@ def debiased(teacher: Teacher, ratio_V: NDArray[np.float64]) -> Teacher:
     place_V1[active_A] = np.arange(len(active_A))
     return replace(
         teacher,
-        bias_V1=stored_V1,
-        prior_V1=np.exp(stored_V1),
+        bias_V1=bias_V1.astype(np.float32),
         correction=Debias(
             ratio_V=ratio_V,
-            prior_V1=teacher.prior_V1,
             matrix_XA=_tail_matrix(teacher)[:, np.append(active_A, -1)],
             place_V1=place_V1,
             excess_A=(ratio_V[active_A] - rest).astype(np.float32),

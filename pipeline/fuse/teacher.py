@@ -29,11 +29,6 @@ class Correction(Protocol):
         """By students' id."""
         ...
 
-    @property
-    def prior_V1(self) -> NDArray[np.float32]:
-        """`Teacher.prior_V1` before the correction."""
-        ...
-
     def rows(self, rows: RestoredRows) -> tuple[RestoredRows, NDArray[np.float64]]:
         """The changed rows, and the natural log [B] of the sum that each was divided by to sum to 1 again."""
         ...
@@ -48,7 +43,7 @@ class Teacher:
     bias_V1: NDArray[np.float32]
     """Its tail's bias over the V student ids, `NO_COUNTERPART` where it has none; one more entry for "no id"."""
     prior_V1: NDArray[np.float32]
-    """Exponential of `bias_V1`; sums to 1."""
+    """Exponential of the bias of its tail as its store has it, whatever the correction; sums to 1."""
     basis_V1D: NDArray[np.float32]
     """Its tail's basis over student ids, divided by `temperature`; D may be 0."""
     column: int
@@ -112,11 +107,6 @@ class Teacher:
         return len(self.bias_V1) - 1
 
     @property
-    def stored_prior_V1(self) -> NDArray[np.float32]:
-        """`prior_V1` of the rows as the store has them, before a correction."""
-        return self.prior_V1 if self.correction is None else self.correction.prior_V1
-
-    @property
     def tail_rank(self) -> int:
         """D, the number of coordinates of a row's tail."""
         return int(self.basis_V1D.shape[1])
@@ -159,9 +149,9 @@ def restate(part: SparseLogits, teacher: Teacher) -> RestoredRows:
     mass_B = p_BK.sum(axis=1)
     if teacher.tail_rank:
         spread_B = np.nan_to_num(part.spread_PJ[:, teacher.column])
-        has_tail_B = (ids_BK < teacher.vocabulary).sum(axis=1) < np.count_nonzero(teacher.stored_prior_V1)
+        has_tail_B = (ids_BK < teacher.vocabulary).sum(axis=1) < np.count_nonzero(teacher.prior_V1)
     else:
-        outside_B = 1 - teacher.stored_prior_V1.take(ids_BK).sum(axis=1)
+        outside_B = 1 - teacher.prior_V1.take(ids_BK).sum(axis=1)
         has_tail_B = outside_B > OUTSIDE_MINIMUM
         spread_B = np.log(outside_B, out=np.zeros_like(outside_B), where=has_tail_B)
     total_B = np.where(has_tail_B, np.maximum(mass_B, 1), np.where(mass_B > 0, mass_B, 1)).astype(np.float32)
@@ -235,8 +225,6 @@ def restore_block(parts: Sequence[SparseLogits], teachers: Sequence[Teacher]) ->
 
 def tail_at(rows: RestoredRows, teacher: Teacher, row_N: NDArray[np.intp], ids_N: NDArray[Any]) -> NDArray[np.float32]:
     """The tail [N] at ids that the rows row_N do not list."""
-    if not teacher.tail_rank:
-        return np.asarray(teacher.prior_V1.take(ids_N) * np.exp(rows.log_rate_B).take(row_N))
     exponent = np.einsum("nd,nd->n", rows.coordinates_BD.take(row_N, axis=0), teacher.basis_V1D.take(ids_N, axis=0))
     exponent += rows.log_rate_B.take(row_N) + teacher.bias_V1.take(ids_N)
     return np.asarray(np.minimum(np.exp(exponent), rows.tail_B.take(row_N)))
