@@ -30,6 +30,12 @@ def specialists(reports: Reports) -> str:
     return fused_against_rivals(found, {"all": "all text", "things": "things", "rest": "rest"})
 
 
+def default_seeds(reports: Reports) -> str:
+    """The students of the default run with three seeds, and some of other losses with one."""
+    found = reports.read("long/default-seeds.json")
+    return fused_against_rivals(found, {"all": "all text", "things": "things", "rest": "rest"})
+
+
 def mixed_text(reports: Reports) -> str:
     """Specialists of science and prose, on mixed text: students of several sizes and steps."""
     domains = {"all": "all text", "sci": "science", "prose": "prose"}
@@ -121,6 +127,7 @@ def weak_teacher(reports: Reports) -> str:
 
 
 TABLES = {
+    "default-seeds": default_seeds,
     "own-rates": own_rates,
     "specialists": specialists,
     "mixed-specialists": mixed_text,
