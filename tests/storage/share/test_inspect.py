@@ -182,7 +182,9 @@ def calls_to_describe(folder: Path, shards: int) -> int:
     )
     plan = {"train": SplitPlan(rows=4096 * shards, shard_rows=4096)}
     folder.mkdir()
-    (folder / "manifest.json").write_text(manifest(splits=plan, arrays=specs, shards=entries).to_json(), encoding="utf-8")
+    (folder / "manifest.json").write_text(
+        manifest(splits=plan, arrays=specs, shards=entries).to_json(), encoding="utf-8"
+    )
     profile = cProfile.Profile()
     text = "\n".join(profile.runcall(lambda: describe(read_manifest(folder))))
     assert f"train: {4096 * shards} rows in {shards} shards" in text
