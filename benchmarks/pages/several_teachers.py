@@ -10,6 +10,10 @@ from benchmarks.pages.markdown import NONE, Reports, number, table
 from benchmarks.pages.students import MAIN, Difference, number_of
 
 
+WORDNET = {"all": "all text", "things": "things", "rest": "rest"}
+"""Domains of the default text, and what a heading calls them."""
+
+
 def own_rates(reports: Reports) -> str:
     """NLL on calibration text by student and learning rate; the lowest of each student is the rate it gets."""
     found = reports.read("long/wordnet-rates.json")["rates"]
@@ -26,14 +30,12 @@ def own_rates(reports: Reports) -> str:
 
 def specialists(reports: Reports) -> str:
     """Specialists of two domains of WordNet, each student at its own best rate."""
-    found = reports.read("long/wordnet-rates.json")
-    return fused_against_rivals(found, {"all": "all text", "things": "things", "rest": "rest"})
+    return fused_against_rivals(reports.read("long/wordnet-rates.json"), WORDNET)
 
 
 def default_seeds(reports: Reports) -> str:
     """The students of the default run with three seeds, and some of other losses with one."""
-    found = reports.read("long/default-seeds.json")
-    return fused_against_rivals(found, {"all": "all text", "things": "things", "rest": "rest"})
+    return fused_against_rivals(reports.read("long/default-seeds.json"), WORDNET)
 
 
 def mixed_text(reports: Reports) -> str:
