@@ -9,7 +9,6 @@ from typing import Any
 from benchmarks.pages.markdown import NONE, Reports, number, table
 from benchmarks.pages.students import MAIN, Difference, number_of
 
-
 WORDNET = {"all": "all text", "things": "things", "rest": "rest"}
 """Domains of the default text, and what a heading calls them."""
 
